@@ -1,0 +1,213 @@
+"""How good a model is: its predictions on labelled images, the figures drawn from them, and the table behind them.
+
+All figures but loss and calibration follow from the confusion matrix, in float64. They are computed here and not by
+torchmetrics 1.9, which counts a class without images as recall 0, refuses one class or no images, works in float32,
+and takes seconds to import; the tests hold them to scikit-learn's.
+N images, B images of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NUM_CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model says of N labelled images, in the order they came."""
+
+    logits: Tensor  # (N, C) float32, on the CPU
+    labels: Tensor  # (N,) int64: the true classes
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Softmax of the logits: `(N, C)` float64, so that near-certain answers keep their order."""
+        return self.logits.double().softmax(dim=1)
+
+    @property
+    def predicted(self) -> Tensor:
+        """The most probable class of each image: `(N,)` int64."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """The probability of the predicted class: `(N,)` float64."""
+        return self.probabilities.amax(dim=1)
+
+    @property
+    def losses(self) -> Tensor:
+        """The cross-entropy of each image, in nats: `(N,)` float64."""
+        return functional.cross_entropy(self.logits.double(), self.labels, reduction="none")
+
+
+def predict_batches(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, num_classes: int
+) -> Predictions:
+    """Return the predictions of `model` in eval mode, which is left in the mode it came in.
+
+    Args:
+        model: on `device`; a `Classifier`, or its head alone where `batches` give features.
+        batches: inputs `(B, ...)` as the model takes them, and one-hot targets `(B, C)`; may be empty.
+        device: where the inputs are sent.
+        num_classes: C, which an empty `batches` does not tell.
+    """
+    logits, labels = [torch.empty(0, num_classes)], [torch.empty(0, dtype=torch.int64)]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for inputs, targets in batches:
+                logits.append(model(inputs.to(device, non_blocking=True)).float().cpu())
+                labels.append(targets.argmax(dim=1).cpu())
+    finally:
+        model.train(was_training)
+    return Predictions(torch.cat(logits), torch.cat(labels))
+
+
+def evaluate(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics of `predictions`, ready for JSON: a figure that is undefined is None, never NaN.
+
+    `balanced_accuracy` is the mean recall of the classes that have images, `macro_f1` the mean F1 of the classes that
+    have images or predictions (both as scikit-learn has them); `confusion_matrix[t][p]` counts images of class t taken
+    for p; `weakest_class` has the lowest recall, and `weakest_class_taken_for` is what it is most often mistaken for.
+    """
+    confusion = confusion_matrix(predictions.labels, predictions.predicted, len(classes))
+    num_images, num_correct = len(predictions.labels), int(confusion.diagonal().sum())
+    per_class = {name: _class_metrics(confusion, index) for index, name in enumerate(classes)}
+    weakest = _weakest_class(confusion)
+    taken_for = None if weakest is None else _most_frequent_mistake(confusion, weakest)
+    return {
+        "n": num_images,
+        "loss": _mean(predictions.losses.tolist()),
+        "accuracy": _ratio(num_correct, num_images),
+        "accuracy_ci95": list(wilson_interval(num_correct, num_images)),
+        "balanced_accuracy": _mean([metrics["recall"] for metrics in per_class.values()]),
+        "macro_f1": _mean([metrics["f1"] for metrics in per_class.values()]),
+        "ece": expected_calibration_error(predictions),
+        "weakest_class": None if weakest is None else classes[weakest],
+        "weakest_class_taken_for": None if taken_for is None else classes[taken_for],
+        "per_class": per_class,
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+def confusion_matrix(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Return counts `(C, C)` int64: rows are the true classes, columns the predicted ones; both inputs `(N,)` int64."""
+    assert not len(labels) or 0 <= int(labels.min()) <= int(labels.max()) < num_classes
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the interval that holds the true rate behind `successes` of `n`, with 95 % confidence at `z` = 1.96.
+
+    Unlike the textbook p +- z*sqrt(p(1-p)/n), it stays within 0 to 1 and has a width at 0 and n successes.
+    With `n` = 0 nothing is known: (0, 1).
+    Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927).
+    """
+    if n == 0:
+        return 0.0, 1.0
+    rate = successes / n
+    center = rate + z**2 / (2 * n)
+    half_width = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
+    scale = 1 + z**2 / n
+    return max(0.0, (center - half_width) / scale), min(1.0, (center + half_width) / scale)
+
+
+def expected_calibration_error(predictions: Predictions) -> float | None:
+    """Return the mean gap between confidence and accuracy over 15 equal-width bins of confidence, 0 (best) to 1.
+
+    None without images. Source: C. Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, section 2.
+    """
+    confidence = predictions.confidence
+    correct = (predictions.predicted == predictions.labels).double()
+    inner_edges = torch.linspace(0, 1, NUM_CALIBRATION_BINS + 1, dtype=torch.float64)[1:-1]
+    bins = torch.bucketize(confidence, inner_edges)
+    # |accuracy - confidence| of a bin times its share of the images: their counts cancel.
+    gaps = torch.bincount(bins, weights=correct - confidence).abs()
+    return _ratio(float(gaps.sum()), len(confidence))
+
+
+def baseline_accuracy(train_labels: Tensor, test_labels: Tensor) -> float | None:
+    """Return the accuracy on `test_labels` of always answering the largest class of `train_labels` (both `(N,)` int64).
+
+    None if either is empty.
+    """
+    if not len(train_labels):
+        return None
+    largest = torch.bincount(train_labels).argmax()
+    return _ratio(int((test_labels == largest).sum()), len(test_labels))
+
+
+def worst_mistakes(predictions: Predictions, limit: int) -> list[int]:
+    """Return the positions of up to `limit` wrongly classified images, the highest loss first."""
+    wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
+    order = predictions.losses[wrong].argsort(descending=True, stable=True)
+    return wrong[order][:limit].tolist()
+
+
+def predictions_table(
+    predictions: Predictions, paths: Sequence[str], split: str, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Return one row per image: path, split, true, predicted, confidence, loss, p_<class>...; figures to 6 decimals."""
+    # dtype object: pandas' own string type may refuse the surrogates of a file name that is not UTF-8.
+    names = pd.Series(list(classes), dtype=object)
+    about = pd.DataFrame(
+        {
+            "path": pd.Series(list(paths), dtype=object),
+            "split": split,
+            "true": names.take(predictions.labels.numpy()).to_numpy(),
+            "predicted": names.take(predictions.predicted.numpy()).to_numpy(),
+            "confidence": predictions.confidence.numpy(),
+            "loss": predictions.losses.numpy(),
+        }
+    )
+    probabilities = pd.DataFrame(predictions.probabilities.numpy(), columns=[f"p_{name}" for name in classes])
+    return pd.concat([about, probabilities], axis=1).round(6)
+
+
+def _class_metrics(confusion: Tensor, index: int) -> dict[str, Any]:
+    """Return precision, recall, F1, support and the recall's interval of one class."""
+    hits, support = int(confusion[index, index]), int(confusion[index].sum())
+    num_predicted = int(confusion[:, index].sum())
+    return {
+        "precision": _ratio(hits, num_predicted),
+        "recall": _ratio(hits, support),
+        "f1": _ratio(2 * hits, support + num_predicted),
+        "support": support,
+        "recall_ci95": list(wilson_interval(hits, support)),
+    }
+
+
+def _weakest_class(confusion: Tensor) -> int | None:
+    """Return the class of the lowest recall, and of those the one with the most images; None without images."""
+    supports = confusion.sum(dim=1).tolist()
+    hits = confusion.diagonal().tolist()
+    candidates = [index for index, support in enumerate(supports) if support]
+    return min(candidates, key=lambda index: (hits[index] / supports[index], -supports[index]), default=None)
+
+
+def _most_frequent_mistake(confusion: Tensor, index: int) -> int | None:
+    """Return the wrong class that class `index` is most often taken for; None if it never is."""
+    mistakes = confusion[index].clone()
+    mistakes[index] = 0
+    return int(mistakes.argmax()) if mistakes.any() else None
+
+
+def _ratio(numerator: float, denominator: int) -> float | None:
+    """Return the quotient, None where it is undefined."""
+    return numerator / denominator if denominator and math.isfinite(numerator) else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are defined, None if there is none or a model diverged to NaN."""
+    defined = [value for value in values if value is not None]
+    return _ratio(sum(defined), len(defined))

@@ -1,0 +1,68 @@
+"""Models by name. A new file `X_Model.py` beside this one, with its own `MODELS`, is all that a new model takes."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from pathlib import Path
+
+from MLPipeline.Classifier import Classifier, ModelSpec
+from MLPipeline.Errors import UsageError, did_you_mean
+
+
+def read_model_files(folder: Path) -> dict[str, ModelSpec]:
+    """Return the `MODELS` of all files `*_Model.py` of `folder`, an importable package.
+
+    Raises:
+        UsageError: a file has no `MODELS`, or two files give a model the same name.
+    """
+    specs: dict[str, ModelSpec] = {}
+    owners: dict[str, str] = {}
+    for file in sorted(folder.glob("*_Model.py")):
+        models = getattr(importlib.import_module(f"{folder.name}.{file.stem}"), "MODELS", None)
+        if models is None:
+            raise UsageError(f"{file}: no MODELS in it", "End the file with MODELS = {name: ModelSpec(...)}")
+        for name in models:
+            if name in specs:
+                raise UsageError(f"{file}: {name!r} is already a model of {owners[name]}", "Rename one of the two")
+            owners[name] = file.name
+        specs |= models
+    return specs
+
+
+@functools.cache
+def all_models() -> dict[str, ModelSpec]:
+    """Return every model of the pipeline by its name."""
+    return read_model_files(Path(__file__).parent)
+
+
+def model_names() -> list[str]:
+    """Return the names of all models, in natural order: resnet50 before resnet101."""
+    # Splitting at digits gives word, number, word, ...: like is always compared with like.
+    return sorted(all_models(), key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"([0-9]+)", name)])
+
+
+def find_model(name: str) -> ModelSpec:
+    """Return the model called `name`.
+
+    Raises:
+        UsageError: no model has that name.
+    """
+    if name not in all_models():
+        raise UsageError(f"--model {name}: no such model", did_you_mean(name, all_models()))
+    return all_models()[name]
+
+
+def build_model(name: str, num_classes: int, image_size: int) -> Classifier:
+    """Return the model called `name` with random weights, for images of `image_size` pixels a side.
+
+    Raises:
+        UsageError: no model has that name, or the images are too small for it.
+    """
+    spec = find_model(name)
+    if image_size < spec.min_image_size:
+        raise UsageError(
+            f"--image-size {image_size}: too small for {name}", f"Use --image-size {spec.min_image_size} or more"
+        )
+    return spec.build(num_classes, image_size)

@@ -1,0 +1,139 @@
+"""Names the class of images, exactly as training saw them; streams, so a folder may hold any number."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from MLPipeline.Checkpoint import ModelCard
+from MLPipeline.Classifier import Classifier
+from MLPipeline.CreateDataset import Progress, no_progress, read_images
+from MLPipeline.Device import decoding_threads
+from MLPipeline.Errors import DataError
+from MLPipeline.Evaluate import Predictions, predict_batches
+from MLPipeline.fast.FastForward import FastClassifier
+from MLPipeline.Features import Dataset
+from MLPipeline.images.ScanFolders import ImageWalk, Skipped
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one file: classes with probabilities, best first; none if it could not be read."""
+
+    path: Path
+    top: tuple[tuple[str, float], ...]
+    reason: str = ""
+
+    def to_text(self) -> str:
+        """Return `cat.jpg  cat 97.3 %  dog 2.1 %`, or the reason."""
+        return "  ".join([str(self.path), self.reason, *(f"{name} {100 * p:.1f} %" for name, p in self.top)]).rstrip()
+
+    def to_json(self) -> str:
+        """Return one line of JSON: path, predicted, confidence, top, or path and error."""
+        if self.reason:
+            return json.dumps({"path": str(self.path), "error": self.reason})
+        top = [{"class": name, "confidence": round(p, 6)} for name, p in self.top]
+        predicted, confidence = self.top[0]
+        content = {"predicted": predicted, "confidence": round(confidence, 6), "top": top}
+        return json.dumps({"path": str(self.path)} | content)
+
+
+def answers_table(answers: Sequence[Answer]) -> pd.DataFrame:
+    """Return one row per file: path, predicted, confidence, class_2, confidence_2, ..., reason."""
+    rows = []
+    for answer in answers:
+        row: dict[str, object] = {"path": str(answer.path), "predicted": None, "confidence": None}
+        for place, (name, probability) in enumerate(answer.top, start=1):
+            suffix = "" if place == 1 else f"_{place}"
+            row |= {("class" if suffix else "predicted") + suffix: name, f"confidence{suffix}": round(probability, 6)}
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object).assign(reason=[answer.reason for answer in answers])
+
+
+def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[Path], list[Skipped]]:
+    """Return the images that files, folders (walked in full) and globs stand for, each once, and what was left out.
+
+    A file named outright is taken whatever it is called.
+
+    Raises:
+        DataError: a path does not exist, or there is no image at all.
+    """
+    found: dict[Path, None] = {}
+    skipped: list[Skipped] = []
+    for path in paths:
+        matches = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        if not matches:
+            raise DataError(f"{path}: no such file or folder", "Give images, folders or quoted globs like 'new/*.jpg'")
+        for match in matches:
+            if match.is_dir():
+                walk = ImageWalk(match, follow_links)
+                found.update(dict.fromkeys(walk.images(match)))
+                skipped += walk.skipped
+            else:
+                found[match] = None
+    if not found:
+        raise DataError(f"{', '.join(map(str, paths))}: no images there", "Give images, or a folder that holds some")
+    return list(found), skipped
+
+
+def predict(
+    model: Classifier,
+    card: ModelCard,
+    files: Sequence[Path],
+    topk: int = 1,
+    precision: str = "auto",
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[Answer]:
+    """Yield one answer per file, in order, with the `topk` likeliest classes."""
+    classifier = FastClassifier(model, card.image_size, precision).eval()
+    readings = read_images(files, card.image_size, decoding_threads(workers))
+    readings = iter(progress(readings, "predicting", len(files)))
+    while batch := list(islice(readings, classifier.rows.batch_size)):
+        pixels = [reading.pixels for reading in batch if reading.pixels is not None]
+        tops = iter(_likeliest(classifier, pixels, card, topk) if pixels else [])
+        for reading in batch:
+            yield Answer(reading.path, () if reading.reason else next(tops), reading.reason)
+
+
+def _likeliest(
+    classifier: FastClassifier, pixels: list[np.ndarray], card: ModelCard, topk: int
+) -> list[tuple[tuple[str, float], ...]]:
+    with torch.inference_mode():
+        logits = classifier(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)).double().cpu()
+    best = (logits / card.temperature).softmax(1).topk(min(topk, len(card.classes)))
+    return [
+        tuple((card.classes[label], probability) for probability, label in zip(*pair, strict=True))
+        for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class SplitPredictions:
+    """The predictions on one split, and where in the index its images are."""
+
+    split: int
+    positions: np.ndarray
+    predictions: Predictions
+
+
+def predict_split(model: Classifier, dataset: Dataset, split: int, precision: str = "auto") -> SplitPredictions:
+    """Return the predictions of a trained `model` on one split, by the fast forward pass that `predict` uses too."""
+    device = model.mean.device
+    if dataset.rows.are_pixels:
+        classifier: nn.Module = FastClassifier(model, dataset.image_size, precision)
+    else:
+        classifier = model.trainable_part()
+    batches = dataset.batches(split, _BATCH)
+    return SplitPredictions(split, batches.positions, predict_batches(classifier, batches, device, batches.num_classes))

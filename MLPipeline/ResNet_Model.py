@@ -1,0 +1,69 @@
+"""ResNet 18 to 152, torchvision's networks regrouped into the stages that can be frozen one by one.
+
+    stem: 7x7 convolution, max pooling (H/4) -> layer1 (H/4) -> layer2 (H/8) -> layer3 (H/16) -> layer4 (H/32)
+    -> pool: (B, D) -> head: (B, C)
+
+Source: He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, table 1.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+
+from torch import nn
+from torchvision import models
+
+from MLPipeline.Classifier import Classifier, ModelSpec, Pretrained
+
+NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+def build_resnet(name: str, num_classes: int, image_size: int) -> Classifier:
+    """Return the ResNet called `name` with random weights; it takes any image size from 32 up."""
+    network = models.get_model(name, weights=None, num_classes=num_classes)
+    stem = OrderedDict((part, getattr(network, part)) for part in ("conv1", "bn1", "relu", "maxpool"))
+    stages: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(stem))
+    stages.update((layer, getattr(network, layer)) for layer in LAYERS)
+    stages["pool"] = nn.Sequential(network.avgpool, nn.Flatten())
+    return Classifier(nn.Sequential(stages), head=network.fc)
+
+
+def rename(key: str) -> str:
+    """Return our name for a parameter that torchvision and timm call `key`; other names come back as they are."""
+    module = key.partition(".")[0]
+    if module in ("conv1", "bn1"):
+        return f"backbone.stem.{key}"
+    if module in LAYERS:
+        return f"backbone.{key}"
+    return key.replace("fc.", "head.", 1) if module == "fc" else key
+
+
+def imagenet_weights(name: str) -> Pretrained:
+    """Return where torchvision keeps the ImageNet weights of `name`; their hash is the end of the file's name."""
+    # V1, although V2 scores higher on ImageNet: V2 was trained long, with label smoothing and mixup, and regularisers
+    # such as label smoothing make worse features for a frozen backbone (Kornblith et al., arXiv:1805.08974).
+    url = models.get_model_weights(name)["IMAGENET1K_V1"].url
+    file_name = url.rpartition("/")[2]
+    return Pretrained(file_name, sha256=file_name.removesuffix(".pth").rpartition("-")[2], url=url)
+
+
+MODELS: dict[str, ModelSpec] = {
+    name: ModelSpec(
+        build=partial(build_resnet, name),
+        source="Deep Residual Learning for Image Recognition, arXiv:1512.03385",
+        defaults={
+            "image_size": 200,
+            "batch_size": 8,
+            "epochs": 10,
+            "optimizer": "adam",
+            "lr": 0.001,
+            "freeze": "backbone",
+        },
+        min_image_size=32,  # smaller images have less than one pixel left at layer4, 1/32 of their size
+        pretrained=imagenet_weights(name),
+        rename=rename,
+    )
+    for name in NAMES
+}

@@ -1,0 +1,138 @@
+"""Optimisation and nothing else: `fit` yields one record per epoch; Engine prints, saves and draws.
+
+The same loop trains a whole network on images and a head on stored features; both are just a module and its batches.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from MLPipeline.Config import Config
+from MLPipeline.CreateDataset import Batches, Progress, no_progress
+from MLPipeline.Device import training_dtype
+from MLPipeline.Errors import DivergedError
+from MLPipeline.Evaluate import predict_batches
+
+_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row of `history.csv`; the `val_` values are NaN without validation images."""
+
+    epoch: int  # from 1
+    train_loss: float  # mean cross-entropy over the epoch, as the weights moved
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+    is_best: bool  # lowest validation loss so far (training loss without validation images)
+
+
+def fit(
+    model: nn.Module,
+    train: Batches,
+    val: Batches,
+    config: Config,
+    device: torch.device,
+    progress: Progress = no_progress,
+) -> Generator[EpochRecord, None, None]:
+    """Train `model` on one-hot batches, yielding a record per epoch; it ends with the weights of its best epoch.
+
+    So it does when the generator is closed early (Ctrl-C). Every draw depends on (seed, epoch) alone.
+
+    Raises:
+        DivergedError: the loss is not finite; the weights are those of the best epoch before.
+    """
+    optimizer = make_optimizer(model, config)
+    dtype = training_dtype(device, model, config.precision)
+    best_loss, best_state, best_epoch = math.inf, None, 0
+    try:
+        for epoch in range(1, config.epochs + 1):
+            start = time.perf_counter()
+            torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # dropout
+            batches = progress(train.epoch(epoch), f"epoch {epoch}/{config.epochs}", len(train))
+            train_loss, train_accuracy = _train_epoch(model, batches, optimizer, dtype, config, device, epoch)
+            val_loss, val_accuracy = score(model, val, device)
+            loss = train_loss if math.isnan(val_loss) else val_loss
+            is_best = loss < best_loss
+            if is_best:
+                best_loss, best_epoch, best_state = loss, epoch, copy.deepcopy(model.state_dict())
+            seconds = time.perf_counter() - start
+            lr = optimizer.param_groups[0]["lr"]
+            yield EpochRecord(epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds, is_best)
+            if config.patience and epoch - best_epoch >= config.patience:
+                return
+    finally:
+        if best_state is not None:
+            model.load_state_dict(best_state)
+
+
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """Return the optimizer of the trainable parameters; weight decay spares biases and normalisation (vectors)."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    # fused: one pass over memory for all parameters, on the CPU too.
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=_MOMENTUM, fused=True)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    return torch.optim.Adam(groups, lr=config.lr, fused=True)
+
+
+def score(model: nn.Module, batches: Batches, device: torch.device) -> tuple[float, float]:
+    """Return mean cross-entropy and accuracy of `model` in eval mode; NaN without images."""
+    if not len(batches):
+        return math.nan, math.nan
+    predictions = predict_batches(model, batches, device, batches.num_classes)
+    right = predictions.predicted == predictions.labels
+    return predictions.losses.mean().item(), right.double().mean().item()
+
+
+def _train_epoch(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    dtype: torch.dtype,
+    config: Config,
+    device: torch.device,
+    epoch: int,
+) -> tuple[float, float]:
+    model.train()
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for number, (inputs, targets) in enumerate(batches, start=1):
+        targets = targets.to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = model(inputs.to(device))
+        logits = logits.float()
+        loss = cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"epoch {epoch}, batch {number}: the loss is {loss.item()} at --lr {config.lr:g}",
+                "Try a tenth of that --lr; the best weights before it are kept",
+            )
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        sums += _sums(logits.detach(), targets, loss.detach())
+    return (sums[0] / sums[2]).item(), (sums[1] / sums[2]).item()
+
+
+def _sums(logits: Tensor, targets: Tensor, mean_loss: Tensor) -> Tensor:
+    """Return float64 (3,): summed loss, number right, number of images."""
+    right = (logits.argmax(1) == targets.argmax(1)).sum()
+    return torch.tensor([mean_loss.item() * len(logits), right.item(), len(logits)], dtype=torch.float64)

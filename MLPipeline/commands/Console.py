@@ -1,0 +1,74 @@
+"""The console's look, in one place: results on stdout, notes and progress bars on stderr, all of it in `train.log`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from MLPipeline.files.AtomicFile import unwritable
+
+Item = TypeVar("Item")
+
+_said = logging.getLogger("Console")
+_library = logging.getLogger("MLPipeline")
+
+
+def open_console() -> None:
+    """Send the library's warnings to stderr as `note: ...` lines. Call once per process."""
+    for logger in (_said, _library):
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.handlers.clear()
+    notes = logging.StreamHandler(sys.stderr)
+    notes.setLevel(logging.WARNING)
+    notes.setFormatter(logging.Formatter("note: %(message)s"))
+    _library.addHandler(notes)
+
+
+def log_to(path: Path) -> None:
+    """Keep a copy of all that is said, with the time, in `path`.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    _said.addHandler(handler)
+    _library.addHandler(handler)
+
+
+def say(text: str = "") -> None:
+    """Print a line of the result on stdout."""
+    sys.stdout.write(printable(text, sys.stdout.encoding) + "\n")
+    sys.stdout.flush()
+    _said.info("%s", text)
+
+
+def note(text: str) -> None:
+    """Print `note: <text>` on stderr: something the user should know, no error."""
+    _library.warning("%s", text)
+
+
+def fail(text: str) -> None:
+    """Print `error: <text>` on stderr."""
+    sys.stderr.write(f"error: {printable(text, sys.stderr.encoding)}\n")
+    _said.info("error: %s", text)
+
+
+def printable(text: str, encoding: str | None = "utf-8") -> str:
+    """Return `text` with what the terminal's encoding lacks as backslash escapes (names of files may be any bytes)."""
+    return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+
+
+def progress(items: Iterable[Item], label: str, total: int) -> Iterable[Item]:
+    """Return `items` under a bar with rate and time left on stderr; no bar where stderr is not a terminal."""
+    # disable=None is tqdm's own "only on a terminal"; leave=False keeps the finished console free of spent bars.
+    return tqdm(items, desc=label, total=total, disable=None, leave=False, dynamic_ncols=True)

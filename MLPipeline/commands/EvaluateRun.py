@@ -1,0 +1,82 @@
+"""`python Engine.py evaluate`: scores a run on the images it set aside, or on other labelled folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from MLPipeline.Checkpoint import ModelCard, load_checkpoint
+from MLPipeline.commands.Console import note, progress, say
+from MLPipeline.Config import Config, read_settings
+from MLPipeline.Device import choose_device
+from MLPipeline.Errors import DataError, GateMissedError
+from MLPipeline.Evaluate import evaluate
+from MLPipeline.Features import extract
+from MLPipeline.files.RunFolder import Run, find_run
+from MLPipeline.files.SafeCsv import cell_text, write_csv
+from MLPipeline.images.ScanFolders import SPLITS, UNSPLIT, ImageIndex, scan_folders
+from MLPipeline.Predict import predict_split
+from MLPipeline.report.Report import closing_lines, per_class_lines, table_of
+
+
+def evaluate_run(config: Config) -> None:
+    """Print accuracy with its interval and a table of all classes; write predictions to `--csv`.
+
+    Raises:
+        UsageError: no such run.
+        DataError: the images are gone, or are of classes that the model does not know.
+        GateMissedError: the accuracy is under `--min-accuracy`.
+    """
+    run = find_run(config.output, config.run)
+    model, card = load_checkpoint(run.model_file)
+    split = SPLITS.index(config.split)
+    index = _labelled_folders(config, card, split) if config.data else _own_images(run, config, card, split)
+    model.to(choose_device(config.device)).freeze("backbone")
+    dataset = extract(
+        model, index, card.image_size, config.output / "cache", config.precision, config.workers, progress
+    )
+    for each in dataset.skipped:
+        note(f"skipped {each.path}: {each.reason}")
+    scored = predict_split(model, dataset, split, config.precision)
+    metrics = evaluate(scored.predictions, card.classes)
+    if config.csv:
+        write_csv(table_of(dataset.index, scored), config.csv)
+    if config.json:
+        say(json.dumps(metrics))
+    else:
+        say(f"run {run.path} on {index.root}")
+        for line in (*per_class_lines(metrics), "", *closing_lines({config.split: metrics})):
+            say(line)
+    if config.min_accuracy is not None and metrics["accuracy"] < config.min_accuracy:
+        raise GateMissedError(
+            f"accuracy {metrics['accuracy']:.4f} is under --min-accuracy {config.min_accuracy:g}",
+            "Train longer, on more images, or with another model",
+        )
+
+
+def _labelled_folders(config: Config, card: ModelCard, split: int) -> ImageIndex:
+    """Return all images of a bare root, or the chosen split of split folders."""
+    index = scan_folders(config.data, config.follow_links, card.classes)
+    return _only(index, split, np.isin(index.splits, (UNSPLIT, split)))
+
+
+def _own_images(run: Run, config: Config, card: ModelCard, split: int) -> ImageIndex:
+    """Return the images that the run itself put into the chosen split."""
+    root = Path(read_settings(run.path / "config.json")["data"])
+    index = scan_folders(root, config.follow_links, card.classes)
+    table = pd.read_csv(run.path / "splits.csv", dtype=str, keep_default_na=False)
+    wanted = set(table["path"][table["split"] == SPLITS[split]])
+    chosen = np.array([cell_text(index.name(position)) in wanted for position in range(len(index))], bool)
+    if missing := len(wanted) - int(chosen.sum()):
+        note(f"{missing} of the run's {len(wanted)} {SPLITS[split]} images are gone from {root}")
+    return _only(index, split, chosen)
+
+
+def _only(index: ImageIndex, split: int, chosen: np.ndarray) -> ImageIndex:
+    if not chosen.any():
+        raise DataError(f"{index.root}: no {SPLITS[split]} images", "Give --data FOLDER or another --split")
+    return replace(index, splits=np.where(chosen, split, UNSPLIT).astype(np.int8))

@@ -1,0 +1,79 @@
+"""Files that are either whole or absent: written beside their place, flushed to the disk, then moved into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from MLPipeline.Errors import ResourceError
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: bool = False) -> None:
+    """Let `write` fill `path`; whatever happens, `path` holds either its old content or all of the new.
+
+    With `keep_previous` the old content stays readable as `<name>.prev`.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        if keep_previous and path.exists():
+            _link_previous(path)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8; names that are not valid Unicode come out as backslash escapes."""
+    write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def unwritable(path: Path, error: OSError) -> ResourceError:
+    """Return the error a user can act on for a failed write to `path`."""
+    return ResourceError(
+        f"{path}: cannot be written ({error.strerror or error})", "Free space or give another --output"
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _link_previous(path: Path) -> None:
+    previous = path.with_name(path.name + ".prev")
+    with contextlib.suppress(FileNotFoundError):
+        previous.unlink()
+    # A hard link costs nothing and is never half-done; file systems without links go without `.prev`.
+    with contextlib.suppress(OSError):
+        os.link(path, previous)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open folders; its rename is already durable
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,120 @@
+"""Rows computed once per image and kept on disk, found again by what the image file contains.
+
+A store is a folder of `output/cache/` (safe to delete at any time) named by everything its rows depend on:
+
+    rows.bin     the rows, one after the other, appended
+    keys.bin     per row: digest of the image file, CRC of the row; written after the rows, so that a row counts only
+                 once it is whole, whenever the machine died
+
+A row is checked against its CRC when found, so a damaged one is made anew, never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from MLPipeline.files.AtomicFile import unwritable
+
+FORMAT = 1
+DIGEST_BYTES = 16
+_KEY = np.dtype([("digest", f"V{DIGEST_BYTES}"), ("crc", "<u4")])
+
+logger = logging.getLogger(__name__)
+
+
+def digest(data: bytes) -> bytes:
+    """Return the 16 bytes that stand for the content of a file."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+class RowStore:
+    """Append-only rows of one `shape` and `dtype` in `cache/<kind>-<hash of identity>/`.
+
+    `identity` is all the rows depend on besides the image: weights hash, size, precision, versions.
+    """
+
+    def __init__(self, cache: Path, kind: str, identity: str, shape: Sequence[int], dtype: np.dtype) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        text = f"{FORMAT} {identity} {self.shape} {self.dtype.str}"
+        self.folder = cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self._rows, self._keys = self.folder / "rows.bin", self.folder / "keys.bin"
+        self._number: dict[bytes, int] = {}
+        self._crc: list[int] = []
+        self._trusted: set[int] = set()
+
+    @contextmanager
+    def writing(self) -> Iterator[RowStore]:
+        """Open for finding and appending; another run that wants the same rows waits, then finds them made.
+
+        Raises:
+            ResourceError: the disk is full or the cache cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            try:
+                lock.acquire(timeout=0.2)
+            except Timeout:
+                logger.warning("waiting for another run that fills %s", self.folder)
+                lock.acquire()
+            with lock, open(self._rows, "ab") as self._row_file, open(self._keys, "ab") as self._key_file:
+                self._load()
+                yield self
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+
+    def find(self, key: bytes) -> int | None:
+        """Return the row number of an image's digest, or None. Safe to call from several threads."""
+        number = self._number.get(key)
+        if number is None or number in self._trusted:
+            return number
+        if zlib.crc32(self._loaded[number].tobytes()) != self._crc[number]:
+            logger.warning("a damaged row in %s is made anew", self.folder)
+            return None
+        self._trusted.add(number)
+        return number
+
+    def append(self, keys: Sequence[bytes], rows: np.ndarray) -> list[int]:
+        """Keep `rows` (B, *shape) of the images with these digests; return their numbers."""
+        rows = np.ascontiguousarray(rows, dtype=self.dtype).reshape(len(keys), *self.shape)
+        first = len(self._crc)
+        entries = np.empty(len(keys), _KEY)
+        for offset, (key, row) in enumerate(zip(keys, rows, strict=True)):
+            crc = zlib.crc32(row.tobytes())
+            entries[offset] = (np.void(key), crc)
+            self._number[key] = first + offset
+            self._crc.append(crc)
+            self._trusted.add(first + offset)
+        self._row_file.write(rows.tobytes())
+        self._row_file.flush()
+        self._key_file.write(entries.tobytes())
+        self._key_file.flush()
+        return list(range(first, first + len(keys)))
+
+    def rows(self) -> np.ndarray:
+        """Return all rows (N, *shape), memory-mapped and read-only."""
+        number = self._rows.stat().st_size // self.row_bytes
+        if not number:
+            return np.empty((0, *self.shape), self.dtype)
+        return np.memmap(self._rows, self.dtype, mode="r", shape=(number, *self.shape))
+
+    def _load(self) -> None:
+        """Read the keys, and cut off what a killed run left half-written."""
+        num_keys = self._keys.stat().st_size // _KEY.itemsize
+        number = min(num_keys, self._rows.stat().st_size // self.row_bytes)
+        self._key_file.truncate(number * _KEY.itemsize)
+        self._row_file.truncate(number * self.row_bytes)
+        keys = np.fromfile(self._keys, _KEY, count=number)
+        self._number = {key.tobytes(): row for row, key in enumerate(keys["digest"])}
+        self._crc = keys["crc"].tolist()
+        self._loaded = self.rows()
+        self._trusted = set()

@@ -1,0 +1,113 @@
+"""Fetches a file of known hash: the whole file or an error, and the error soon, even where the network is dead."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from tqdm import tqdm
+
+from MLPipeline.Errors import ResourceError
+from MLPipeline.files.AtomicFile import write_file
+
+TIMEOUT_S = 20.0  # for the server to answer, and for each part of the file to arrive
+CHUNK_BYTES = 2**18
+MIN_BYTES_PER_TIMEOUT = 2**17  # 6.5 kB/s; a server slower than that hangs: 100 MB would take four hours
+
+
+class UnavailableError(ResourceError):
+    """The file is not to be had here and now; nothing is wrong with this machine's disk."""
+
+
+class _TransferError(Exception):
+    """Why the transfer failed, in a few words."""
+
+
+def download(url: str, target: Path, sha256: str) -> None:
+    """Fetch `url` into `target`, which appears whole or not at all; its SHA-256 (hex) must start with `sha256`.
+
+    Proxies are taken from the environment (`https_proxy`). The progress bar goes to stderr if that is a terminal.
+
+    Raises:
+        UnavailableError: no answer, an answer that is an error, cut short or too slow, or a file of another hash.
+        ResourceError: `target` cannot be written.
+    """
+    try:
+        with _open(url) as response:
+            write_file(target, lambda file: _receive(response, file, sha256, target.name))
+    except _TransferError as error:
+        raise UnavailableError(
+            f"{url}: cannot be downloaded ({error})", f"Save it as {target}, or give a copy of it with --weights FILE"
+        ) from error
+    except ResourceError as error:
+        raise ResourceError(
+            error.what, f"Free space, set TORCH_HOME to another folder, or give a copy of {url} with --weights FILE"
+        ) from error
+
+
+def _open(url: str) -> HTTPResponse:
+    """Return the server's answer, its headers read.
+
+    The timeout of `urlopen` is per address and per packet: a name with ten addresses behind a silent firewall takes ten
+    times as long. So a thread asks, and is left behind when the time is up.
+    """
+    answers: queue.Queue[HTTPResponse | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers.put(urlopen(url, timeout=TIMEOUT_S))
+        except Exception as error:  # handed over, not swallowed
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=TIMEOUT_S)
+    except queue.Empty:
+        raise _TransferError(f"no answer in {TIMEOUT_S:g} s") from None
+    if isinstance(answer, Exception):
+        reason = answer if isinstance(answer, HTTPError) else getattr(answer, "reason", answer)
+        raise _TransferError(reason) from answer
+    return answer
+
+
+def _receive(response: HTTPResponse, file: BinaryIO, sha256: str, name: str) -> None:
+    """Write the body of `response` into `file` and compare its hash."""
+    digest = hashlib.sha256()
+    with tqdm(total=response.length, desc=name, unit="B", unit_scale=True, disable=None) as progress:
+        for chunk in _chunks(response):
+            file.write(chunk)
+            digest.update(chunk)
+            progress.update(len(chunk))
+    if not digest.hexdigest().startswith(sha256):
+        raise _TransferError(f"hash mismatch: {digest.hexdigest()[:16]}... instead of {sha256[:16]}...")
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    """Yield the body as it arrives; what is late, slow or short of the announced size raises."""
+    size = response.length  # falls while reading, on some versions of Python
+    received = received_in_time = 0
+    deadline = time.monotonic() + TIMEOUT_S
+    while size is None or received < size:
+        try:
+            chunk = response.read1(CHUNK_BYTES)  # not `read`, which waits for the last byte of the chunk
+        except (OSError, HTTPException) as error:
+            raise _TransferError(str(error) or type(error).__name__) from error
+        if not chunk:
+            break
+        received += len(chunk)
+        received_in_time += len(chunk)
+        if time.monotonic() > deadline:
+            if received_in_time < MIN_BYTES_PER_TIMEOUT:
+                raise _TransferError(f"only {received_in_time} bytes in {TIMEOUT_S:g} s")
+            received_in_time, deadline = 0, time.monotonic() + TIMEOUT_S
+        yield chunk
+    if size is not None and received < size:
+        raise _TransferError(f"cut short: {received} of {size} bytes")

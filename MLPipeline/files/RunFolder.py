@@ -1,0 +1,138 @@
+"""`output/NNN-<name>/`: makes the folder of a run, finds one again, and keeps the table of all runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from MLPipeline.Errors import DataError, ResourceError, UsageError, did_you_mean
+from MLPipeline.files.AtomicFile import unwritable
+from MLPipeline.files.SafeCsv import write_csv
+
+RUNS_TABLE = "runs.csv"
+_NUMBERED = re.compile(r"(\d{3,})-(.+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder; `number` counts up within the output folder."""
+
+    path: Path
+    number: int
+    name: str
+
+    @property
+    def model_file(self) -> Path:
+        """The best weights, with all that predicting takes."""
+        return self.path / "model.pt"
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`; empty for a run that did not finish."""
+        try:
+            return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+
+def create_run(output: Path, name: str, data: Path) -> Run:
+    """Return a new, empty run folder.
+
+    Raises:
+        UsageError: `output` is a file or lies inside the images, or `name` is no plain name.
+        ResourceError: it cannot be written.
+    """
+    if not re.fullmatch(r"[\w][\w .+-]*", name):
+        raise UsageError(f"--name {name}: not a plain name", "Use letters, digits, dots and dashes")
+    if output.resolve().is_relative_to(data.resolve()):
+        raise UsageError(f"--output {output}: lies inside the images of {data}", "Give a folder outside of it")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output {output}: is a file", "Give a folder")
+    number = max((run.number for run in list_runs(output)), default=0) + 1
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        while True:  # another run may take the number in the same moment
+            try:
+                path = output / f"{number:03d}-{name}"
+                path.mkdir()
+                return Run(path, number, name)
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise unwritable(output, error) from error
+
+
+def list_runs(output: Path) -> list[Run]:
+    """Return the runs in `output`, oldest first."""
+    entries = [each.name for each in os.scandir(output) if each.is_dir()] if output.is_dir() else []
+    matches = [match for name in entries if (match := _NUMBERED.fullmatch(name))]
+    return sorted((Run(output / m[0], int(m[1]), m[2]) for m in matches), key=lambda run: run.number)
+
+
+def find_run(output: Path, wanted: str | None) -> Run:
+    """Return the run that `wanted` names by number, name (the newest of it) or path; None: the newest finished one.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    runs = list_runs(output)
+    if wanted is None:
+        finished = [run for run in runs if run.metrics and run.model_file.exists()]
+        if not finished:
+            raise UsageError(f"{output}: no finished run", "Train one: python Engine.py --model resnet50")
+        return finished[-1]
+    named = [run for run in runs if wanted in (str(run.number), f"{run.number:03d}", run.name, run.path.name)]
+    if named:
+        return named[-1]
+    path = Path(wanted)
+    if path.is_dir() and (path / "model.pt").exists():
+        match = _NUMBERED.fullmatch(path.name)
+        return Run(path, int(match[1]) if match else 0, match[2] if match else path.name)
+    names = [run.path.name for run in runs]
+    raise UsageError(f"--run {wanted}: no such run", did_you_mean(wanted, names) if names else f"{output} has no runs")
+
+
+def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: float) -> None:
+    """Add the row of `run` to `output/runs.csv`, safe beside other runs that do the same.
+
+    Raises:
+        ResourceError: the table cannot be written, or another run holds it for long.
+    """
+    table = output / RUNS_TABLE
+    row = {"run": run.path.name, "model": metrics["model"], "weights": metrics["weights"]["kind"]}
+    for split in ("val", "test"):
+        row |= {f"{split}_accuracy": metrics[split]["accuracy"], f"{split}_images": metrics[split]["n"]}
+    row |= {"macro_f1": metrics["test"]["macro_f1"], "baseline_accuracy": metrics["baseline_accuracy"]}
+    try:
+        with FileLock(output / ".runs.lock", timeout=30):
+            rows = read_runs(output)
+            rows = rows[rows["run"] != run.path.name] if len(rows) else rows
+            write_csv(pd.concat([rows, pd.DataFrame([row | {"seconds": seconds}])]), table)
+    except Timeout as error:
+        raise ResourceError(f"{table}: another run holds it", "Wait for it, or delete .runs.lock") from error
+
+
+def read_runs(output: Path) -> pd.DataFrame:
+    """Return `output/runs.csv`, one row a run; empty where there is none.
+
+    Raises:
+        DataError: the file is no such table.
+    """
+    table = output / RUNS_TABLE
+    try:
+        rows = pd.read_csv(table)
+    except FileNotFoundError:
+        return pd.DataFrame()
+    except (ValueError, OSError) as error:
+        raise DataError(f"{table}: is not a table of runs", "Move it away; it is made anew") from error
+    if "run" not in rows:
+        raise DataError(f"{table}: is not a table of runs", "Move it away; it is made anew")
+    return rows

@@ -1,0 +1,1 @@
+"""Image files: finding them in folders, and reading any of them safely."""

@@ -1,0 +1,73 @@
+"""How every picture of this project looks, which names it can draw, and how it is saved.
+
+Colours are Okabe and Ito's, told apart by everyone (Color Universal Design, 2008).
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from MLPipeline.files.AtomicFile import write_file
+
+BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#777777", "#E8E8E8"
+BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE])
+ORANGES = LinearSegmentedColormap.from_list("oranges", ["white", ORANGE])
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture everywhere
+    "font.size": 9,
+    "text.usetex": False,
+    "text.parse_math": False,  # a class may be called `$\frac{$`
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": PALE,
+    "xtick.major.size": 0,  # the grid shows where
+    "ytick.major.size": 0,
+    "legend.edgecolor": "none",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.wspace": 0.05,
+    "savefig.dpi": 150,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.15,
+}
+# Decorates whatever makes or draws a figure: matplotlib reads the style at both times.
+styled = matplotlib.rc_context(STYLE)
+
+
+def drawable(name: str, max_length: int) -> str:
+    """Return `name` on one line of printable characters, at most `max_length` long, cut in its middle.
+
+    The middle goes because long class names differ at their ends as often as at their beginnings.
+    """
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(name.split()))
+    if len(line) <= max_length:
+        return line
+    tail = (max_length - 1) // 2
+    return f"{line[: max_length - 1 - tail]}…{line[len(line) - tail :]}"
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """Return `share` (0 to 1) as a percentage."""
+    return f"{100 * share:.{decimals}f} %"
+
+
+@styled
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write `figure` to `path` as PNG; characters that the font lacks are drawn as boxes.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        write_file(path, lambda file: figure.savefig(file, format="png"))

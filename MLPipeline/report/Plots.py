@@ -1,0 +1,228 @@
+"""The pictures of a run: its history, its confusion matrix, what the network sees, and where it fails.
+
+Each has a builder that returns a `Figure` (which tests read) and a `plot_` function that saves it. Figures are made
+with matplotlib's objects, not `pyplot`: no window, and none stays in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from MLPipeline.report.PlotStyle import (
+    BLUE,
+    BLUES,
+    GREY,
+    INK,
+    ORANGE,
+    ORANGES,
+    PALE,
+    drawable,
+    percent,
+    save_figure,
+    styled,
+)
+
+Names = Sequence[str]
+
+MAX_GRID_IMAGES = 16
+MIN_CELL = 0.16  # inches of a confusion matrix's cell whose class can be named
+MAX_CLASSES_WITH_COUNTS = 60  # beyond, a cell is too small for its number
+
+
+def plot_history(history: pd.DataFrame, path: Path) -> None:
+    """Save `history_figure` as PNG."""
+    save_figure(history_figure(history), path)
+
+
+def plot_confusion_matrix(matrix: Sequence[Sequence[int]], classes: Names, path: Path) -> None:
+    """Save `confusion_figure` as PNG."""
+    save_figure(confusion_figure(matrix, classes), path)
+
+
+def plot_samples(images: npt.ArrayLike, titles: Names, path: Path) -> None:
+    """Save `samples_figure` as PNG."""
+    save_figure(samples_figure(images, titles), path)
+
+
+def plot_mistakes(
+    images: npt.ArrayLike, true: Names, predicted: Names, confidence: Sequence[float], num_images: int, path: Path
+) -> None:
+    """Save `mistakes_figure` as PNG."""
+    save_figure(mistakes_figure(images, true, predicted, confidence, num_images), path)
+
+
+@styled
+def history_figure(history: pd.DataFrame) -> Figure:
+    """Return loss and accuracy over the epochs, the epoch of the lowest validation loss marked.
+
+    Args:
+        history: `epoch, train_loss, train_accuracy, val_loss, val_accuracy`, one row per epoch; the validation
+            columns are NaN where there is no validation set.
+    """
+    figure = Figure(figsize=(9, 3.6))
+    val_loss = history["val_loss"].to_numpy(float)
+    best = history.iloc[np.nanargmin(val_loss)] if np.isfinite(val_loss).any() else None
+    # A single epoch has no line to see; hundreds of markers hide theirs.
+    look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if len(history) <= 30 else {"linewidth": 1.2}
+    panels: Any = figure.subplots(1, 2)
+    for axes, name, as_text in zip(panels, ("loss", "accuracy"), ("{:.4f}".format, percent), strict=True):
+        for split, label, color in (("train", "training", ORANGE), ("val", "validation", BLUE)):
+            values = np.ma.masked_invalid(history[f"{split}_{name}"].to_numpy(float))
+            if values.count():
+                axes.plot(history["epoch"], values, color=color, label=label, **look)
+        axes.set(title=name.capitalize(), xlabel="Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if best is not None:
+            value = best[f"val_{name}"]
+            _mark_best(axes, int(best["epoch"]), value, f"validation {as_text(value)}")
+        if axes.lines:
+            axes.legend(loc="upper right" if name == "loss" else "lower right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.set_ylim(top=min(1.0, axes.get_ylim()[1]))
+    return figure
+
+
+def _mark_best(axes: Axes, epoch: int, value: float, text: str) -> None:
+    """Mark the best epoch by a line and a ring, and give `text` beside the title, where it hides no curve."""
+    axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.plot([epoch], [value], "o", color="white", markeredgecolor=BLUE, markeredgewidth=1.8, markersize=7, zorder=4)
+    axes.set_title(f"best epoch {epoch}: {text}", loc="right", color=GREY, fontsize=9, weight="normal")
+
+
+@styled
+def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names) -> Figure:
+    """Return the confusion matrix: cells hold counts, colour is the share of the true class, recall stands right.
+
+    Args:
+        matrix: counts `(C, C)`, rows true, columns predicted.
+        classes: the C class names, in the order of the rows.
+    """
+    counts = np.asarray(matrix, dtype=np.int64).reshape(len(classes), len(classes))
+    supports = counts.sum(axis=1)
+    shares = counts / np.maximum(supports, 1)[:, None]
+    names = [drawable(name, 24) for name in classes]
+    cell = min(max(6 / len(classes), MIN_CELL), 0.7, 24 / len(classes))
+    step = math.ceil(MIN_CELL / cell)  # past 150 classes a picture of bearable size names only some
+    font_size = min(9.0, 50 * cell * step)
+    longest = max(map(len, names)) * font_size * 0.6 / 72  # inches
+    figure = Figure(figsize=(cell * len(classes) + longest + 2, cell * len(classes) + longest + 1))
+    axes = figure.subplots()
+    on_diagonal = np.eye(len(classes), dtype=bool)
+    right = axes.imshow(np.ma.masked_where(~on_diagonal, shares), cmap=BLUES, vmin=0, vmax=1)
+    # The root lifts small shares: a class mistaken one time in twenty must be seen.
+    wrong = axes.imshow(np.ma.masked_where(on_diagonal, shares), cmap=ORANGES, norm=PowerNorm(0.5, 0, 1))
+    axes.set(title="Confusion matrix", xlabel="Predicted class", ylabel="True class")
+    axes.spines[:].set_visible(False)
+    ticks = range(0, len(names), step)
+    axes.set_xticks(ticks, names[::step], rotation=0 if longest < cell else 90, fontsize=font_size)
+    axes.set_yticks(ticks, names[::step], fontsize=font_size)
+    _write_recalls(axes, ticks, shares.diagonal(), supports, font_size)
+    axes.grid(False)
+    if step == 1:
+        _part_cells(axes, len(names))
+    if len(classes) <= MAX_CLASSES_WITH_COUNTS:
+        _write_counts(axes, counts, shares, cell)
+    else:
+        _add_scale(figure, axes, right, "Share of the true class, right")
+        _add_scale(figure, axes, wrong, "Share of the true class, wrong")
+    return figure
+
+
+def _part_cells(axes: Axes, num_classes: int) -> None:
+    """Draw thin lines between rows and columns."""
+    edges = np.arange(num_classes + 1) - 0.5
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
+    axes.tick_params(which="minor", length=0)
+    axes.grid(which="minor")
+
+
+def _write_recalls(
+    axes: Axes, rows: range, recalls: npt.NDArray[np.float64], supports: npt.NDArray[np.int64], font_size: float
+) -> None:
+    """Write each class's recall and number of images right of its row; past 99 images a decimal means something."""
+    texts = [
+        f"{percent(recalls[row], 0 if supports[row] < 100 else 1)} of {supports[row]:,}" if supports[row] else "–"
+        for row in rows
+    ]
+    margin = axes.secondary_yaxis("right")
+    margin.set_yticks(rows, texts, fontsize=font_size, color=BLUE)
+    margin.spines[:].set_visible(False)
+    margin.set_ylabel("Recall", color=BLUE)
+
+
+def _write_counts(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], cell: float) -> None:
+    """Write the count into every cell that has one."""
+    font_size = min(10.0, 72 * cell * 0.45, 72 * cell * 1.3 / len(str(counts.max())))
+    for row, column in np.argwhere(counts):
+        color = "white" if shares[row, column] > 0.8 else INK
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=font_size, color=color)
+
+
+def _add_scale(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
+    """Tell beside the matrix which share a colour stands for, where no counts do."""
+    scale = figure.colorbar(image, ax=axes, shrink=0.3, pad=0.01, aspect=30, label=label)
+    scale.ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+
+
+@styled
+def samples_figure(images: npt.ArrayLike, titles: Names) -> Figure:
+    """Return a grid of the first 16 of `images` `(N, 3, H, W)` uint8 RGB, each under its title."""
+    captions = [drawable(title, 22) for title in titles]
+    return _image_grid(images, captions, "What the network sees", "No images")
+
+
+@styled
+def mistakes_figure(
+    images: npt.ArrayLike, true: Names, predicted: Names, confidence: Sequence[float], num_images: int
+) -> Figure:
+    """Return a grid of the first 16 mistakes, captioned `true → predicted 97 %`; without any, a page that says so.
+
+    Args:
+        images: the N wrongly classified ones, the worst first, `(N, 3, H, W)` uint8 RGB.
+        true: the N classes they belong to.
+        predicted: the N classes they were taken for.
+        confidence: the N probabilities of the predicted classes, 0 to 1.
+        num_images: how many images were classified, mistakes or not.
+    """
+    captions = [
+        f"{drawable(truth, 22)}\n→ {drawable(answer, 16)} {percent(probability, 0)}"
+        for truth, answer, probability in zip(true, predicted, confidence, strict=True)
+    ]
+    title = f"The worst mistakes on {num_images:,} images: true → predicted, confidence"
+    return _image_grid(images, captions, title, f"No mistakes on {num_images:,} images")
+
+
+def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str) -> Figure:
+    """Return up to 16 `images` `(N, 3, H, W)` with their captions, or a page that says `if_none`."""
+    pictures = np.asarray(images)[:MAX_GRID_IMAGES]
+    if not len(pictures):
+        figure = Figure(figsize=(6, 2))
+        axes = figure.subplots(subplot_kw={"xticks": [], "yticks": []})
+        axes.text(0.5, 0.5, if_none, transform=axes.transAxes, ha="center", va="center", fontsize=14, color=GREY)
+        axes.spines[:].set(visible=True, color=PALE)
+        return figure
+    num_columns = math.ceil(math.sqrt(len(pictures)))
+    num_rows = math.ceil(len(pictures) / num_columns)
+    height = 2.0 * pictures.shape[2] / pictures.shape[3] + 0.2 * (1 + max(text.count("\n") for text in captions))
+    figure = Figure(figsize=(2.1 * num_columns, height * num_rows + 0.5))
+    figure.suptitle(title, x=0, ha="left", fontsize=11, weight="bold")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
+        axes.imshow(picture.transpose(1, 2, 0))
+        axes.set_title(caption, loc="center", fontsize=9, weight="normal", pad=4)
+    return figure

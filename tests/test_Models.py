@@ -1,0 +1,189 @@
+"""Every registered model keeps the contract of `Classifier`; a model is one file."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from MLPipeline.Classifier import Classifier
+from MLPipeline.Config import Config
+from MLPipeline.Errors import UsageError
+from MLPipeline.Models import build_model, find_model, model_names, read_model_files
+
+QUICK = {"cnn", "resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0"}
+EVERY_MODEL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in model_names()]
+NUM_CLASSES = 3
+MODEL_FILE = """
+from torch import nn
+from MLPipeline.Classifier import Classifier, ModelSpec
+
+def build(num_classes, image_size):
+    backbone = nn.Sequential()
+    backbone.add_module("flatten", nn.Flatten())
+    return Classifier(backbone, nn.Linear(3 * image_size**2, num_classes))
+
+MODELS = {"linear": ModelSpec(build, source="none")}
+"""
+
+
+def images_for(name: str, num_images: int = 2) -> Tensor:
+    """Images as the loader gives them, of the smallest size the model takes."""
+    size = find_model(name).min_image_size
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (num_images, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def small_model(name: str) -> Classifier:
+    torch.manual_seed(0)
+    return build_model(name, NUM_CLASSES, find_model(name).min_image_size)
+
+
+def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.named_buffers() if name not in ("mean", "std")}
+
+
+@pytest.mark.parametrize("name", EVERY_MODEL)
+@torch.no_grad()
+def test_features_and_head_make_the_logits(name: str) -> None:
+    model, images = small_model(name).eval(), images_for(name)
+    features, logits = model.features(images), model(images)
+    last_linear = [layer for layer in model.head.modules() if isinstance(layer, nn.Linear)][-1]
+    assert features.dim() == 2 and len(features) == 2
+    assert logits.shape == (2, NUM_CLASSES) == (2, last_linear.out_features)
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+    assert torch.equal(logits, model.head(features))
+    assert torch.equal(logits, model.head(model.backbone((images / 1.0 - model.mean) / model.std)))
+    assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("name", EVERY_MODEL)
+@torch.no_grad()
+def test_every_cut_gives_the_same_features(name: str) -> None:
+    model, images = small_model(name).eval(), images_for(name)
+    whole = model.features(images)
+    for stage in model.stages:
+        model.freeze(stage)
+        activations = model.frozen_features(images)
+        assert torch.equal(model.trainable_features(activations), whole), stage
+
+
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_freezing_up_to_a_stage_leaves_the_rest_trainable(name: str) -> None:
+    model = small_model(name)
+    for last_frozen, stage in enumerate(model.stages):
+        model.freeze(stage)
+        for position, part in enumerate(model.backbone):
+            assert all(weight.requires_grad == (position > last_frozen) for weight in part.parameters())
+        assert all(weight.requires_grad for weight in model.head.parameters())
+
+
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_training_moves_only_what_is_not_frozen(name: str) -> None:
+    model, images = small_model(name), images_for(name)
+    middle = model.stages[len(model.stages) // 2 - 1]
+    for until in ("backbone", middle, "none"):
+        model.freeze(until)
+        model.train()
+        frozen, free = model.backbone[: model.num_frozen_stages], model.backbone[model.num_frozen_stages :]
+        frozen_before, free_before = batchnorm_buffers(frozen), batchnorm_buffers(free)
+        model(images).sum().backward()
+        assert all(torch.equal(value, frozen_before[key]) for key, value in batchnorm_buffers(frozen).items())
+        assert not any(torch.equal(value, free_before[key]) for key, value in batchnorm_buffers(free).items())
+        assert all(weight.grad is None for weight in frozen.parameters())
+        assert all(weight.grad is not None for weight in [*free.parameters(), *model.head.parameters()])
+        model.zero_grad()
+
+
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_training_leaves_stored_activations_as_they_are(name: str) -> None:
+    model, images = small_model(name), images_for(name)
+    for stage in model.stages:
+        model.freeze(stage)
+        model.train()
+        activations = model.frozen_features(images).detach()
+        before = activations.clone()
+        features = model.trainable_features(activations).detach()
+        features_before = features.clone()
+        model.head(features)
+        assert torch.equal(activations, before) and torch.equal(features, features_before), stage
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_the_defaults_are_settings(name: str) -> None:
+    spec = find_model(name)
+    settings = Config().resolve(spec.defaults)
+    assert set(spec.defaults) == {"image_size", "batch_size", "epochs", "optimizer", "lr", "freeze"}
+    assert set(spec.defaults) <= {field.name for field in dataclasses.fields(Config)}
+    assert settings.image_size is not None and settings.image_size >= spec.min_image_size
+
+
+def test_the_recipes_are_defaults() -> None:
+    documents = {"image_size": 200, "batch_size": 8, "epochs": 10, "optimizer": "adam", "lr": 0.001}
+    assert find_model("resnet50").defaults == documents | {"freeze": "backbone"}
+    assert find_model("efficientnet_lite0").defaults == documents | {"freeze": "backbone"}
+    cards = documents | {"image_size": 128, "batch_size": 32, "freeze": "none"}
+    assert find_model("efficientnet_b0").defaults == cards
+    assert find_model("cnn").defaults["batch_size"] == 20
+
+
+def test_the_cnn_is_the_network_of_the_recipe() -> None:
+    model = build_model("cnn", num_classes=10, image_size=32)
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.dim() > 1}
+    assert list(shapes.values()) == [(16, 3, 3, 3), (32, 16, 3, 3), (512, 32 * 8 * 8), (10, 512)]
+    assert [layer.p for layer in model.head if isinstance(layer, nn.Dropout)] == [0.25, 0.25]
+    assert model.stages == ["conv1", "conv2", "flatten"]
+    darkest_and_brightest = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    assert model.normalize(darkest_and_brightest).unique().tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("size", [4, 31, 50])
+def test_the_cnn_takes_any_size(size: int) -> None:
+    images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    assert build_model("cnn", 7, size).features(images).shape == (2, 32 * (size // 4) ** 2)
+
+
+def test_names_come_in_natural_order() -> None:
+    resnets = [name for name in model_names() if name.startswith("resnet")]
+    assert resnets == ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+
+
+def test_a_misspelt_model_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"--model resent50: no such model\. Did you mean 'resnet50'"):
+        build_model("resent50", 2, 200)
+
+
+@pytest.mark.parametrize(("name", "minimum"), [("resnet18", 32), ("efficientnet_lite0", 32), ("cnn", 4)])
+def test_images_that_are_too_small_are_refused(name: str, minimum: int) -> None:
+    with pytest.raises(UsageError, match=rf"--image-size {minimum - 1}: .*{name}\. Use --image-size {minimum} or more"):
+        build_model(name, 2, minimum - 1)
+
+
+def model_package(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> Path:
+    """A package like MLPipeline, under a name of its own: modules are imported once per process."""
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+def test_a_model_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"Linear_Model.py": MODEL_FILE, "Other.py": "raise AssertionError('not a model file')"}
+    specs = read_model_files(model_package(tmp_path / "one_model", monkeypatch, files))
+    assert list(specs) == ["linear"]
+    assert specs["linear"].build(5, 8)(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).shape == (2, 5)
+
+
+def test_a_name_given_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"A_Model.py": MODEL_FILE, "B_Model.py": MODEL_FILE}
+    folder = model_package(tmp_path / "two_models", monkeypatch, files)
+    with pytest.raises(UsageError, match=r"B_Model\.py: 'linear' is already a model of A_Model\.py"):
+        read_model_files(folder)
+
+
+def test_a_model_file_without_models_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_package(tmp_path / "no_models", monkeypatch, {"Empty_Model.py": "MODEL = {}"})
+    with pytest.raises(UsageError, match=r"Empty_Model\.py: no MODELS"):
+        read_model_files(folder)
