@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -33,7 +34,6 @@ if TYPE_CHECKING:  # the heavy imports happen in the verbs: --help must not wait
     from MLPipeline.Train import EpochRecord
     from MLPipeline.Weights import WeightsReport
 
-VERSION = "0.1.0"
 SECONDS_BETWEEN_SAVES = 15  # best weights reach the disk at most this often, and at the end
 
 
@@ -49,10 +49,10 @@ def main(argv: list[str]) -> int:
     open_console()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        if argv == ["--version"]:
-            version()
-        elif not argv:
-            overview()
+        if argv in ([], ["--version"]):
+            from MLPipeline.commands.Overview import show_overview, show_versions
+
+            show_versions() if argv else show_overview()
         else:
             verb, config = parse(argv)
             command_of(verb)(config)
@@ -90,38 +90,53 @@ def command_of(verb: str) -> Callable[[Config], None]:
 
 def train(config: Config) -> None:
     """Train, evaluate and save a classifier: the main job."""
+    start = time.perf_counter()  # before the imports: loading torch is part of the wait
     from MLPipeline.Checkpoint import ModelCard
     from MLPipeline.CreateDataset import split_images
     from MLPipeline.Device import choose_device
     from MLPipeline.Features import extract
-    from MLPipeline.files.RunFolder import create_run
+    from MLPipeline.images.ImageWalk import count_reasons
     from MLPipeline.images.ScanFolders import TRAIN, scan_folders
-    from MLPipeline.report.Report import summary_lines, write_inputs
+    from MLPipeline.report.Report import counted, oddity_lines, summary_lines, write_inputs
 
-    start = time.perf_counter()
     config = config.resolve({"data": DEFAULT_DATA})
     device = choose_device(config.device)
     index = scan_folders(config.data, config.follow_links)
     index = split_images(index, config.val_fraction, config.test_fraction, config.seed)
     model, config, weights = build(config, len(index.classes))
-    run = create_run(config.output, config.name or config.model, config.data)
-    log_to(run.path / "train.log")
-    (run.path / "config.json").write_text(config.to_json(), encoding="utf-8")
+    run = open_run(config)
+    for line in (f"run      {run.path}", *summary_lines(index, config, weights, device)):
+        say(line)
 
+    features_start = time.perf_counter()
     dataset = extract(
         model.to(device), index, config.image_size, config.output / "cache", config.precision, config.workers, progress
     )
-    timing = {"features_s": round(time.perf_counter() - start, 2)}
-    say(f"run      {run.path}")
-    for line in summary_lines(dataset, config, weights, device):
-        say(line)
+    timing = {"features_s": _seconds_since(features_start)}
+    if dataset.skipped:
+        say(
+            f"skipped  {counted(len(dataset.skipped), 'file')}, listed in skipped.csv: {count_reasons(dataset.skipped)}"
+        )
+    for line in oddity_lines(dataset.notes):
+        note(line)
     train_batches = dataset.batches(TRAIN, config.batch_size, config.seed)
     write_inputs(run.path, dataset, config.image_size, train_batches.positions[train_batches.epoch(1).order])
 
     card = ModelCard(config.model, index.classes, config.image_size, asdict(weights))
     history = optimize(model, dataset, config, device, run, card)
-    timing["total_s"] = round(time.perf_counter() - start, 2)
-    finish(model, dataset, config, run, history, {"model": config.model, "weights": asdict(weights), "timing": timing})
+    metrics = {"model": config.model, "weights": asdict(weights)} | score(model, dataset, config, run, history)
+    finish(config, run, metrics | {"timing": timing | {"total_s": _seconds_since(start)}})
+
+
+def open_run(config: Config) -> Run:
+    """Return a new run, whose folder holds its settings and its log from now on."""
+    from MLPipeline.files.AtomicFile import write_text
+    from MLPipeline.files.RunFolder import create_run
+
+    run = create_run(config.output, config.name or config.model, config.data)
+    log_to(run.path / "train.log")
+    write_text(run.path / "config.json", config.to_json())
+    return run
 
 
 def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:
@@ -138,7 +153,7 @@ def build(config: Config, num_classes: int) -> tuple[Classifier, Config, Weights
     weights = load_weights(model, spec, config.weights)
     if weights.kind == "none" and config.freeze != "none":
         if freeze_is_stated:
-            note(f"--freeze {config.freeze} keeps random weights: the features mean nothing")
+            note(f"--freeze {config.freeze} keeps random weights: the head learns from features that mean nothing")
         else:
             config = replace(config, freeze="none")
     model.freeze(config.freeze)
@@ -173,53 +188,46 @@ def optimize(
             if record.is_best and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save()
                 saved = time.monotonic()
-    except (KeyboardInterrupt, PipelineError):
+    except (KeyboardInterrupt, PipelineError, BrokenPipeError):
         epochs.close()  # puts the best weights back
         if history:
             save()
-            note(f"stopped: the best weights so far are in {run.model_file}")
+        note(
+            f"stopped: the best weights so far are in {run.model_file}" if history else "stopped before an epoch ended"
+        )
         raise
     save()
     return history
 
 
-def finish(
-    model: Classifier, dataset: Dataset, config: Config, run: Run, history: list[EpochRecord], about: dict[str, Any]
-) -> None:
-    """Score the best weights on validation and test images, write the run's files and say how good it is."""
-    from MLPipeline.files.RunFolder import record_run
+def score(model: Classifier, dataset: Dataset, config: Config, run: Run, history: list[EpochRecord]) -> dict[str, Any]:
+    """Return the metrics of the best weights on validation and test images; their tables and pictures are written."""
     from MLPipeline.images.ScanFolders import TEST, VAL
     from MLPipeline.Predict import predict_split
-    from MLPipeline.report.Report import closing_lines, write_results
+    from MLPipeline.report.Report import measure, write_results
 
     scored = [predict_split(model, dataset, split, config.precision) for split in (VAL, TEST)]
-    metrics = write_results(run.path, dataset.index, scored, history, config.image_size, about)
-    record_run(config.output, run, metrics, about["timing"]["total_s"])
+    metrics = measure(dataset.index, scored)
+    write_results(run.path, dataset.index, scored, metrics, history, config.image_size)
+    return metrics
+
+
+def finish(config: Config, run: Run, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json`, which marks the run as finished, and say how good it is and how to go on."""
+    from MLPipeline.files.RunFolder import record_run
+    from MLPipeline.report.Report import closing_lines, write_json
+
+    write_json(run.path / "metrics.json", metrics)
+    record_run(config.output, run, metrics, metrics["timing"]["total_s"])
     say()
     for line in closing_lines(metrics):
         say(line)
-    say(f"{about['timing']['total_s']:.0f} s in all; everything is in {run.path}")
-    say(f"next: python Engine.py predict IMAGE_OR_FOLDER --run {run.number}")
+    say(f"saved    {run.path}, after {metrics['timing']['total_s']:.0f} s in all")
+    say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(run.path))}")
 
 
-def overview() -> None:
-    """Say what is in Data/ and how to go on; what a bare `python Engine.py` shows."""
-    from MLPipeline.images.ScanFolders import folder_overview
-
-    for line in folder_overview(DEFAULT_DATA):
-        say(line)
-    say("\ntrain:    python Engine.py --model resnet50     (or efficientnet_b0, efficientnet_lite0, cnn)")
-    say("use it:   python Engine.py predict IMAGE_OR_FOLDER")
-    say("all else: python Engine.py --help")
-
-
-def version() -> None:
-    """Print the versions of the pipeline and of what it computes with."""
-    from importlib.metadata import version as of
-
-    say(f"pipeline {VERSION}")
-    for package in ("torch", "torchvision", "opencv-python-headless", "numpy", "pandas"):
-        say(f"{package} {of(package)}")
+def _seconds_since(start: float) -> float:
+    return round(time.perf_counter() - start, 2)
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

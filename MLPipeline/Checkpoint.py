@@ -9,17 +9,18 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.Errors import DataError, PipelineError
+from MLPipeline.Errors import DataError, PipelineError, UsageError
 from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.SafeLoad import load_file
 from MLPipeline.Models import build_model
 
 FORMAT = 1
+_MAX_IMAGE_SIZE = 4096  # as --image-size: a file from elsewhere must not ask for all the memory
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,19 @@ class ModelCard:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+_TYPES: Mapping[str, Any] = {  # of what the file holds
+    "model": str,
+    "classes": list,
+    "image_size": int,
+    "weights": dict,
+    "epoch": int,
+    "temperature": (int, float),
+    "metrics": dict,
+    "versions": dict,
+    "state_dict": dict,
+}
+
+
 def save_checkpoint(path: Path, model: Classifier, card: ModelCard) -> None:
     """Write `model` and its card to `path`, whole or not at all; the file before stays as `model.pt.prev`.
 
@@ -45,7 +59,7 @@ def save_checkpoint(path: Path, model: Classifier, card: ModelCard) -> None:
     described = asdict(card) | {"classes": list(card.classes), "versions": versions(), "format": FORMAT}
     described |= {"preprocessing": "RGB, resized (area when shrinking), uint8; scaled and normalised inside the model"}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_file(path, lambda file: torch.save(described | {"state_dict": state}, file), keep_previous=True)
+    write_file(path, lambda file: _save(described | {"state_dict": state}, file), keep_previous=True)
 
 
 def load_checkpoint(path: Path) -> tuple[Classifier, ModelCard]:
@@ -69,14 +83,41 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
+def _save(content: object, file: BinaryIO) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # torch reports a full disk as a defect of its own ("unexpected pos")
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
+
+
 def _rebuild(path: Path, stored: Any) -> tuple[Classifier, ModelCard]:
-    names = set(ModelCard.__dataclass_fields__)
-    if not isinstance(stored, dict) or not names <= stored.keys() or stored.get("format") != FORMAT:
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT or not _is_described(stored):
         raise DataError(f"{path}: is not a checkpoint of this pipeline", "Give a run's model.pt")
-    card = ModelCard(**{name: stored[name] for name in names} | {"classes": tuple(stored["classes"])})
-    model = build_model(card.model, len(card.classes), card.image_size)
+    card = ModelCard(
+        **{name: stored[name] for name in ModelCard.__dataclass_fields__} | {"classes": tuple(stored["classes"])}
+    )
+    try:
+        model = build_model(card.model, len(card.classes), card.image_size)
+    except UsageError as error:
+        raise DataError(f"{path}: {error.what}", "Train it again, or use the code it was trained with") from error
     try:
         model.load_state_dict(stored["state_dict"])
-    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
-        raise DataError(f"{path}: its tensors do not fit {card.model}", "Give a run's model.pt") from error
+    except (RuntimeError, AttributeError) as error:
+        difference = str(error).splitlines()[-1].strip()[:200]  # torch lists all differences, one a line
+        raise DataError(
+            f"{path}: its tensors do not fit {card.model}: {difference}", "Give a run's model.pt"
+        ) from error
     return model.eval(), card
+
+
+def _is_described(stored: Mapping[str, Any]) -> bool:
+    """Return whether the card is there and makes sense: a file from elsewhere may hold anything."""
+    return (
+        all(isinstance(stored.get(name), kind) for name, kind in _TYPES.items())
+        and all(isinstance(name, str) for name in stored["classes"])
+        and len(set(stored["classes"])) == len(stored["classes"]) > 0
+        and 0 < stored["image_size"] <= _MAX_IMAGE_SIZE
+        and stored["temperature"] > 0
+    )

@@ -29,6 +29,12 @@ class Pretrained:
     url: str = ""  # empty: only `package` has them
     package: str = ""  # importable package that ships the file
 
+    @classmethod
+    def from_url(cls, url: str) -> Pretrained:
+        """Return the weights at a URL whose file name ends in their hash: `resnet50-0676ba61.pth`."""
+        file_name = url.rpartition("/")[2]
+        return cls(file_name, sha256=file_name.removesuffix(".pth").rpartition("-")[2], url=url)
+
 
 @dataclass(frozen=True)
 class ModelSpec:

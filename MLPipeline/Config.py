@@ -43,6 +43,7 @@ def _flag(
 
 
 DEFAULT_DATA = Path("Data")
+_NOT_STORED = ("paths", "config")
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,18 @@ class Config:
     )
     output: Path = _flag(Path("output"), "where runs are written", "output", _ANY)
     name: str | None = _flag(None, "name of the run (the model's)", "output")
-    config: Path | None = _flag(None, "replay a run's config.json; other flags win over it", "output")
+    config: Path | None = _flag(None, "replay a run's config.json; other flags win over it (none)", "output")
     weights: str = _flag("auto", "auto, imagenet, none or a file", "what to train")
-    image_size: int = _flag(None, "side of the square images, in pixels", "images", low=8, high=4096)
-    epochs: int = _flag(None, "passes over the training images", "training", low=1, high=100_000)
-    batch_size: int = _flag(None, "images per step", "training", _USES_MODEL, short="-b", low=1, high=65_536)
-    optimizer: str = _flag(None, "update rule", "training", choices=("adam", "adamw", "sgd"))
-    lr: float = _flag(None, "learning rate", "training", low=1e-12, high=100)
+    image_size: int = _flag(None, "side of the square images, in pixels (the model's)", "images", low=8, high=4096)
+    epochs: int = _flag(None, "passes over the training images (the model's)", "training", low=1, high=100_000)
+    batch_size: int = _flag(None, "images per step (the model's)", "training", short="-b", low=1, high=65_536)
+    optimizer: str = _flag(None, "update rule (the model's)", "training", choices=("adam", "adamw", "sgd"))
+    lr: float = _flag(None, "learning rate (the model's)", "training", low=1e-12, high=100)
     weight_decay: float = _flag(0.0, "pull of the weights towards zero", "training", low=0, high=10)
     label_smoothing: float = _flag(0.0, "share of the label spread over all classes", "training", low=0, high=0.99)
-    freeze: str = _flag(None, "backbone, none, or the last stage to keep fixed (layer3)", "what to train")
+    freeze: str = _flag(None, "backbone, none, or the last stage kept fixed: layer3 (the model's)", "what to train")
     patience: int | None = _flag(
-        None, "stop after this many epochs without a better validation loss", "training", low=1, high=100_000
+        None, "stop after this many epochs without a better validation loss (never)", "training", low=1, high=100_000
     )
     val_fraction: float = _flag(0.15, "share held out to choose the best epoch", "images", low=0, high=0.9)
     test_fraction: float = _flag(0.15, "share held out for the final figures", "images", low=0, high=0.9)
@@ -81,16 +82,22 @@ class Config:
     seed: int = _flag(0, "same seed, same machine: same numbers", "training", low=0, high=2**64 - 1)
     run: str | None = _flag(None, "number, name or path of a run (the newest)", "what to use", ("evaluate", "predict"))
     split: str = _flag("test", "which images", "what to use", _EVALUATE, choices=("train", "val", "test"))
-    min_accuracy: float | None = _flag(None, "exit with 5 below this accuracy", "what to use", _EVALUATE, low=0, high=1)
+    min_accuracy: float | None = _flag(
+        None, "exit with 5 below this accuracy (no limit)", "what to use", _EVALUATE, low=0, high=1
+    )
     topk: int = _flag(3, "classes to name per image", "answers", _PREDICT, low=1, high=100_000)
-    csv: Path | None = _flag(None, "write the answers to this table", "answers", ("predict", "evaluate"))
+    csv: Path | None = _flag(None, "write the answers to this table (none)", "answers", ("predict", "evaluate"))
     json: bool = _flag(False, "print JSON instead of text", "answers", ("predict", "evaluate"))
     workers: int | None = _flag(
         None, "decoding threads (one per core)", "machine", _USES_MODEL, short="-j", low=1, high=1024
     )
     device: str = _flag("auto", "where to compute", "machine", _USES_MODEL, choices=("auto", "cpu", "cuda", "mps"))
     precision: str = _flag(
-        "auto", "number format (the fastest safe one)", "machine", _USES_MODEL, choices=("auto", "fp32", "bf16", "fp16")
+        "auto",
+        "number format; auto: the fastest safe",
+        "machine",
+        _USES_MODEL,
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
 
     def __post_init__(self) -> None:
@@ -101,6 +108,7 @@ class Config:
 
     def resolve(self, model_defaults: Mapping[str, Any]) -> Config:
         """Return a copy whose unstated values are the model's own."""
+        assert all(getattr(Config, name) is None for name in model_defaults), "these have one default for all models"
         return dataclasses.replace(
             self, **{name: value for name, value in model_defaults.items() if getattr(self, name) is None}
         )
@@ -108,28 +116,29 @@ class Config:
     def to_json(self) -> str:
         """Return the settings as JSON that `--config` replays."""
         values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
-        return json.dumps({k: v for k, v in values.items() if k not in ("paths", "config")}, indent=2) + "\n"
+        return json.dumps({k: v for k, v in values.items() if k not in _NOT_STORED}, indent=2) + "\n"
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the settings a run's `config.json` holds, by field name.
 
     Raises:
-        UsageError: the file is missing, is not JSON, or names a setting we do not have.
+        UsageError: the file is missing, is not JSON, names a setting we do not have, or gives it a wrong type.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        items = stored.items()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"--config {path}: not readable as settings", "Give a run's config.json") from error
-    hints = typing.get_type_hints(Config)
-    for name in stored:
+    if not isinstance(stored, dict):
+        raise UsageError(f"--config {path}: holds no settings", "Give a run's config.json")
+    hints = {name: hint for name, hint in typing.get_type_hints(Config).items() if name not in _NOT_STORED}
+    settings = {}
+    for name, value in stored.items():
         if name not in hints:
             raise UsageError(f"--config {path}: no setting {name!r}", did_you_mean(name, hints))
-    try:
-        return {k: plain_type(hints[k])(v) if v is not None else None for k, v in items}
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--config {path}: {error}", "Give a run's config.json") from error
+        if value is not None:
+            settings[name] = _from_json(plain_type(hints[name]), value, f"--config {path}: {name}")
+    return settings
 
 
 def flag_name(name: str) -> str:
@@ -147,6 +156,14 @@ def _check(each: dataclasses.Field, value: Any) -> None:
         raise UsageError(
             f"{flag_name(each.name)} {value}: out of range", f"Give a number from {about['low']} to {about['high']}"
         )
+
+
+def _from_json(kind: Any, value: object, where: str) -> Any:
+    """Return `value` as a `kind`; int("7"), int(7.9) and bool("no") are refused, not guessed."""
+    written: Any = {Path: str, float: (int, float)}.get(kind, kind)
+    if not isinstance(value, written) or isinstance(value, bool) != (kind is bool):  # True is an int to Python
+        raise UsageError(f"{where} is {value!r}", f"Give a value of type {kind.__name__}")
+    return kind(value)
 
 
 def plain_type(hint: object) -> Any:

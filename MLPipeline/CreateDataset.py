@@ -29,6 +29,7 @@ from MLPipeline.files.Cache import digest
 from MLPipeline.images.ReadImage import UnreadableImage, decode_image, read_bytes
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, UNSPLIT, VAL, ImageIndex
 
+_FETCH_BYTES = 2**23  # rows taken from the store at once
 _AHEAD_PER_THREAD = 8  # images read ahead of their use: hides the disk, and bounds the memory
 
 Item = TypeVar("Item")
@@ -52,24 +53,24 @@ def split_images(index: ImageIndex, val_fraction: float, test_fraction: float, s
         DataError: a split that was asked for has come out empty.
     """
     given = set(np.unique(index.splits).tolist()) - {UNSPLIT}
-    fractions = {split: share for split, share in ((TEST, test_fraction), (VAL, val_fraction)) if split not in given}
+    shares = {split: share for split, share in ((TEST, test_fraction), (VAL, val_fraction)) if split not in given}
+    shares = {split: share for split, share in shares.items() if share}
+    for split in shares if given else ():
+        logger.warning("no images in a %s folder: %g %% of train taken", SPLITS[split], round(100 * shares[split], 2))
     splits = np.where(index.splits == UNSPLIT, TRAIN, index.splits).astype(np.int8)
-    if given:
-        for split in fractions:
-            logger.warning("no %s folder: %d %% of train taken for it", SPLITS[split], round(100 * fractions[split]))
     for label, name in enumerate(index.classes):
-        members = np.flatnonzero((index.labels == label) & (splits == TRAIN))
-        if len(members) == 1:
-            logger.warning("class %r has a single image: used for training only", name)
-        shuffled = members[
-            np.argsort([_draw(seed, index.name(position)) for position in members.tolist()], kind="stable")
-        ]
-        taken = 0
-        for split, share in fractions.items():
-            wanted = max(round(share * len(members)), 1 if share else 0)
-            number = min(wanted, len(members) - 1 - taken)
-            splits[shuffled[taken : taken + number]] = split
-            taken += number
+        members = np.flatnonzero((index.labels == label) & (splits == TRAIN)).tolist()
+        if len(members) == 1 and shares:
+            logger.warning("class %r has a single image to split: used for training only", name)
+        shuffled = sorted(members, key=lambda position: _draw(seed, index.name(position)))
+        for split, share in shares.items():
+            number = min(max(round(share * len(members)), 1), len(shuffled) - 1)
+            splits[shuffled[:number]] = split
+            shuffled = shuffled[number:]
+    for split in shares:
+        if not np.any(splits == split):
+            mend = f"Add images, or say --{SPLITS[split]}-fraction 0"
+            raise DataError(f"{index.root}: too few images to take any for {SPLITS[split]}", mend)
     return dataclasses.replace(index, splits=splits)
 
 
@@ -77,13 +78,16 @@ def without(index: ImageIndex, positions: list[int]) -> ImageIndex:
     """Return the index with the images at `positions` in no split: they turned out unreadable.
 
     Raises:
-        DataError: a class has no training image left.
+        DataError: a class has lost all its training images.
     """
     splits = index.splits.copy()
     splits[positions] = UNSPLIT
-    for label, name in enumerate(index.classes):
-        if not np.any((index.labels == label) & (splits == TRAIN)):
-            raise DataError(f"{index.root}: class {name!r} has no readable training image", "Add some, or remove it")
+    before, after = (
+        np.bincount(index.labels[each == TRAIN], minlength=len(index.classes)) for each in (index.splits, splits)
+    )
+    for label in np.flatnonzero((before > 0) & (after == 0)).tolist():
+        what = f"{index.root}: class {index.classes[label]!r} has no readable training image"
+        raise DataError(what, "Add some, or move the folder away")
     return dataclasses.replace(index, splits=splits)
 
 
@@ -123,19 +127,23 @@ def read_images(
 
     ahead: deque[Future[Reading]] = deque()
     todo = iter(paths)
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            ahead.extend(pool.submit(read, path) for path in islice(todo, workers * _AHEAD_PER_THREAD))
-            while ahead:
-                reading = ahead.popleft().result()
-                ahead.extend(pool.submit(read, path) for path in islice(todo, 1))
-                yield reading
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        ahead.extend(pool.submit(read, path) for path in islice(todo, workers * _AHEAD_PER_THREAD))
+        while ahead:
+            reading = ahead.popleft().result()
+            ahead.extend(pool.submit(read, path) for path in islice(todo, 1))
+            yield reading
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class Rows(Protocol):
     """One row per image of an index: pixels, features, or the activations between."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row in memory."""
 
     def take(self, positions: np.ndarray) -> Tensor:
         """Return the rows (B, ...) of these positions."""
@@ -181,11 +189,21 @@ class Epoch:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        of, size = self.batches, self.batches.batch_size
-        for number in range(len(self)):
-            end = (number + 1) * size if number < len(self) - 1 else len(self.order)
-            chosen = self.order[number * size : end]
-            yield of.rows.take(of.positions[chosen]), one_hot(of.labels[chosen], of.num_classes)
+        of, ends = self.batches, self._ends()
+        # Rows are fetched for many batches at once: one by one, fetching costs a head as much as training.
+        at_once = max(1, _FETCH_BYTES // (of.rows.row_bytes * of.batch_size))
+        for first in range(0, len(ends), at_once):
+            start, last_ends = ends[first - 1] if first else 0, ends[first : first + at_once]
+            chosen = self.order[start : last_ends[-1]]
+            inputs = of.rows.take(of.positions[chosen])
+            targets = one_hot(of.labels[chosen], of.num_classes)
+            sizes = np.diff([start, *last_ends]).tolist()
+            yield from zip(inputs.split(sizes), targets.split(sizes), strict=True)
+
+    def _ends(self) -> list[int]:
+        """Return where in the order each batch ends."""
+        inner = [number * self.batches.batch_size for number in range(1, len(self))]
+        return [*inner, len(self.order)] if len(self) else []
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from MLPipeline.Errors import UsageError
 
+_FEW_PARAMETERS = 1_000_000  # a linear head on 2048 features for 500 classes
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -49,6 +51,23 @@ def training_dtype(device: torch.device, model: nn.Module, precision: str = "aut
         if not convolutions or any(m.groups == m.in_channels > 1 for m in convolutions):
             return torch.float32
     return fast_dtypes(device, precision)[0]
+
+
+@contextlib.contextmanager
+def threads_for(module: nn.Module) -> Iterator[None]:
+    """Compute on one CPU thread inside the `with` block if `module` is small: a head on features.
+
+    Its operations take microseconds. Shared out over all cores they take longer, and a hundred times as long where
+    another process keeps one of the cores busy, for every operation waits for the slowest thread.
+    """
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    before = torch.get_num_threads()
+    if not convolves and sum(parameter.numel() for parameter in module.parameters()) < _FEW_PARAMETERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def decoding_threads(workers: int | None) -> int:

@@ -89,13 +89,6 @@ def rename(key: str) -> str:
     return key
 
 
-def imagenet_weights(name: str) -> Pretrained:
-    """Return where torchvision keeps the ImageNet weights of `name`; their hash is the end of the file's name."""
-    url = models.get_model_weights(name).DEFAULT.url
-    file_name = url.rpartition("/")[2]
-    return Pretrained(file_name, sha256=file_name.removesuffix(".pth").rpartition("-")[2], url=url)
-
-
 MODELS: dict[str, ModelSpec] = {
     name: ModelSpec(
         build=partial(build_efficientnet, name),
@@ -109,7 +102,7 @@ MODELS: dict[str, ModelSpec] = {
             "freeze": "none",
         },
         min_image_size=32,
-        pretrained=imagenet_weights(name),
+        pretrained=Pretrained.from_url(models.get_model_weights(name).DEFAULT.url),
         rename=rename,
     )
     for name, (image_size, batch_size) in SIZES.items()

@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Line ends, terminal escapes (C0, C1, DEL) and marks that turn the direction of the text around.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class PipelineError(Exception):
@@ -17,7 +21,7 @@ class PipelineError(Exception):
     def __init__(self, what: str, mend: str) -> None:
         self.what = what.rstrip(".")
         self.mend = mend
-        super().__init__(f"{self.what}. {mend}".replace("\n", "\\n"))
+        super().__init__(one_line(f"{self.what}. {mend}"))
 
 
 class UsageError(PipelineError):
@@ -44,6 +48,11 @@ class GateMissedError(PipelineError):
     """A quality the user asked for was not reached (`--min-accuracy`)."""
 
     exit_code = 5
+
+
+def one_line(text: str) -> str:
+    r"""Return `text` with control characters as backslash escapes: a file may be called `\x1b[2J` or hold a newline."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.CreateDataset import Batches, Progress, Reading, no_progress, read_images, without
-from MLPipeline.Device import decoding_threads
+from MLPipeline.Device import decoding_threads, fast_dtypes
 from MLPipeline.Errors import DataError
-from MLPipeline.fast.FastForward import FastForward
+from MLPipeline.fast.FastForward import FastForward, forward_batch
 from MLPipeline.files.Cache import RowStore
-from MLPipeline.images.ScanFolders import ImageIndex, Skipped
+from MLPipeline.images.ImageWalk import Skipped, count_reasons
+from MLPipeline.images.ReadImage import DECODER
+from MLPipeline.images.ScanFolders import ImageIndex
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class CachedRows:
     stored: np.ndarray  # (M, ...) memory-mapped
     numbers: np.ndarray  # (N,) int64 row of each image; -1 where it is unreadable
     are_pixels: bool
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row as stored."""
+        return int(np.prod(self.stored.shape[1:])) * self.stored.itemsize
 
     def take(self, positions: np.ndarray) -> Tensor:
         """Return images (B, 3, H, W) uint8, or features (B, ...) float32, of these positions."""
@@ -73,78 +81,83 @@ def extract(
     """
     compute = _Computation(model, image_size, precision)
     store = RowStore(cache, compute.kind, compute.identity, compute.row_shape, compute.row_dtype)
-    positions = np.flatnonzero(index.splits >= 0)
-    numbers = np.full(len(index), -1, np.int64)
-    unreadable: list[tuple[int, Skipped]] = []
-    notes: list[Skipped] = []
-    pending = _Pending(compute, store, numbers)
+    positions = np.flatnonzero(index.splits >= 0).tolist()
+    found = _Found(compute, store, np.full(len(index), -1, np.int64))
     with store.writing():
-        paths = (index.path(position) for position in positions.tolist())
+        paths = (index.path(position) for position in positions)
         decoded = read_images(paths, image_size, decoding_threads(workers), store.find)
-        readings = progress(decoded, compute.kind, len(positions))
-        for position, reading in zip(positions.tolist(), readings, strict=True):
-            if reading.reason:
-                unreadable.append((position, Skipped(index.name(position), reading.reason)))
-            elif reading.row is not None:
-                numbers[position] = reading.row
-            else:
-                pending.add(position, reading)
-            if reading.note:
-                notes.append(Skipped(index.name(position), reading.note))
-        pending.flush()
-        stored = store.rows()
+        for position, reading in zip(positions, progress(decoded, compute.kind, len(positions)), strict=True):
+            found.add(position, reading)
+        found.flush()
+        rows = CachedRows(store.rows(), found.numbers, are_pixels=compute.kind == "pixels")
+    unreadable = [Skipped(index.name(position), reason) for position, reason in found.unreadable.items()]
     if len(unreadable) == len(positions):
-        raise DataError(f"{index.root}: none of {len(positions)} images can be read", _reasons(unreadable))
-    rows = CachedRows(stored, numbers, are_pixels=compute.kind == "pixels")
-    index = without(index, [position for position, _ in unreadable])
-    skipped = (*index.skipped, *(skip for _, skip in unreadable))
-    return Dataset(index, rows, image_size, skipped, tuple(notes), pending.num_computed)
+        raise DataError(f"{index.root}: none of {len(positions)} images can be read", count_reasons(unreadable))
+    notes = tuple(Skipped(index.name(position), note) for position, note in found.notes.items())
+    readable = without(index, list(found.unreadable))
+    return Dataset(readable, rows, image_size, (*index.skipped, *unreadable), notes, found.num_computed)
 
 
-class _Pending:
-    """Decoded images on their way through the frozen stages, a batch at a time."""
+class _Found:
+    """Where the row of each image is; what has none yet goes through the frozen stages, a batch at a time."""
 
     def __init__(self, compute: _Computation, store: RowStore, numbers: np.ndarray) -> None:
         self.compute, self.store, self.numbers = compute, store, numbers
-        self.readings: list[tuple[int, Reading]] = []
+        self.unreadable: dict[int, str] = {}  # position -> reason
+        self.notes: dict[int, str] = {}
         self.num_computed = 0
+        self._pending: list[tuple[int, Reading]] = []
 
     def add(self, position: int, reading: Reading) -> None:
-        self.readings.append((position, reading))
-        if len(self.readings) == self.compute.batch_size:
-            self.flush()
+        if reading.note:
+            self.notes[position] = reading.note
+        if reading.reason:
+            self.unreadable[position] = reading.reason
+        elif reading.row is not None:
+            self.numbers[position] = reading.row
+        else:
+            self._pending.append((position, reading))
+            if len(self._pending) == self.compute.batch_size:
+                self.flush()
 
     def flush(self) -> None:
-        if not self.readings:
+        if not self._pending:
             return
-        rows = self.compute(np.stack([reading.pixels for _, reading in self.readings if reading.pixels is not None]))
-        stored = self.store.append([reading.key for _, reading in self.readings], rows)
-        self.numbers[[position for position, _ in self.readings]] = stored
-        self.num_computed += len(self.readings)
-        self.readings.clear()
+        rows = self.compute(np.stack([reading.pixels for _, reading in self._pending if reading.pixels is not None]))
+        stored = self.store.append([reading.key for _, reading in self._pending], rows)
+        self.numbers[[position for position, _ in self._pending]] = stored
+        self.num_computed += len(self._pending)
+        self._pending.clear()
 
 
 class _Computation:
     """Pixels (B, H, W, 3) -> the rows to keep, and all that these depend on."""
 
     def __init__(self, model: Classifier, image_size: int, precision: str) -> None:
-        if model.num_frozen_stages == 0:
-            self.kind, self.identity = "pixels", f"{image_size}"
-            self.row_shape, self.row_dtype = (image_size, image_size, 3), np.dtype(np.uint8)
-            self.forward: FastForward | None = None
-            self.batch_size = 1  # nothing to gain: there is nothing to compute
-            return
-        self.kind = "features"
-        self.forward = FastForward(model, image_size, precision)
-        self.batch_size = self.forward.batch_size
-        self.identity = f"{image_size} {self.forward.dtype} {torch.__version__} {frozen_hash(model)}"
-        sample = self(np.zeros((1, image_size, image_size, 3), np.uint8))
-        self.row_shape, self.row_dtype = sample.shape[1:], sample.dtype
+        self.model, self.image_size, self.precision = model, image_size, precision
+        self.batch_size = 1  # nothing to gain where there is nothing to compute
+        self.kind, self.identity = "pixels", f"{image_size} {DECODER}"
+        self.row_shape: tuple[int, ...] = (image_size, image_size, 3)
+        self.row_dtype: np.dtype = np.dtype(np.uint8)
+        if model.num_frozen_stages:
+            self.batch_size = forward_batch(model.mean.device)
+            # The numbers depend on the processor too: it decides on the number format.
+            machine = f"{precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
+            self.kind, self.identity = "features", f"{self.identity} {machine} {frozen_hash(model)}"
+            with torch.inference_mode():
+                blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
+                self.row_shape = tuple(model.frozen_features(blank).shape[1:])
+            self.row_dtype = np.dtype(np.float16)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        if self.forward is None:
+        if self.kind == "pixels":
             return pixels
-        return self.forward(torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
+        return self._forward(torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
+
+    @cached_property
+    def _forward(self) -> FastForward:
+        """Made when the first image needs it: a run that finds all rows in the cache never does."""
+        return FastForward(self.model, self.image_size, self.precision)
 
 
 def frozen_hash(model: Classifier) -> str:
@@ -155,11 +168,3 @@ def frozen_hash(model: Classifier) -> str:
     for tensor in (model.mean, model.std, *frozen.state_dict().values()):
         state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
-
-
-def _reasons(unreadable: list[tuple[int, Skipped]]) -> str:
-    counts: dict[str, int] = {}
-    for _, skipped in unreadable:
-        counts[skipped.reason] = counts.get(skipped.reason, 0) + 1
-    listed = ", ".join(f"{number} x {reason}" for reason, number in sorted(counts.items(), key=lambda c: -c[1])[:5])
-    return f"Reasons: {listed}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +23,7 @@ from MLPipeline.Errors import DataError
 from MLPipeline.Evaluate import Predictions, predict_batches
 from MLPipeline.fast.FastForward import FastClassifier
 from MLPipeline.Features import Dataset
-from MLPipeline.images.ScanFolders import ImageWalk, Skipped
+from MLPipeline.images.ImageWalk import ImageWalk, Skipped
 
 _BATCH = 16
 
@@ -36,13 +37,11 @@ class Answer:
     reason: str = ""
 
     def to_text(self) -> str:
-        """Return `cat.jpg  cat 97.3 %  dog 2.1 %`, or the reason."""
-        return "  ".join([str(self.path), self.reason, *(f"{name} {100 * p:.1f} %" for name, p in self.top)]).rstrip()
+        """Return `cat.jpg  cat 97.3 %  dog 2.1 %`."""
+        return "  ".join([str(self.path), *(f"{name} {100 * p:.1f} %" for name, p in self.top)])
 
     def to_json(self) -> str:
-        """Return one line of JSON: path, predicted, confidence, top, or path and error."""
-        if self.reason:
-            return json.dumps({"path": str(self.path), "error": self.reason})
+        """Return one line of JSON: path, predicted, confidence, top."""
         top = [{"class": name, "confidence": round(p, 6)} for name, p in self.top]
         predicted, confidence = self.top[0]
         content = {"predicted": predicted, "confidence": round(confidence, 6), "top": top}
@@ -50,15 +49,15 @@ class Answer:
 
 
 def answers_table(answers: Sequence[Answer]) -> pd.DataFrame:
-    """Return one row per file: path, predicted, confidence, class_2, confidence_2, ..., reason."""
+    """Return one row per answer: path, predicted, confidence, class_2, confidence_2, ..."""
     rows = []
     for answer in answers:
-        row: dict[str, object] = {"path": str(answer.path), "predicted": None, "confidence": None}
+        row: dict[str, object] = {"path": str(answer.path)}
         for place, (name, probability) in enumerate(answer.top, start=1):
             suffix = "" if place == 1 else f"_{place}"
             row |= {("class" if suffix else "predicted") + suffix: name, f"confidence{suffix}": round(probability, 6)}
         rows.append(row)
-    return pd.DataFrame(rows, dtype=object).assign(reason=[answer.reason for answer in answers])
+    return pd.DataFrame(rows, dtype=object)
 
 
 def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[Path], list[Skipped]]:
@@ -72,14 +71,17 @@ def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list
     found: dict[Path, None] = {}
     skipped: list[Skipped] = []
     for path in paths:
-        matches = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        # os.path: unlike Path's, these do not raise for a name that is too long or not to be seen.
+        matches = (
+            [path] if os.path.exists(path) else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        )
         if not matches:
             raise DataError(f"{path}: no such file or folder", "Give images, folders or quoted globs like 'new/*.jpg'")
         for match in matches:
-            if match.is_dir():
+            if os.path.isdir(match):
                 walk = ImageWalk(match, follow_links)
                 found.update(dict.fromkeys(walk.images(match)))
-                skipped += walk.skipped
+                skipped += [Skipped(str(match / each.path), each.reason) for each in walk.skipped]
             else:
                 found[match] = None
     if not found:

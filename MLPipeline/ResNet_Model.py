@@ -40,15 +40,6 @@ def rename(key: str) -> str:
     return key.replace("fc.", "head.", 1) if module == "fc" else key
 
 
-def imagenet_weights(name: str) -> Pretrained:
-    """Return where torchvision keeps the ImageNet weights of `name`; their hash is the end of the file's name."""
-    # V1, although V2 scores higher on ImageNet: V2 was trained long, with label smoothing and mixup, and regularisers
-    # such as label smoothing make worse features for a frozen backbone (Kornblith et al., arXiv:1805.08974).
-    url = models.get_model_weights(name)["IMAGENET1K_V1"].url
-    file_name = url.rpartition("/")[2]
-    return Pretrained(file_name, sha256=file_name.removesuffix(".pth").rpartition("-")[2], url=url)
-
-
 MODELS: dict[str, ModelSpec] = {
     name: ModelSpec(
         build=partial(build_resnet, name),
@@ -62,7 +53,9 @@ MODELS: dict[str, ModelSpec] = {
             "freeze": "backbone",
         },
         min_image_size=32,  # smaller images have less than one pixel left at layer4, 1/32 of their size
-        pretrained=imagenet_weights(name),
+        # V1, although V2 scores higher on ImageNet: V2 was trained long, with label smoothing and mixup, and such
+        # regularisers make worse features for a frozen backbone (Kornblith et al., arXiv:1805.08974).
+        pretrained=Pretrained.from_url(models.get_model_weights(name)["IMAGENET1K_V1"].url),
         rename=rename,
     )
     for name in NAMES

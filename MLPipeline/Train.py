@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import Batches, Progress, no_progress
-from MLPipeline.Device import training_dtype
+from MLPipeline.Device import threads_for, training_dtype
 from MLPipeline.Errors import DivergedError
 from MLPipeline.Evaluate import predict_batches
 
@@ -55,15 +55,18 @@ def fit(
     """
     optimizer = make_optimizer(model, config)
     dtype = training_dtype(device, model, config.precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     best_loss, best_state, best_epoch = math.inf, None, 0
     try:
         for epoch in range(1, config.epochs + 1):
             start = time.perf_counter()
             torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # dropout
             batches = progress(train.epoch(epoch), f"epoch {epoch}/{config.epochs}", len(train))
-            train_loss, train_accuracy = _train_epoch(model, batches, optimizer, dtype, config, device, epoch)
-            val_loss, val_accuracy = score(model, val, device)
-            loss = train_loss if math.isnan(val_loss) else val_loss
+            with threads_for(model):  # not around the `yield`: the caller's work between epochs is none of ours
+                train_loss, train_accuracy = _train_epoch(model, batches, optimizer, scaler, dtype, config, epoch)
+                val_loss, val_accuracy = score(model, val, device)
+            loss = val_loss if len(val) else train_loss
+            _require_finite(model, loss, f"epoch {epoch}, batch {len(train)}", config)
             is_best = loss < best_loss
             if is_best:
                 best_loss, best_epoch, best_state = loss, epoch, copy.deepcopy(model.state_dict())
@@ -105,13 +108,13 @@ def _train_epoch(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     dtype: torch.dtype,
     config: Config,
-    device: torch.device,
     epoch: int,
 ) -> tuple[float, float]:
     model.train()
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    device = next(model.parameters()).device
     sums = torch.zeros(3, dtype=torch.float64)
     for number, (inputs, targets) in enumerate(batches, start=1):
         targets = targets.to(device)
@@ -120,16 +123,24 @@ def _train_epoch(
         logits = logits.float()
         loss = cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
         if not torch.isfinite(loss):
-            raise DivergedError(
-                f"epoch {epoch}, batch {number}: the loss is {loss.item()} at --lr {config.lr:g}",
-                "Try a tenth of that --lr; the best weights before it are kept",
-            )
+            raise _diverged(f"epoch {epoch}, batch {number}: the loss is {loss.item()}", config)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         sums += _sums(logits.detach(), targets, loss.detach())
     return (sums[0] / sums[2]).item(), (sums[1] / sums[2]).item()
+
+
+def _require_finite(model: nn.Module, loss: float, where: str, config: Config) -> None:
+    """Raise for weights that an epoch's last step has blown up: no later batch tells."""
+    tensors = model.state_dict().values()
+    if not (math.isfinite(loss) and all(bool(torch.isfinite(tensor).all()) for tensor in tensors)):
+        raise _diverged(f"{where}: the weights blew up (loss {loss:g})", config)
+
+
+def _diverged(what: str, config: Config) -> DivergedError:
+    return DivergedError(f"{what} at --lr {config.lr:g}", f"Try --lr {config.lr / 10:g}")
 
 
 def _sums(logits: Tensor, targets: Tensor, mean_loss: Tensor) -> Tensor:

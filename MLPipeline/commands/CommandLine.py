@@ -31,21 +31,41 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
     verb = "train" if not argv or argv[0].startswith("-") else argv[0]
     if verb not in VERBS:
         raise UsageError(f"{verb}: no such command", did_you_mean(verb, VERBS))
-    rest = argv[1:] if argv and argv[0] == verb else argv
-    parser = _make_parser(verb)
-    stated, unknown = parser.parse_known_intermixed_args(list(rest))
+    rest = list(argv[1:] if argv and argv[0] == verb else argv)
+    end = rest.index("--") if "--" in rest else len(rest)
+    stated, unknown = _make_parser(verb).parse_known_intermixed_args(rest[:end])
+    if verb == "predict":  # `predict -- *.jpg`: after the two dashes nothing is a flag
+        stated.paths = (*stated.paths, *map(Path, rest[end + 1 :]))
+    else:
+        unknown += rest[end + 1 :]
     if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        raise UsageError(f"{unknown[0]}: no such flag of {verb!r}", did_you_mean(unknown[0].split("=")[0], flags))
+        raise _not_of(verb, unknown[0].split("=")[0])
     values = vars(stated)
     if "config" in values:
         values = read_settings(values["config"]) | values
     return verb, Config(**values)
 
 
+def _not_of(verb: str, word: str) -> UsageError:
+    """Return the error for a word that `verb` does not take: a flag of another verb, or of none."""
+    verbs_of = {flag: each.metadata["verbs"] for each in _settings() for flag in _flags(each)}
+    what = f"{word}: {verb} has no such flag" if word.startswith("-") else f"{word}: {verb} takes flags only"
+    if word in verbs_of:
+        return UsageError(what, f"It is a flag of {' and '.join(verbs_of[word])}")
+    return UsageError(what, did_you_mean(word, [flag for flag, verbs in verbs_of.items() if verb in verbs]))
+
+
+def _settings() -> list[dataclasses.Field]:
+    return [each for each in dataclasses.fields(Config) if each.name != "paths"]
+
+
+def _flags(each: dataclasses.Field) -> list[str]:
+    return [*filter(None, [each.metadata["short"]]), flag_name(each.name)]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, "python Engine.py --help lists the flags")
+        raise UsageError(message.removeprefix("argument "), f"{self.prog} --help lists the flags")
 
 
 def _make_parser(verb: str) -> _Parser:
@@ -74,13 +94,12 @@ def _make_parser(verb: str) -> _Parser:
 def _add_flag(group: Any, each: dataclasses.Field, hint: object) -> None:
     about, text = each.metadata, each.metadata["help"]
     if each.name == "paths":
-        group.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=text)
+        group.add_argument("paths", nargs="*", type=Path, default=(), metavar="PATH", help=text)
         return
-    names = [*filter(None, [about["short"]]), flag_name(each.name)]
     if hint is bool:
-        group.add_argument(*names, dest=each.name, action="store_true", help=text)
+        group.add_argument(*_flags(each), dest=each.name, action="store_true", help=text)
         return
     if each.default is not None:
         text += f" ({each.default})"
     kind, metavar = plain_type(hint), "|".join(about["choices"]) or each.name.split("_")[-1].upper()
-    group.add_argument(*names, dest=each.name, type=kind, metavar=metavar, help=text)
+    group.add_argument(*_flags(each), dest=each.name, type=kind, metavar=metavar, help=text)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from MLPipeline.Errors import one_line
 from MLPipeline.files.AtomicFile import unwritable
 
 Item = TypeVar("Item")
@@ -18,15 +19,24 @@ _said = logging.getLogger("Console")
 _library = logging.getLogger("MLPipeline")
 
 
+class _OneLine(logging.Formatter):
+    """One line per message, whatever names of files are in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def open_console() -> None:
     """Send the library's warnings to stderr as `note: ...` lines. Call once per process."""
     for logger in (_said, _library):
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        logger.handlers.clear()
+        for handler in (*logger.handlers,):  # the log of the command before, where `main` is called twice
+            logger.removeHandler(handler)
+            handler.close()
     notes = logging.StreamHandler(sys.stderr)
     notes.setLevel(logging.WARNING)
-    notes.setFormatter(logging.Formatter("note: %(message)s"))
+    notes.setFormatter(_OneLine("note: %(message)s"))
     _library.addHandler(notes)
 
 
@@ -40,7 +50,7 @@ def log_to(path: Path) -> None:
         handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise unwritable(path, error) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(message)s"))
     _said.addHandler(handler)
     _library.addHandler(handler)
 
@@ -58,14 +68,17 @@ def note(text: str) -> None:
 
 
 def fail(text: str) -> None:
-    """Print `error: <text>` on stderr."""
+    """Print `error: <text>` on stderr, on one line."""
     sys.stderr.write(f"error: {printable(text, sys.stderr.encoding)}\n")
     _said.info("error: %s", text)
 
 
 def printable(text: str, encoding: str | None = "utf-8") -> str:
-    """Return `text` with what the terminal's encoding lacks as backslash escapes (names of files may be any bytes)."""
-    return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+    """Return `text` on one line, with control characters and what `encoding` lacks as backslash escapes.
+
+    Names of files may be any bytes: a terminal must not obey them, and its encoding may not have them.
+    """
+    return one_line(text).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
 
 
 def progress(items: Iterable[Item], label: str, total: int) -> Iterable[Item]:

@@ -20,7 +20,7 @@ from MLPipeline.files.RunFolder import Run, find_run
 from MLPipeline.files.SafeCsv import cell_text, write_csv
 from MLPipeline.images.ScanFolders import SPLITS, UNSPLIT, ImageIndex, scan_folders
 from MLPipeline.Predict import predict_split
-from MLPipeline.report.Report import closing_lines, per_class_lines, table_of
+from MLPipeline.report.Report import counted, per_class_lines, result_lines, table_of
 
 
 def evaluate_run(config: Config) -> None:
@@ -34,7 +34,7 @@ def evaluate_run(config: Config) -> None:
     run = find_run(config.output, config.run)
     model, card = load_checkpoint(run.model_file)
     split = SPLITS.index(config.split)
-    index = _labelled_folders(config, card, split) if config.data else _own_images(run, config, card, split)
+    index = _labelled_folders(config, card, split) if config.data else _own_images(run, card, split)
     model.to(choose_device(config.device)).freeze("backbone")
     dataset = extract(
         model, index, card.image_size, config.output / "cache", config.precision, config.workers, progress
@@ -46,10 +46,13 @@ def evaluate_run(config: Config) -> None:
     if config.csv:
         write_csv(table_of(dataset.index, scored), config.csv)
     if config.json:
+        note(f"using {run.model_file}")
         say(json.dumps(metrics))
     else:
-        say(f"run {run.path} on {index.root}")
-        for line in (*per_class_lines(metrics), "", *closing_lines({config.split: metrics})):
+        say(f"run      {run.path}")
+        say(f"images   {counted(metrics['n'], f'{config.split} image')} of {index.root}")
+        say()
+        for line in (*per_class_lines(metrics), "", *result_lines(metrics)):
             say(line)
     if config.min_accuracy is not None and metrics["accuracy"] < config.min_accuracy:
         raise GateMissedError(
@@ -64,16 +67,26 @@ def _labelled_folders(config: Config, card: ModelCard, split: int) -> ImageIndex
     return _only(index, split, np.isin(index.splits, (UNSPLIT, split)))
 
 
-def _own_images(run: Run, config: Config, card: ModelCard, split: int) -> ImageIndex:
-    """Return the images that the run itself put into the chosen split."""
-    root = Path(read_settings(run.path / "config.json")["data"])
-    index = scan_folders(root, config.follow_links, card.classes)
-    table = pd.read_csv(run.path / "splits.csv", dtype=str, keep_default_na=False)
-    wanted = set(table["path"][table["split"] == SPLITS[split]])
+def _own_images(run: Run, card: ModelCard, split: int) -> ImageIndex:
+    """Return the images that the run itself put into the chosen split; its folder may have gained classes since."""
+    wanted, settings = _images_of(run, split), read_settings(run.path / "config.json")
+    index = scan_folders(Path(settings["data"]), settings.get("follow_links", False))
     chosen = np.array([cell_text(index.name(position)) in wanted for position in range(len(index))], bool)
     if missing := len(wanted) - int(chosen.sum()):
-        note(f"{missing} of the run's {len(wanted)} {SPLITS[split]} images are gone from {root}")
-    return _only(index, split, chosen)
+        note(f"{missing} of the run's {counted(len(wanted), f'{SPLITS[split]} image')} are gone from {index.root}")
+    label_of = {name: label for label, name in enumerate(card.classes)}
+    labels = np.array([label_of.get(name, 0) for name in index.classes], np.int32)[index.labels]
+    return _only(replace(index, classes=card.classes, labels=labels), split, chosen)
+
+
+def _images_of(run: Run, split: int) -> set[str]:
+    """Return the paths that the run's `splits.csv` lists for a split, as they are written there."""
+    table = run.path / "splits.csv"
+    try:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        return set(rows["path"][rows["split"] == SPLITS[split]])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{table}: cannot be read as a table of images", "Give labelled images with --data") from error
 
 
 def _only(index: ImageIndex, split: int, chosen: np.ndarray) -> ImageIndex:

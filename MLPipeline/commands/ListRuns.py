@@ -16,7 +16,7 @@ def list_all(config: Config) -> None:
         say(f"{config.output} has no runs yet. Train one: python Engine.py --model resnet50")
         return
     width = max(len("run"), *(len(run.path.name) for run in runs))
-    say(f"{'run':{width}}     val    test  weights   seconds")
+    say(f"{'run':{width}}      val     test  weights   seconds")
     for run in runs:
         if row := finished.get(run.path.name):
             figures = "  ".join(_percent(row[f"{split}_accuracy"]) for split in ("val", "test"))
@@ -26,4 +26,4 @@ def list_all(config: Config) -> None:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:4.1f} %" if value == value else "   -  "  # NaN: no such images
+    return f"{100 * value:5.1f} %" if value == value else "      -"  # NaN: no such images

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from MLPipeline.Checkpoint import load_checkpoint
 from MLPipeline.commands.Console import note, progress, say
 from MLPipeline.Config import Config
+from MLPipeline.CreateDataset import no_progress
 from MLPipeline.Device import choose_device
 from MLPipeline.Errors import DataError, UsageError
 from MLPipeline.files.RunFolder import find_run
@@ -28,14 +31,18 @@ def predict_images(config: Config) -> None:
     note(f"using {run.model_file}")
     for each in skipped:
         note(f"skipped {each.path}: {each.reason}")
-    answers = []
-    for answer in predict(model.to(device), card, files, config.topk, config.precision, config.workers, progress):
-        answers.append(answer)
+    bar = no_progress if sys.stdout.isatty() else progress  # on a terminal the answers themselves show it
+    table, num_answers = [], 0
+    for answer in predict(model.to(device), card, files, config.topk, config.precision, config.workers, bar):
+        if answer.reason:
+            note(f"skipped {answer.path}: {answer.reason}")
+            continue
+        num_answers += 1
         say(answer.to_json() if config.json else answer.to_text())
+        if config.csv:  # else none is kept: a folder may hold any number
+            table.append(answer)
+    if not num_answers:
+        paths = ", ".join(map(str, config.paths))
+        raise DataError(f"{paths}: not one image that can be read", "Give JPEG or PNG images")
     if config.csv:
-        write_csv(answers_table(answers), config.csv)
-    unread = sum(bool(answer.reason) for answer in answers)
-    if unread == len(answers):
-        raise DataError(f"{files[0]}: {answers[0].reason}; no file is an image", "Give JPEG or PNG images")
-    if unread:
-        note(f"{unread} of {len(answers)} files could not be read")
+        write_csv(answers_table(table), config.csv)

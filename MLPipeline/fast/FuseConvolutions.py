@@ -30,42 +30,41 @@ _IDLE_IN_EVAL = (nn.Dropout, nn.Identity, StochasticDepth)
 logger = logging.getLogger(__name__)
 
 
-def fuse(network: nn.Module, sample: Tensor) -> nn.Module:
-    """Return a module that computes what `network` does in eval mode; `network` itself where that cannot be had.
+def fuse(network: nn.Module, dtype: torch.dtype, sample: Tensor) -> nn.Module:
+    """Return a module that computes in `dtype` what the fp32 `network` does in eval mode; it may take its tensors.
 
-    `sample` (B, 3, H, W), in the network's number format, is run once, to find out.
+    Where it cannot be rewritten, the network itself comes back; `sample` (B, 3, H, W) is run once, to find out.
     """
     if sample.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return network
+        return network.to(dtype)
     try:
-        fused = _rewrite(network)
-        fused(sample)
+        fused = _rewrite(network, dtype)  # folds in fp32: rounding BatchNorm's constants too would treble the error
+        fused(sample.to(dtype))
     except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
         logger.info("network runs as it is, for it cannot be fused: %s", error)
-        return network
+        return network.to(dtype)
     return fused
 
 
 class FusedConvolution(nn.Module):
     """`activation(convolution(images) + other)` in one oneDNN call, BatchNorm folded into the weights."""
 
-    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, dtype: torch.dtype) -> None:
         super().__init__()
         weight, bias = convolution.weight, convolution.bias
         if norm is not None:
-            assert norm.running_mean is not None and norm.running_var is not None
-            mean, variance = norm.running_mean.float(), norm.running_var.float()
-            weight, bias = fuse_conv_bn_weights(
-                weight.float(), bias, mean, variance, norm.eps, norm.weight.float(), norm.bias.float()
-            )
-        dtype = convolution.weight.dtype
-        packed = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+            mean, variance = norm.running_mean, norm.running_var
+            assert mean is not None and variance is not None
+            weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
+        self.weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        # oneDNN adds the bias before it rounds, so fp32 costs nothing; with a residual sum torch wants it rounded.
+        self.bias = None if bias is None else bias.detach().float()
+        self.rounded_bias = None if bias is None else bias.detach().to(dtype)
         self.geometry = (list(convolution.stride), list(convolution.dilation), convolution.groups)
         self.padding: list[int] = list(convolution.padding) if isinstance(convolution.padding, tuple) else [0, 0]
         self.pad: Callable[[Tensor], tuple[Tensor, tuple[int, int]]] | None = getattr(convolution, "pad", None)
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(packed, self.padding, *self.geometry, None)
-        self.bias = None if bias is None else bias.detach().to(dtype)
         self.activation: tuple[str | None, list[float]] = (None, [])
+        self._packed: dict[tuple[int, ...], Tensor] = {}
 
     def forward(self, images: Tensor, other: Tensor | None = None) -> Tensor:
         """Return the activations (B, out, H', W')."""
@@ -73,10 +72,23 @@ class FusedConvolution(nn.Module):
         if self.pad is not None:
             images, sides = self.pad(images)
             padding = list(sides)
+        weight = self._packed_weight(images, padding)
         run, (name, scalars) = torch.ops.mkldnn._convolution_pointwise, self.activation
         if other is None:
-            return run(images, self.weight, self.bias, padding, *self.geometry, name or "none", scalars, "")
-        return run(images, other, self.weight, self.bias, padding, *self.geometry, "add", 1.0, name, scalars, "")
+            return run(images, weight, self.bias, padding, *self.geometry, name or "none", scalars, "")
+        return run(images, other, weight, self.rounded_bias, padding, *self.geometry, "add", 1.0, name, scalars, "")
+
+    def _packed_weight(self, images: Tensor, padding: list[int]) -> Tensor:
+        """Return the weights in the layout oneDNN wants for images of this shape.
+
+        Laid out for another shape they would be laid out anew in every call, which took two thirds of Lite0's time.
+        """
+        shape = tuple(images.shape)
+        if shape not in self._packed:
+            self._packed[shape] = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, padding, *self.geometry, list(shape)
+            )
+        return self._packed[shape]
 
 
 class _Tracer(fx.Tracer):
@@ -86,7 +98,7 @@ class _Tracer(fx.Tracer):
         return isinstance(module, (nn.Conv2d, *_IDLE_IN_EVAL)) or super().is_leaf_module(module, name)
 
 
-def _rewrite(network: nn.Module) -> fx.GraphModule:
+def _rewrite(network: nn.Module, dtype: torch.dtype) -> fx.GraphModule:
     traced = fx.GraphModule(network, _Tracer().trace(network))
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
@@ -95,14 +107,14 @@ def _rewrite(network: nn.Module) -> fx.GraphModule:
             traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and isinstance(modules[node.target], nn.Conv2d):
-            _fuse_convolution(traced, node, modules)
+            _fuse_convolution(traced, node, modules, dtype)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return traced
+    return traced.to(dtype)  # what was not a convolution; those hold plain tensors of their own
 
 
-def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, modules: dict[str, nn.Module]) -> None:
+def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, modules: dict[str, nn.Module], dtype: torch.dtype) -> None:
     """Replace a convolution and what follows it, as far as oneDNN takes it, by one `FusedConvolution`."""
     convolution, last, arguments = modules[str(node.target)], node, list(node.args)
     assert isinstance(convolution, nn.Conv2d)
@@ -111,7 +123,7 @@ def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, modules: dict[str, 
     if follower is not None and isinstance(_called(follower, modules), nn.BatchNorm2d):
         norm, last = _called(follower, modules), follower
         follower = _only_user(last)
-    fused = FusedConvolution(convolution, norm if isinstance(norm, nn.BatchNorm2d) else None)
+    fused = FusedConvolution(convolution, norm if isinstance(norm, nn.BatchNorm2d) else None, dtype)
     if follower is not None and follower.target in _SUMS and all(isinstance(arg, fx.Node) for arg in follower.args):
         arguments += [arg for arg in follower.args if arg is not last]
         last, follower = follower, _only_user(follower)

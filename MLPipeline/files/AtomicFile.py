@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -20,17 +20,13 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: b
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise unwritable(path, error) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         if keep_previous and path.exists():
             _link_previous(path)
         os.replace(temporary, path)
@@ -38,8 +34,8 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: b
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -52,12 +48,6 @@ def unwritable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
         f"{path}: cannot be written ({error.strerror or error})", "Free space or give another --output"
     )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _link_previous(path: Path) -> None:
@@ -74,6 +64,7 @@ def _sync_folder(folder: Path) -> None:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is on the disk
+            os.fsync(handle)
     finally:
         os.close(handle)

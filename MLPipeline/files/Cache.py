@@ -15,7 +15,7 @@ import hashlib
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ class RowStore:
         self._number: dict[bytes, int] = {}
         self._crc: list[int] = []
         self._trusted: set[int] = set()
+        self._is_damaged = False
 
     @contextmanager
     def writing(self) -> Iterator[RowStore]:
@@ -60,13 +61,7 @@ class RowStore:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "lock")
-            try:
-                lock.acquire(timeout=0.2)
-            except Timeout:
-                logger.warning("waiting for another run that fills %s", self.folder)
-                lock.acquire()
-            with lock, open(self._rows, "ab") as self._row_file, open(self._keys, "ab") as self._key_file:
+            with self._locked(), open(self._rows, "ab") as self._row_file, open(self._keys, "ab") as self._key_file:
                 self._load()
                 yield self
         except OSError as error:
@@ -78,7 +73,9 @@ class RowStore:
         if number is None or number in self._trusted:
             return number
         if zlib.crc32(self._loaded[number].tobytes()) != self._crc[number]:
-            logger.warning("a damaged row in %s is made anew", self.folder)
+            if not self._is_damaged:
+                logger.warning("damaged rows in %s are made anew", self.folder)
+            self._is_damaged = True
             return None
         self._trusted.add(number)
         return number
@@ -106,6 +103,14 @@ class RowStore:
         if not number:
             return np.empty((0, *self.shape), self.dtype)
         return np.memmap(self._rows, self.dtype, mode="r", shape=(number, *self.shape))
+
+    def _locked(self) -> AbstractContextManager:
+        lock = FileLock(self.folder / "lock")
+        try:
+            return lock.acquire(timeout=0.2)
+        except Timeout:
+            logger.warning("waiting for another run that fills %s", self.folder)
+            return lock.acquire()
 
     def _load(self) -> None:
         """Read the keys, and cut off what a killed run left half-written."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,12 @@ from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.SafeCsv import write_csv
 
 RUNS_TABLE = "runs.csv"
+MODEL_FILE = "model.pt"
+_LOCK_TIMEOUT_S = 30.0
 _NUMBERED = re.compile(r"(\d{3,})-(.+)")
+_NAME = re.compile(r"\w[\w .+-]{0,59}")  # four bytes a letter and a number before it: under the 255 of file systems
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,12 @@ class Run:
     path: Path
     number: int
     name: str
+    weights: str = MODEL_FILE  # or the one before it, where `--run` names that file
 
     @property
     def model_file(self) -> Path:
         """The best weights, with all that predicting takes."""
-        return self.path / "model.pt"
+        return self.path / self.weights
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -50,24 +58,17 @@ def create_run(output: Path, name: str, data: Path) -> Run:
         UsageError: `output` is a file or lies inside the images, or `name` is no plain name.
         ResourceError: it cannot be written.
     """
-    if not re.fullmatch(r"[\w][\w .+-]*", name):
-        raise UsageError(f"--name {name}: not a plain name", "Use letters, digits, dots and dashes")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--name {name}: not a plain name", "Use up to 60 letters, digits, dots and dashes")
     if output.resolve().is_relative_to(data.resolve()):
         raise UsageError(f"--output {output}: lies inside the images of {data}", "Give a folder outside of it")
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file", "Give a folder")
-    number = max((run.number for run in list_runs(output)), default=0) + 1
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        while True:  # another run may take the number in the same moment
-            try:
-                path = output / f"{number:03d}-{name}"
-                path.mkdir()
-                return Run(path, number, name)
-            except FileExistsError:
-                number += 1
-    except OSError as error:
-        raise unwritable(output, error) from error
+    with _locked(output):  # another run may want the same number in the same moment
+        number = max((run.number for run in list_runs(output)), default=0) + 1
+        path = output / f"{number:03d}-{name}"
+        path.mkdir()
+    return Run(path, number, name)
 
 
 def list_runs(output: Path) -> list[Run]:
@@ -78,7 +79,9 @@ def list_runs(output: Path) -> list[Run]:
 
 
 def find_run(output: Path, wanted: str | None) -> Run:
-    """Return the run that `wanted` names by number, name (the newest of it) or path; None: the newest finished one.
+    """Return the run that `wanted` names by number, name (the newest of it) or path (of its folder or a model file).
+
+    None means the newest finished one.
 
     Raises:
         UsageError: there is no such run.
@@ -89,13 +92,12 @@ def find_run(output: Path, wanted: str | None) -> Run:
         if not finished:
             raise UsageError(f"{output}: no finished run", "Train one: python Engine.py --model resnet50")
         return finished[-1]
-    named = [run for run in runs if wanted in (str(run.number), f"{run.number:03d}", run.name, run.path.name)]
+    named = [run for run in runs if wanted in (str(run.number), f"{run.number:03d}", run.path.name)]
+    named = named or [run for run in runs if wanted == run.name]
     if named:
         return named[-1]
-    path = Path(wanted)
-    if path.is_dir() and (path / "model.pt").exists():
-        match = _NUMBERED.fullmatch(path.name)
-        return Run(path, int(match[1]) if match else 0, match[2] if match else path.name)
+    if run_there := _run_at(Path(wanted)):
+        return run_there
     names = [run.path.name for run in runs]
     raise UsageError(f"--run {wanted}: no such run", did_you_mean(wanted, names) if names else f"{output} has no runs")
 
@@ -111,13 +113,9 @@ def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: floa
     for split in ("val", "test"):
         row |= {f"{split}_accuracy": metrics[split]["accuracy"], f"{split}_images": metrics[split]["n"]}
     row |= {"macro_f1": metrics["test"]["macro_f1"], "baseline_accuracy": metrics["baseline_accuracy"]}
-    try:
-        with FileLock(output / ".runs.lock", timeout=30):
-            rows = read_runs(output)
-            rows = rows[rows["run"] != run.path.name] if len(rows) else rows
-            write_csv(pd.concat([rows, pd.DataFrame([row | {"seconds": seconds}])]), table)
-    except Timeout as error:
-        raise ResourceError(f"{table}: another run holds it", "Wait for it, or delete .runs.lock") from error
+    with _locked(output):
+        rows = _other_runs(table, run.path.name)
+        write_csv(pd.concat([rows, pd.DataFrame([row | {"seconds": seconds}])]), table)
 
 
 def read_runs(output: Path) -> pd.DataFrame:
@@ -136,3 +134,38 @@ def read_runs(output: Path) -> pd.DataFrame:
     if "run" not in rows:
         raise DataError(f"{table}: is not a table of runs", "Move it away; it is made anew")
     return rows
+
+
+def _other_runs(table: Path, name: str) -> pd.DataFrame:
+    """Return the rows of all runs but `name`. A damaged table must not cost the run that has just ended: it moves."""
+    try:
+        rows = read_runs(table.parent)
+    except DataError as error:
+        aside = table.with_name(table.name + ".damaged")
+        os.replace(table, aside)
+        logger.warning("%s; it is now %s", error.what, aside)
+        return pd.DataFrame()
+    return rows[rows["run"] != name] if len(rows) else rows
+
+
+def _run_at(path: Path) -> Run | None:
+    """Return the run whose folder, or whose model file, `path` is."""
+    # os.path: unlike Path's, its questions do not raise for a name that is too long or holds a null character.
+    folder, weights = (path.parent, path.name) if os.path.isfile(path) else (path, MODEL_FILE)
+    if not os.path.isfile(folder / weights):
+        return None
+    match = _NUMBERED.fullmatch(folder.resolve().name)
+    return Run(folder, int(match[1]) if match else 0, match[2] if match else folder.resolve().name, weights)
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Keep other runs from changing what is in `output`; the lock of a killed run is gone with it."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with FileLock(output / ".runs.lock", timeout=_LOCK_TIMEOUT_S):
+            yield
+    except Timeout as error:
+        raise ResourceError(f"{output}: another run keeps it locked", "Wait for that run, or end it") from error
+    except OSError as error:
+        raise unwritable(output, error) from error

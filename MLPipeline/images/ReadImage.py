@@ -42,6 +42,7 @@ FOREIGN_SUFFIXES = frozenset(  # images too, but not for us: to be listed as ski
     ".heic .heif .svg .pdf .jxl .psd .jp2 .j2k .ico .tga .eps .ai .xcf .exr .hdr .ppm .pgm .pbm .dcm .dicom "
     ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split()
 )
+DECODER = f"OpenCV {cv2.__version__}"  # pixels may differ from one version to the next
 MAX_FILE_BYTES = 512 * 2**20
 END_OF_JPEG = b"\xff\xd9"
 # Where white may lie in pixels of more than 8 bits: cameras and scanners put 10, 12 or 14 bits into 16.

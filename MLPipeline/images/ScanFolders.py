@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import stat
+import shlex
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from MLPipeline.Errors import DataError, did_you_mean
-from MLPipeline.images.ReadImage import FOREIGN_SUFFIXES, IMAGE_SUFFIXES
+from MLPipeline.images.ImageWalk import ImageWalk, Skipped, count_reasons, natural_order, visible
+from MLPipeline.images.ReadImage import IMAGE_SUFFIXES
 
 TRAIN, VAL, TEST, UNSPLIT = 0, 1, 2, -1
 SPLITS = ("train", "val", "test")
@@ -27,19 +27,9 @@ _SPLIT_OF = {
     **dict.fromkeys(("val", "valid", "validation", "validation_data"), VAL),
     **dict.fromkeys(("test", "testing", "testing_data"), TEST),
 }
-_JUNK = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
-
 EXPECTED_LAYOUT = "Expected one folder per class, as in Data/cat/1.jpg and Data/dog/2.jpg"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that is not used, and why."""
-
-    path: str  # relative to the data root
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -83,16 +73,20 @@ def scan_folders(root: Path, follow_links: bool = False, classes: Sequence[str] 
         DataError: no such folder, no class folders, fewer than two classes with images, two spellings of one class,
             a class that only val or test has, or one that is not among `classes`.
     """
-    split_folders = _find_split_folders(root)
-    scan = ImageWalk(root, follow_links)
+    try:
+        class_folders = _class_folders(root, is_training=not classes)
+        walk = ImageWalk(root, follow_links, [folder for _, folder in class_folders])
+        _skip_beside(class_folders, walk)
+    except OSError as error:
+        raise DataError(f"{error.filename or root}: cannot be read ({error.strerror})", EXPECTED_LAYOUT) from error
     found: list[tuple[int, str, list[bytes]]] = []
-    for split, folder in split_folders:
-        class_folders = _class_folders(folder)
-        _refuse_loose_images(folder, class_folders, scan)
-        for name in class_folders:
-            images = [os.fsencode(image.relative_to(root)) for image in scan.images(folder / name)]
-            found.append((split, os.fsencode(name).decode("utf-8", "backslashreplace"), images))
-    classes = _known_classes(root, found, classes) if classes else _choose_classes(root, found)
+    for split, folder in class_folders:
+        images = [os.fsencode(image.relative_to(root)) for image in walk.images(folder)]
+        found.append((split, os.fsencode(folder.name).decode("utf-8", "backslashreplace"), images))
+    if not any(images for _, _, images in found):
+        what = count_reasons(walk.skipped)
+        raise DataError(f"{root}: no class has images" + (f" (left out: {what})" if what else ""), EXPECTED_LAYOUT)
+    classes = _known_classes(root, found, classes) if classes else _choose_classes(root, found, class_folders)
     number = {name: label for label, name in enumerate(classes)}
     kept = [(split, number[name], image) for split, name, images in found if name in number for image in images]
     return ImageIndex(
@@ -100,61 +94,62 @@ def scan_folders(root: Path, follow_links: bool = False, classes: Sequence[str] 
         classes=tuple(classes),
         labels=np.array([label for _, label, _ in kept], dtype=np.int32),
         splits=np.array([split for split, _, _ in kept], dtype=np.int8),
-        skipped=tuple(scan.skipped),
+        skipped=tuple(walk.skipped),
         _names=b"".join(image for _, _, image in kept),
         _ends=np.cumsum([len(image) for _, _, image in kept], dtype=np.int64),
     )
 
 
-def natural_order(name: str) -> tuple:
-    """Return a sort key that puts `img2` before `img10` and ignores case."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in parts], name
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if os.path.isdir(path)]  # no error for a link that points to itself
 
 
-def is_junk(name: str) -> bool:
-    """Return whether a file or folder is the system's, not the user's: hidden, `__MACOSX`, `Thumbs.db`."""
-    return name.startswith(".") or name.casefold() in _JUNK
+def _class_folders(root: Path, is_training: bool) -> list[tuple[int, Path]]:
+    """Return (split, folder) of every class folder, those of `train` first."""
+    found = []
+    for split, folder in _split_folders(root, is_training):
+        folders = _folders(folder)
+        if not folders:
+            loose = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in visible(folder))
+            what = f"{loose} images but no class folders" if loose else "no class folders"
+            renamed = "" if split == UNSPLIT else f"; if {folder.name!r} is itself a class, rename it"
+            raise DataError(f"{folder}: {what}", EXPECTED_LAYOUT + renamed)
+        found += [(split, each) for each in folders]
+    return found
 
 
-def _find_split_folders(root: Path) -> list[tuple[int, Path]]:
-    try:
-        folders = [each.name for each in os.scandir(root) if not is_junk(each.name) and each.is_dir()]
-    except NotADirectoryError as error:
-        raise DataError(f"{root}: is a file, not a folder", EXPECTED_LAYOUT) from error
-    except OSError as error:
-        raise DataError(f"{root}: cannot be read ({error.strerror})", EXPECTED_LAYOUT) from error
-    spelt: dict[int, list[str]] = {}
-    for name in sorted(folders):
-        if name.casefold() in _SPLIT_OF:
-            spelt.setdefault(_SPLIT_OF[name.casefold()], []).append(name)
-    if TRAIN not in spelt:
+def _split_folders(root: Path, is_training: bool) -> list[tuple[int, Path]]:
+    """Return (split, folder) of the split folders, train first; `root` itself, unsplit, where there are none."""
+    splits: dict[int, Path] = {}
+    others = []
+    for folder in _folders(root):
+        split = _SPLIT_OF.get(folder.name.casefold())
+        if split is None:
+            others.append(folder)
+        elif splits.setdefault(split, folder) != folder:
+            raise DataError(f"{root}: {splits[split].name} and {folder.name} are the same split", "Keep one of them")
+    if not splits:
         return [(UNSPLIT, root)]
-    for names in spelt.values():
-        if len(names) > 1:
-            raise DataError(f"{root}: {' and '.join(names)} are the same split", "Keep one of them")
-    for name in sorted(set(folders) - {name for names in spelt.values() for name in names}):
-        logger.warning("%s lies beside the split folders and is not used", root / name)
-    return [(split, root / names[0]) for split, names in sorted(spelt.items())]
+    if is_training and TRAIN not in splits:
+        names = " and ".join(folder.name for folder in splits.values())
+        raise DataError(f"{root}: {names} but no train", "Put the class folders to learn from into a folder `train`")
+    for folder in others:
+        logger.warning("%s lies beside the split folders and is not used", folder)
+    return sorted(splits.items())
 
 
-def _class_folders(folder: Path) -> list[str]:
-    names = [each.name for each in os.scandir(folder) if not is_junk(each.name) and each.is_dir()]
-    return sorted(names, key=natural_order)
+def _skip_beside(class_folders: Sequence[tuple[int, Path]], walk: ImageWalk) -> None:
+    """List what lies in the root or in a split folder and is neither a split nor a class."""
+    used = {folder for _, folder in class_folders}
+    parents = dict.fromkeys([walk.root, *(folder.parent for _, folder in class_folders)])
+    for path in (path for parent in parents for path in visible(parent)):
+        if path not in used and path not in parents:
+            walk.skip(path, "not in a class folder")
 
 
-def _refuse_loose_images(folder: Path, class_folders: Sequence[str], scan: ImageWalk) -> None:
-    loose = [
-        e.name for e in os.scandir(folder) if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and not is_junk(e.name)
-    ]
-    if not class_folders:
-        what = f"{len(loose)} images but no class folders" if loose else "no class folders"
-        raise DataError(f"{folder}: {what}", EXPECTED_LAYOUT)
-    for name in sorted(loose, key=natural_order):
-        scan.skip(folder / name, "not in a class folder")
-
-
-def _choose_classes(root: Path, found: list[tuple[int, str, list[bytes]]]) -> tuple[str, ...]:
+def _choose_classes(
+    root: Path, found: Sequence[tuple[int, str, list[bytes]]], class_folders: Sequence[tuple[int, Path]]
+) -> tuple[str, ...]:
     spellings: dict[str, str] = {}
     for _, name, _ in found:
         twin = spellings.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
@@ -162,82 +157,28 @@ def _choose_classes(root: Path, found: list[tuple[int, str, list[bytes]]]) -> tu
             raise DataError(f"{root}: the classes {twin!r} and {name!r} differ only in spelling", "Rename or merge one")
     trained = {name for split, name, images in found if split in (TRAIN, UNSPLIT) and images}
     for split, name, images in found:
-        if not images and split in (TRAIN, UNSPLIT):
-            logger.warning("class %r has no images and is left out", name)
         if images and name not in trained:
             raise DataError(
                 f"{root}: class {name!r} is in {SPLITS[split]} but has no training images",
                 "Add some, or move the folder away",
             )
+        if not images and split in (TRAIN, UNSPLIT):
+            logger.warning("class %r has no images and is left out", name)
     if len(trained) < 2:
-        only = f"only the class {next(iter(trained))!r} has images" if trained else "no class has images"
-        inner = [name for _, name, _ in found]
-        mend = f"For the folders inside it, say --data {root / inner[0]}" if len(inner) == 1 else EXPECTED_LAYOUT
-        raise DataError(f"{root}: {only}, and two are needed", mend)
+        what = f"{root}: only the class {next(iter(trained))!r} has images, and two are needed"
+        only = class_folders[0][1]
+        is_wrapped = len(class_folders) == 1 and _folders(only)
+        raise DataError(
+            what, f"For the folders inside it, say --data {shlex.quote(str(only))}" if is_wrapped else EXPECTED_LAYOUT
+        )
     return tuple(sorted(trained, key=natural_order))
 
 
-def _known_classes(root: Path, found: list[tuple[int, str, list[bytes]]], classes: Sequence[str]) -> Sequence[str]:
+def _known_classes(root: Path, found: Sequence[tuple[int, str, list[bytes]]], classes: Sequence[str]) -> Sequence[str]:
     for _, name, images in found:
         if images and name not in classes:
             raise DataError(f"{root}: the model knows no class {name!r}", did_you_mean(name, classes))
-    if not any(images for _, _, images in found):
-        raise DataError(f"{root}: no class has images", EXPECTED_LAYOUT)
     return classes
-
-
-class ImageWalk:
-    """One walk below `root`: remembers the folders seen (links may loop) and what it left out."""
-
-    def __init__(self, root: Path, follow_links: bool) -> None:
-        self.root = root
-        self.real_root = root.resolve()
-        self.follow_links = follow_links
-        self.skipped: list[Skipped] = []
-        self._seen: set[tuple[int, int]] = set()
-
-    def images(self, folder: Path) -> Iterator[Path]:
-        """Yield the image files below `folder` in natural order."""
-        try:
-            status = os.stat(folder)
-            entries = sorted(os.scandir(folder), key=lambda entry: natural_order(entry.name))
-        except OSError as error:
-            self.skip(folder, f"cannot be read ({error.strerror})")
-            return
-        if (status.st_dev, status.st_ino) in self._seen or not self._inside(folder):
-            self.skip(folder, "linked again" if self._inside(folder) else "link leads out of the data folder")
-            return
-        self._seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            path = folder / entry.name
-            if is_junk(entry.name):
-                continue
-            if path.is_dir():  # False, not an error, for a link that points to itself
-                yield from self.images(path)
-            elif reason := self._refuse(path, entry):
-                self.skip(path, reason)
-            else:
-                yield path
-
-    def _refuse(self, path: Path, entry: os.DirEntry[str]) -> str:
-        suffix = path.suffix.lower()
-        if suffix in FOREIGN_SUFFIXES:
-            return f"{suffix[1:].upper()}: convert to JPEG or PNG"
-        if suffix not in IMAGE_SUFFIXES:
-            return f"not an image file ({suffix or 'no suffix'})"
-        try:
-            if not stat.S_ISREG(entry.stat().st_mode):
-                return "not a regular file"
-        except OSError as error:
-            return f"cannot be read ({error.strerror})"
-        return "" if not entry.is_symlink() or self._inside(path) else "link leads out of the data folder"
-
-    def _inside(self, path: Path) -> bool:
-        return self.follow_links or path.resolve().is_relative_to(self.real_root)
-
-    def skip(self, path: Path, reason: str) -> None:
-        """Remember that `path` is not used."""
-        self.skipped.append(Skipped(os.path.relpath(path, self.root), reason))
 
 
 def folder_overview(root: Path) -> list[str]:

@@ -216,13 +216,19 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
         return figure
     num_columns = math.ceil(math.sqrt(len(pictures)))
     num_rows = math.ceil(len(pictures) / num_columns)
-    height = 2.0 * pictures.shape[2] / pictures.shape[3] + 0.2 * (1 + max(text.count("\n") for text in captions))
-    figure = Figure(figsize=(2.1 * num_columns, height * num_rows + 0.5))
-    figure.suptitle(title, x=0, ha="left", fontsize=11, weight="bold")
-    grid = figure.subplots(num_rows, num_columns, squeeze=False)
+    picture_height = 2.0 * pictures.shape[2] / pictures.shape[3]
+    caption_height = 0.1 + 0.16 * (1 + max(text.count("\n") for text in captions))
+    # Placed by arithmetic: matplotlib's layout engine takes a second for sixteen pictures.
+    height = 0.35 + num_rows * (picture_height + caption_height)
+    figure = Figure(figsize=(2.1 * num_columns, height))
+    figure.set_layout_engine("none")
+    figure.suptitle(title, x=0, y=1, ha="left", va="top", fontsize=11, weight="bold")
+    spaces = {"left": 0, "right": 1, "bottom": 0, "top": 1 - (0.25 + caption_height) / height}
+    spaces |= {"hspace": caption_height / picture_height, "wspace": 0.05}
+    grid = figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=spaces)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
         axes.imshow(picture.transpose(1, 2, 0))
-        axes.set_title(caption, loc="center", fontsize=9, weight="normal", pad=4)
+        axes.set_title(caption, loc="center", fontsize=9, weight="normal", pad=4, y=1)
     return figure

@@ -1,0 +1,116 @@
+"""A folder's image files in natural order, with everything else listed; no file is opened, no link leads astray."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from MLPipeline.images.ReadImage import FOREIGN_SUFFIXES, IMAGE_SUFFIXES
+
+_JUNK = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found", "@eadir"}
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not used, and why."""
+
+    path: str  # relative to the data root
+    reason: str
+
+
+def natural_order(name: str) -> tuple:
+    """Return a sort key that puts `img2` before `img10` and ignores case."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in parts], name
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a file or folder is the system's, not the user's: hidden, `__MACOSX`, `Thumbs.db`."""
+    return name.startswith(".") or name.casefold() in _JUNK
+
+
+def count_reasons(skipped: Iterable[Skipped]) -> str:
+    """Return the five most frequent reasons: `12 x HEIC: convert to JPEG or PNG, 1 x empty file`."""
+    counts = Counter(each.reason for each in skipped)
+    return ", ".join(f"{number} x {reason}" for reason, number in counts.most_common(5))
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what lies in `folder`, in natural order, without junk."""
+    return [folder / name for name in sorted(os.listdir(folder), key=natural_order) if not is_junk(name)]
+
+
+class ImageWalk:
+    """One walk below `root`: takes no folder twice, however links lead to it, and remembers what it left out.
+
+    `folders` are those to be walked (default: `root`). A link into one of them, or to a folder around it, is not
+    followed, so that images are found where they lie and nowhere else.
+    """
+
+    def __init__(self, root: Path, follow_links: bool, folders: Sequence[Path] | None = None) -> None:
+        self.root = root
+        self._real_root = _real(root)
+        self.follow_links = follow_links
+        self.skipped: list[Skipped] = []
+        self._walked = [self._real_root]
+        if folders is not None:
+            self._walked = [_real(folder) for folder in folders if not folder.is_symlink()]
+        self._seen: set[tuple[int, int]] = set()
+
+    def images(self, folder: Path) -> Iterator[Path]:
+        """Yield the image files below `folder` in natural order."""
+        waiting = [folder]  # a stack, not a recursion: folders may lie a thousand deep
+        while waiting:
+            path = waiting.pop()
+            is_folder = os.path.isdir(path)
+            is_linked = path == folder or path.is_symlink()  # the first may lie behind a link
+            try:
+                if is_linked and self._leads_out(path):
+                    reason = "link leads out of the data folder: only with --follow-links"
+                else:
+                    reason = self._refuse_folder(path) if is_folder else _refuse_file(path)
+                inside = visible(path) if is_folder and not reason else []
+            except OSError as error:
+                reason, inside = f"cannot be read ({error.strerror})", []
+            if reason:
+                self.skip(path, reason)
+            elif not is_folder:
+                yield path
+            waiting += reversed(inside)
+
+    def _leads_out(self, path: Path) -> bool:
+        return not self.follow_links and not _real(path).is_relative_to(self._real_root)
+
+    def _refuse_folder(self, folder: Path) -> str:
+        status = os.stat(folder)
+        identity = status.st_dev, status.st_ino
+        if identity in self._seen or (folder != self.root and folder.is_symlink() and self._is_walked(folder)):
+            return "linked again"
+        self._seen.add(identity)
+        return ""
+
+    def _is_walked(self, link: Path) -> bool:
+        target = _real(link)
+        return any(target.is_relative_to(walked) or walked.is_relative_to(target) for walked in self._walked)
+
+    def skip(self, path: Path, reason: str) -> None:
+        """Remember that `path` is not used."""
+        self.skipped.append(Skipped(os.path.relpath(path, self.root), reason))
+
+
+def _refuse_file(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix in FOREIGN_SUFFIXES:
+        return f"{suffix[1:].upper()}: convert to JPEG or PNG"
+    if suffix not in IMAGE_SUFFIXES:
+        return f"not an image file ({suffix or 'no suffix'})"
+    return "" if stat.S_ISREG(os.stat(path).st_mode) else "not a regular file"
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` raises for a link that points to itself

@@ -1,0 +1,39 @@
+"""What a run was computed with: versions, machine, command line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = ("torch", "torchvision", "opencv-python-headless", "numpy", "pandas", "matplotlib")
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the installed version of each package that figures depend on; None for one that goes by another name."""
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:  # opencv-python, say, does as well
+            versions[name] = None
+    return versions
+
+
+def environment() -> dict[str, object]:
+    """Return the content of `environment.json`."""
+    import torch  # here, for --version must not wait for it
+
+    has_gpu = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        **package_versions(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if has_gpu else None,
+        "gpu": torch.cuda.get_device_name() if has_gpu else None,
+        "command": sys.argv,
+    }

@@ -1,0 +1,72 @@
+"""What all tests share: one thread per process, and small folders of images."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+# Before torch and OpenCV are imported, here and in subprocesses: on a busy machine the threads of tiny operations spend
+# their time waiting for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
+from MLPipeline.images.ReadImage import cv2
+
+MakeImages = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logging() -> Iterator[None]:
+    """Undo what `Engine.main` sets up, so that `caplog` hears the library in the tests after it."""
+    yield
+    for logger in (logging.getLogger("MLPipeline"), logging.getLogger("Console")):
+        logger.propagate = True
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+
+
+@pytest.fixture(scope="session")
+def make_images() -> MakeImages:
+    """Return `make(root, {"cat": 6, "dog": 6}, size=40, seed=0) -> root`, which draws `root/<class>/<number>.png`.
+
+    Colour and shape follow from the class's name; place, size and noise from `seed`, class and number, so no two
+    images are alike. A class may be a path ("train/cat").
+    """
+
+    def make(root: Path, classes: Mapping[str, int], size: int = 40, seed: int = 0) -> Path:
+        for folder, number in classes.items():
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            generator = np.random.default_rng([seed, *folder.encode()])
+            for image in range(number):
+                assert cv2.imwrite(str(root / folder / f"{image:03}.png"), _draw(Path(folder).name, size, generator))
+        return root
+
+    return make
+
+
+def _draw(class_name: str, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Return a BGR image (size, size, 3): the shape and colour of a class on grey noise."""
+    image = generator.integers(90, 166, (size, size, 3), dtype=np.uint8)
+    kind = sum(class_name.encode())
+    hue = kind * 37 % 180  # of OpenCV's 180: a, b, c and cat, dog, bird lie far apart
+    colour = cv2.cvtColor(np.array([[[hue, 255, 255]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    x, y = generator.integers(size // 3, 2 * size // 3, 2).tolist()
+    radius = int(generator.integers(size // 5, size // 3))
+    if kind % 2:
+        cv2.rectangle(image, (x - radius, y - radius), (x + radius, y + radius), colour, -1)
+    else:
+        cv2.circle(image, (x, y), radius, colour, -1)
+    return image

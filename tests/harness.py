@@ -1,0 +1,94 @@
+"""Runs a command line in this process, and holds it to what every command owes: images and earlier runs untouched."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import signal
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import Engine
+
+SMALL = ["--model", "cnn", "--image-size", "16", "--epochs", "2", "--device", "cpu", "-j", "1"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def notes(self) -> list[str]:
+        return [line.removeprefix("note: ") for line in self.err.splitlines() if line.startswith("note: ")]
+
+
+def run(argv: list[str | Path]) -> Outcome:
+    """Return what `python Engine.py <argv>` does; fails if it touches the images or any run that was there before."""
+    words = [str(word) for word in argv]
+    data, output = Path(_value(words, "--data", "Data")), Path(_value(words, "--output", "output"))
+    runs = [path for path in output.glob("[0-9]*-*") if path.is_dir()] if output.is_dir() else []
+    before = [content(folder) for folder in (data, *runs)]
+    out, err, on_terminate = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = Engine.main(words)
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        finally:
+            signal.signal(signal.SIGTERM, on_terminate)
+    for folder, was in zip((data, *runs), before, strict=True):
+        assert content(folder) == was, f"{folder} was changed by {words}"
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def succeed(argv: list[str | Path]) -> Outcome:
+    """Return what the command does; fails unless it exits 0 and prints no traceback."""
+    outcome = run(argv)
+    assert outcome.code == 0, outcome.err
+    assert "Traceback" not in outcome.err
+    return outcome
+
+
+def refuse(argv: list[str | Path], code: int, *words: str) -> Outcome:
+    """Return what the command does; fails unless it exits with `code`, its last line an error that has these words."""
+    outcome = run(argv)
+    last = (outcome.err.splitlines() or [""])[-1]
+    assert outcome.code == code, outcome.err or outcome.out
+    assert re.fullmatch(r"error: .+[^.]\. \S.*", last), last
+    assert "Traceback" not in outcome.err
+    missing = [word for word in words if word not in last]
+    assert not missing, f"{missing} not in {last!r}"
+    return outcome
+
+
+def content(folder: Path) -> dict[bytes, str]:
+    """Return a hash (for what is no regular file, its mode) of everything in `folder`, by path; {} if there is none."""
+    found: dict[bytes, str] = {}
+    for parent, folders, files in os.walk(os.fsencode(folder)):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            status = os.lstat(path)
+            regular = stat.S_ISREG(status.st_mode)
+            found[path] = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest() if regular else ""
+            found[path] += f" {status.st_mode}"
+    return found
+
+
+def train(data: Path, output: Path, make_images: Callable[..., Path]) -> Path:
+    """Return the folder of a small run on newly drawn images of two classes."""
+    make_images(data, {"cat": 10, "dog": 10})
+    succeed([*SMALL, "--data", data, "--output", output])
+    return output / "001-cnn"
+
+
+def _value(words: list[str], flag: str, default: str) -> str:
+    return words[words.index(flag) + 1] if flag in words else default

@@ -1,0 +1,97 @@
+"""Where to compute, in which number format, on how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from MLPipeline.Device import choose_device, decoding_threads, fast_dtypes, threads_for, training_dtype
+from MLPipeline.Errors import UsageError
+from MLPipeline.Models import build_model
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_takes_the_fastest_there_is(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str) -> None:
+    pretend(monkeypatch, cuda, mps)
+    assert choose_device("auto") == torch.device(chosen)
+    assert choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pretend(monkeypatch)
+    with pytest.raises(UsageError) as caught:
+        choose_device(name)
+    assert str(caught.value) == f"--device {name}: not available here. Use --device auto, or one of: cpu"
+
+
+def test_a_stated_precision_is_the_one() -> None:
+    assert fast_dtypes(CPU, "fp16") == [torch.float16]
+    assert training_dtype(CPU, nn.Linear(2, 2), "bf16") == torch.bfloat16
+    assert training_dtype(CUDA, nn.Linear(2, 2), "fp32") == torch.float32
+
+
+@pytest.mark.parametrize(("has_bf16", "fastest"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_half_precision_on_cuda(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, fastest: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    assert fast_dtypes(CUDA)[0] == training_dtype(CUDA, nn.Conv2d(3, 8, 3)) == fastest
+
+
+def test_bf16_training_on_a_cpu_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("MLPipeline.Device._cpu_multiplies_bf16", lambda: True)
+    depthwise = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8))
+    assert training_dtype(CPU, nn.Conv2d(3, 8, 3)) == torch.bfloat16
+    assert training_dtype(CPU, depthwise) == training_dtype(CPU, nn.Linear(8, 2)) == torch.float32
+
+
+def test_without_matrix_instructions_a_cpu_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("MLPipeline.Device._cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr("MLPipeline.Device._cpu_multiplies_fp16", lambda: False)
+    assert training_dtype(CPU, nn.Conv2d(3, 8, 3)) == torch.float32
+    assert fast_dtypes(CPU) == [torch.float32]
+
+
+def test_decoding_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decoding_threads(7) == 7
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert decoding_threads(None) == 3  # the cores this process may use, not those of the machine
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert decoding_threads(None) == 1
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_a_small_head_computes_on_one_thread_and_gives_the_others_back() -> None:
+    with threads_for(nn.Linear(2048, 3)):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    with pytest.raises(ZeroDivisionError), threads_for(nn.Linear(2048, 3)):
+        _ = 1 / 0
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("module", [build_model("cnn", 3, 16), nn.Linear(2048, 1000)], ids=["cnn", "large head"])
+def test_what_has_enough_to_compute_keeps_all_threads(module: nn.Module) -> None:
+    with threads_for(module):
+        assert torch.get_num_threads() == 2

@@ -1,0 +1,128 @@
+"""What training must leave alone: the frozen stages, and the threads of those who call it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from train_cases import (
+    CPU,
+    NUM_CLASSES,
+    State,
+    batches,
+    copy_state,
+    linear,
+    no_points,
+    points,
+    run,
+    settings,
+    train_points,
+    val_points,
+)
+
+from MLPipeline.Classifier import Classifier
+from MLPipeline.CreateDataset import Batches
+from MLPipeline.Train import fit
+
+
+def network() -> Classifier:
+    torch.manual_seed(0)
+    stages = OrderedDict(
+        stem=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        block=nn.Sequential(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+    return Classifier(nn.Sequential(stages), nn.Linear(5, NUM_CLASSES))
+
+
+def images(number: int = 12) -> tuple[Tensor, Tensor]:
+    """Images whose class is their brightest channel."""
+    labels = torch.arange(number) % NUM_CLASSES
+    pixels = torch.randint(0, 120, (number, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    pixels[torch.arange(number), labels] += 100
+    return pixels.to(torch.uint8), labels
+
+
+def of_images() -> Batches:
+    return batches(*images(), batch_size=5, seed=0)
+
+
+def moved(before: State, after: State) -> set[str]:
+    return {name.rsplit(".", 2)[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_a_whole_network_learns_images() -> None:
+    records, _ = run(network(), of_images(), of_images(), settings(epochs=20, lr=0.02))
+    assert records[-1].train_loss < records[0].train_loss / 2
+    assert max(record.val_accuracy for record in records) == 1
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [
+        ("backbone", {"head"}),
+        ("stem", {"backbone.block", "head"}),
+        ("none", {"backbone.stem", "backbone.block", "head"}),
+    ],
+)
+def test_parameters_and_buffers_of_frozen_stages_do_not_move(until: str, expected: set[str]) -> None:
+    model = network()
+    model.freeze(until)
+    before = copy_state(model)
+    run(model, of_images(), of_images(), settings(epochs=2))
+    changed = {name.removesuffix(".weight").removesuffix(".bias") for name in moved(before, copy_state(model))}
+    assert changed == expected
+
+
+def test_a_head_trained_on_stored_features_is_the_head_trained_on_images() -> None:
+    """So the features of a frozen backbone need be computed only once."""
+    heads = []
+    for stored in (False, True):
+        model = network()
+        model.freeze("backbone")
+        rows, labels = images()
+        rows = model.frozen_features(rows).detach() if stored else rows
+        data = batches(rows, labels, batch_size=5, seed=0)
+        run(model.trainable_part() if stored else model, data, data, settings(epochs=3))
+        heads.append(model.head.weight)
+    torch.testing.assert_close(heads[0], heads[1], rtol=1e-4, atol=1e-6)
+
+
+class CountsThreads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = linear()
+        self.seen: set[int] = set()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        self.seen.add(torch.get_num_threads())
+        return self.layer(rows)
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_a_head_trains_on_one_thread_and_the_caller_keeps_its_own() -> None:
+    model = CountsThreads()
+    for _ in fit(model, train_points(), val_points(), settings(epochs=2), CPU):
+        assert torch.get_num_threads() == 2
+    assert model.seen == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_the_bar_gets_each_epoch_with_its_length() -> None:
+    labels = []
+
+    def progress(items: object, label: str, total: int) -> object:
+        labels.append((label, total))
+        return items
+
+    list(fit(linear(), batches(*points(17)), no_points(), settings(epochs=2), CPU, progress))  # type: ignore[arg-type]
+    assert labels == [("epoch 1/2", 2), ("epoch 2/2", 2)]  # 8 and 9: a last batch of one joins the one before
