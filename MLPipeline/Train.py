@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,10 +84,11 @@ def fit(
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     """Return the optimizer of the trainable parameters; weight decay spares biases and normalisation (vectors)."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": trainable, "weight_decay": 0.0}]
+    if config.weight_decay:  # a second group doubles the cost of a step on a head
+        decayed = [p for p in trainable if p.ndim > 1]
+        groups[0]["params"] = [p for p in trainable if p.ndim <= 1]
+        groups.append({"params": decayed, "weight_decay": config.weight_decay})
     # fused: one pass over memory for all parameters, on the CPU too.
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=_MOMENTUM, fused=True)
@@ -115,21 +117,23 @@ def _train_epoch(
 ) -> tuple[float, float]:
     model.train()
     device = next(model.parameters()).device
-    sums = torch.zeros(3, dtype=torch.float64)
+    summed_loss, num_images, num_right = 0.0, 0, torch.zeros((), dtype=torch.int64, device=device)
     for number, (inputs, targets) in enumerate(batches, start=1):
         targets = targets.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(inputs.to(device))
         logits = logits.float()
         loss = cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-        if not torch.isfinite(loss):
-            raise _diverged(f"epoch {epoch}, batch {number}: the loss is {loss.item()}", config)
+        if not math.isfinite(value := loss.item()):
+            raise _diverged(f"epoch {epoch}, batch {number}: the loss is {value}", config)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        sums += _sums(logits.detach(), targets, loss.detach())
-    return (sums[0] / sums[2]).item(), (sums[1] / sums[2]).item()
+        summed_loss += value * len(logits)
+        num_images += len(logits)
+        num_right += (logits.detach().argmax(1) == targets.argmax(1)).sum()
+    return summed_loss / num_images, num_right.item() / num_images
 
 
 def _require_finite(model: nn.Module, loss: float, where: str, config: Config) -> None:
@@ -141,9 +145,3 @@ def _require_finite(model: nn.Module, loss: float, where: str, config: Config) -
 
 def _diverged(what: str, config: Config) -> DivergedError:
     return DivergedError(f"{what} at --lr {config.lr:g}", f"Try --lr {config.lr / 10:g}")
-
-
-def _sums(logits: Tensor, targets: Tensor, mean_loss: Tensor) -> Tensor:
-    """Return float64 (3,): summed loss, number right, number of images."""
-    right = (logits.argmax(1) == targets.argmax(1)).sum()
-    return torch.tensor([mean_loss.item() * len(logits), right.item(), len(logits)], dtype=torch.float64)

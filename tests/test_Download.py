@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from MLPipeline import Download
+from MLPipeline.files import Download
 from MLPipeline.Errors import ResourceError
 from MLPipeline.files.Download import UnavailableError, download
 

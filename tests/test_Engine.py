@@ -14,6 +14,8 @@ import pytest
 import torch
 from harness import SMALL, Outcome, run, succeed
 
+import Engine
+
 MakeImages = Callable[..., Path]
 PICTURES = ["history.png", "confusion_matrix.png", "samples.png", "mistakes.png"]
 COLUMNS = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
@@ -162,6 +164,30 @@ def test_without_held_out_images_the_run_finishes_and_says_what_is_missing(train
     assert "no validation or test images" in outcome.out and "nan" not in outcome.out
 
 
+def test_an_interrupted_run_keeps_the_weights_of_its_best_epoch(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trained.again("--epochs", "1")
+    losses = iter([0.1, 0.2, 0.3])  # the first epoch is the best
+    say = Engine.say
+
+    def interrupt(text: str = "") -> None:
+        say(text)
+        if text.startswith("    3 "):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("MLPipeline.Train.score", lambda *_: (next(losses), 0.5))
+    monkeypatch.setattr(Engine, "say", interrupt)
+    outcome = run([*SMALL, "--data", trained.data, "--output", trained.output, "--epochs", "9"])
+    path = sorted(trained.output.glob("[0-9]*-*"))[-1]
+    assert outcome.code == 130
+    assert outcome.notes == [f"stopped: the best weights so far are in {path / 'model.pt'}"]
+    assert pd.read_csv(path / "history.csv")["val_loss"].tolist() == [0.1, 0.2, 0.3]
+    stopped, best = (torch.load(each / "model.pt", weights_only=True) for each in (path, first))
+    assert stopped["epoch"] == 1
+    assert all(torch.equal(stopped["state_dict"][name], tensor) for name, tensor in best["state_dict"].items())
+
+
 def test_a_file_that_vanishes_before_it_is_drawn_does_not_stop_the_run(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,8 +218,6 @@ def test_version_and_help() -> None:
 
 
 def test_a_bug_of_ours_is_told_from_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import Engine
-
     monkeypatch.setattr(Engine, "command_of", lambda verb: lambda config: 1 / 0)
     outcome = run(["runs"])
     assert outcome.code == 1 and "Traceback" in outcome.err

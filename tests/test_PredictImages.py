@@ -37,6 +37,7 @@ def test_answers_equal_the_predictions_of_the_run(
     trained: Path, predict: list[str], images: Path, tmp_path: Path
 ) -> None:
     table = pd.read_csv(trained / "predictions.csv")
+    assert table["confidence"].between(0.6, 0.99).any()  # else a factor in the logits would not be seen
     succeed([*predict, *(images / path for path in table["path"]), "--csv", tmp_path / "answers.csv"])
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert list(answers) == ["path", "predicted", "confidence", "class_2", "confidence_2"]

@@ -36,9 +36,8 @@ STYLE: Any = {
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.wspace": 0.05,
-    "savefig.dpi": 150,
-    "savefig.bbox": "tight",
-    "savefig.pad_inches": 0.15,
+    "savefig.dpi": "figure",
+    "figure.dpi": 150,
 }
 # Decorates whatever makes or draws a figure: matplotlib reads the style at both times.
 styled = matplotlib.rc_context(STYLE)
@@ -70,4 +69,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        write_file(path, lambda file: figure.savefig(file, format="png"))
+        # zlib's level 3 takes a third of the time of its 6 for a file a tenth larger.
+        write_file(path, lambda file: figure.savefig(file, format="png", pil_kwargs={"compress_level": 3}))

@@ -219,11 +219,11 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
     picture_height = 2.0 * pictures.shape[2] / pictures.shape[3]
     caption_height = 0.1 + 0.16 * (1 + max(text.count("\n") for text in captions))
     # Placed by arithmetic: matplotlib's layout engine takes a second for sixteen pictures.
-    height = 0.35 + num_rows * (picture_height + caption_height)
-    figure = Figure(figsize=(2.1 * num_columns, height))
+    height = 0.45 + num_rows * (picture_height + caption_height)
+    figure = Figure(figsize=(2.1 * num_columns, height), dpi=100)
     figure.set_layout_engine("none")
-    figure.suptitle(title, x=0, y=1, ha="left", va="top", fontsize=11, weight="bold")
-    spaces = {"left": 0, "right": 1, "bottom": 0, "top": 1 - (0.25 + caption_height) / height}
+    figure.suptitle(title, x=0.02, y=1 - 0.1 / height, ha="left", va="top", fontsize=11, weight="bold")
+    spaces = {"left": 0.02, "right": 0.98, "bottom": 0.1 / height, "top": 1 - (0.35 + caption_height) / height}
     spaces |= {"hspace": caption_height / picture_height, "wspace": 0.05}
     grid = figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=spaces)
     for axes in grid.flat:
