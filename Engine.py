@@ -124,7 +124,8 @@ def train(config: Config) -> None:
 
     card = ModelCard(config.model, index.classes, config.image_size, asdict(weights))
     history = optimize(model, dataset, config, device, run, card)
-    metrics = {"model": config.model, "weights": asdict(weights)} | score(model, dataset, config, run, history)
+    about = {"model": config.model, "weights": asdict(weights), "freeze": config.freeze}
+    metrics = about | score(model, dataset, config, run, history)
     finish(config, run, metrics | {"timing": timing | {"total_s": _seconds_since(start)}})
 
 
@@ -180,8 +181,8 @@ def optimize(
     val_batches = dataset.batches(VAL, config.batch_size)
     saved = time.monotonic()
     say(epoch_line(None))
+    epochs = fit(model.trainable_part(), train_batches, val_batches, config, device, progress)
     try:
-        epochs = fit(model.trainable_part(), train_batches, val_batches, config, device, progress)
         for record in epochs:
             history.append(record)
             say(epoch_line(record))

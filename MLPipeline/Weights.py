@@ -53,13 +53,13 @@ def load_weights(model: Classifier, spec: ModelSpec, weights: str) -> WeightsRep
     if spec.pretrained is None:
         if weights == "imagenet":
             raise UsageError("--weights imagenet: this model has none", "Use --weights none, or give a file")
-        return WeightsReport("none", "", "", "this model has no ImageNet weights: training from scratch, every layer")
+        return WeightsReport("none", "", "", "this model has no ImageNet weights: training from scratch")
     try:
         path, source = _imagenet_file(spec.pretrained)
     except UnavailableError as error:
         if weights == "imagenet":
             raise
-        note = f"ImageNet weights could not be had ({error.what}): training from scratch, every layer"
+        note = f"ImageNet weights could not be had ({error.what}): training from scratch"
         return WeightsReport("none", "", "", note)
     return _load(model, spec, path, "imagenet", source)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from MLPipeline.files import Download
 from MLPipeline.Errors import ResourceError
+from MLPipeline.files import Download
 from MLPipeline.files.Download import UnavailableError, download
 
 CONTENT = bytes(range(256)) * 3000

@@ -112,9 +112,6 @@ def test_weights_of_a_file(flags: list[str | Path], tmp_path: Path) -> None:
     assert weights["note"] == "weights of mine.pth, head of another size (7 classes) left out"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Weights says 'training from scratch, every layer' before Engine knows what is frozen"
-)
 def test_a_stated_freeze_is_kept_where_auto_finds_no_weights(flags: list[str | Path], no_network: Path) -> None:
     outcome = succeed([*flags, "--model", "resnet18", "--freeze", "backbone"])
     assert any("--freeze backbone keeps random weights" in note for note in outcome.notes)

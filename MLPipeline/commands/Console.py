@@ -28,6 +28,7 @@ class _OneLine(logging.Formatter):
 
 def open_console() -> None:
     """Send the library's warnings to stderr as `note: ...` lines. Call once per process."""
+    logging.raiseExceptions = False  # a disk that fills up under train.log is no reason for a traceback
     for logger in (_said, _library):
         logger.setLevel(logging.INFO)
         logger.propagate = False
@@ -57,8 +58,9 @@ def log_to(path: Path) -> None:
 
 def say(text: str = "") -> None:
     """Print a line of the result on stdout."""
-    sys.stdout.write(printable(text, sys.stdout.encoding) + "\n")
-    sys.stdout.flush()
+    with tqdm.external_write_mode():  # a progress bar makes room
+        sys.stdout.write(printable(text, sys.stdout.encoding) + "\n")
+        sys.stdout.flush()
     _said.info("%s", text)
 
 
