@@ -86,7 +86,7 @@ def test_the_history_has_a_row_per_epoch(trained: Trained) -> None:
 
 def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
     metrics, predictions = trained.metrics, trained.predictions
-    assert {"model", "weights", "val", "test", "baseline_accuracy", "timing"} == metrics.keys()
+    assert {"model", "weights", "freeze", "val", "test", "baseline_accuracy", "timing"} == metrics.keys()
     assert list(predictions) == [*"path split true predicted confidence loss p_cat p_dog p_eel".split()]
     for split in ("val", "test"):
         rows, scores = predictions[predictions["split"] == split], metrics[split]

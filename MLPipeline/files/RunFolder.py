@@ -98,7 +98,7 @@ def find_run(output: Path, wanted: str | None) -> Run:
         return named[-1]
     if run_there := _run_at(Path(wanted)):
         return run_there
-    if Path(wanted).is_dir():
+    if os.path.isdir(wanted):  # unlike Path.is_dir, never raises
         raise UsageError(f"--run {wanted}: there is no {MODEL_FILE} in it", "Give a run's folder, number or name")
     names = [run.path.name for run in runs]
     raise UsageError(f"--run {wanted}: no such run", did_you_mean(wanted, names) if names else f"{output} has no runs")
