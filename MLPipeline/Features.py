@@ -7,9 +7,11 @@ with none, the decoded pixels (H, W, 3). Training reads rows and does not care w
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from MLPipeline.files.Cache import RowStore
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ReadImage import DECODER
 from MLPipeline.images.ScanFolders import ImageIndex
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,13 @@ def extract(
     compute = _Computation(model, image_size, precision)
     store = RowStore(cache, compute.kind, compute.identity, compute.row_shape, compute.row_dtype)
     positions = np.flatnonzero(index.splits >= 0).tolist()
-    found = _Found(compute, store, np.full(len(index), -1, np.int64))
+    found = _Found(np.full(len(index), -1, np.int64))
     with store.writing():
         paths = (index.path(position) for position in positions)
         decoded = read_images(paths, image_size, decoding_threads(workers), store.find)
-        for position, reading in zip(positions, progress(decoded, compute.kind, len(positions)), strict=True):
-            found.add(position, reading)
-        found.flush()
+        readings = zip(positions, progress(decoded, compute.kind, len(positions)), strict=True)
+        for missing, new_rows in compute.stream(found.batches_to_compute(readings, compute.batch_size)):
+            found.keep(missing, store.append([reading.key for _, reading in missing], new_rows))
         rows = CachedRows(store.rows(), found.numbers, are_pixels=compute.kind == "pixels")
     unreadable = [Skipped(index.name(position), reason) for position, reason in found.unreadable.items()]
     if len(unreadable) == len(positions):
@@ -99,35 +103,42 @@ def extract(
 
 
 class _Found:
-    """Where the row of each image is; what has none yet goes through the frozen stages, a batch at a time."""
+    """Where the row of each image is, as far as it is known."""
 
-    def __init__(self, compute: _Computation, store: RowStore, numbers: np.ndarray) -> None:
-        self.compute, self.store, self.numbers = compute, store, numbers
+    def __init__(self, numbers: np.ndarray) -> None:
+        self.numbers = numbers
         self.unreadable: dict[int, str] = {}  # position -> reason
         self.notes: dict[int, str] = {}
         self.num_computed = 0
-        self._pending: list[tuple[int, Reading]] = []
 
-    def add(self, position: int, reading: Reading) -> None:
-        if reading.note:
-            self.notes[position] = reading.note
-        if reading.reason:
-            self.unreadable[position] = reading.reason
-        elif reading.row is not None:
-            self.numbers[position] = reading.row
-        else:
-            self._pending.append((position, reading))
-            if len(self._pending) == self.compute.batch_size:
-                self.flush()
+    def batches_to_compute(
+        self, readings: Iterable[tuple[int, Reading]], batch_size: int
+    ) -> Iterator[tuple[list[tuple[int, Reading]], np.ndarray]]:
+        """Yield the images that have no row yet, with their pixels (B, H, W, 3); take note of all others."""
+        missing: list[tuple[int, Reading]] = []
+        for position, reading in readings:
+            if reading.note:
+                self.notes[position] = reading.note
+            if reading.reason:
+                self.unreadable[position] = reading.reason
+            elif reading.row is not None:
+                self.numbers[position] = reading.row
+            else:
+                missing.append((position, reading))
+            if len(missing) == batch_size:
+                yield missing, _pixels(missing)
+                missing = []
+        if missing:
+            yield missing, _pixels(missing)
 
-    def flush(self) -> None:
-        if not self._pending:
-            return
-        rows = self.compute(np.stack([reading.pixels for _, reading in self._pending if reading.pixels is not None]))
-        stored = self.store.append([reading.key for _, reading in self._pending], rows)
-        self.numbers[[position for position, _ in self._pending]] = stored
-        self.num_computed += len(self._pending)
-        self._pending.clear()
+    def keep(self, computed: list[tuple[int, Reading]], rows: list[int]) -> None:
+        """Remember the row numbers of images that were computed."""
+        self.numbers[[position for position, _ in computed]] = rows
+        self.num_computed += len(computed)
+
+
+def _pixels(images: list[tuple[int, Reading]]) -> np.ndarray:
+    return np.stack([reading.pixels for _, reading in images if reading.pixels is not None])
 
 
 class _Computation:
@@ -149,15 +160,14 @@ class _Computation:
                 self.row_shape = tuple(model.frozen_features(blank).shape[1:])
             self.row_dtype = np.dtype(np.float16)
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        if self.kind == "pixels":
-            return pixels
-        return self._forward(torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
-
-    @cached_property
-    def _forward(self) -> FastForward:
-        """Made when the first image needs it: a run that finds all rows in the cache never does."""
-        return FastForward(self.model, self.image_size, self.precision)
+    def stream(self, batches: Iterator[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
+        """Yield the batches with rows (B, ...) in place of their pixels, in order."""
+        if self.kind == "pixels" or (first := next(batches, None)) is None:
+            yield from batches  # where the cache has all rows, no network is made ready
+            return
+        forward = FastForward(self.model, self.image_size, self.precision)
+        for item, rows in forward.stream(itertools.chain([first], batches)):
+            yield item, rows.numpy()
 
 
 def frozen_hash(model: Classifier) -> str:

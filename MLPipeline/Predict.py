@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
-from MLPipeline.CreateDataset import Progress, no_progress, read_images
+from MLPipeline.CreateDataset import Progress, Reading, no_progress, read_images
 from MLPipeline.Device import decoding_threads
 from MLPipeline.Errors import DataError
 from MLPipeline.Evaluate import Predictions, predict_batches
-from MLPipeline.fast.FastForward import FastClassifier
+from MLPipeline.fast.FastForward import FastClassifier, FastForward
 from MLPipeline.Features import Dataset
 from MLPipeline.images.ImageWalk import ImageWalk, Skipped
 
@@ -99,21 +99,29 @@ def predict(
     progress: Progress = no_progress,
 ) -> Iterator[Answer]:
     """Yield one answer per file, in order, with the `topk` likeliest classes."""
-    classifier = FastClassifier(model, card.image_size, precision).eval()
+    model.freeze("backbone")
+    forward = FastForward(model.eval(), card.image_size, precision)
     readings = read_images(files, card.image_size, decoding_threads(workers))
-    readings = iter(progress(readings, "predicting", len(files)))
-    while batch := list(islice(readings, classifier.rows.batch_size)):
-        pixels = [reading.pixels for reading in batch if reading.pixels is not None]
-        tops = iter(_likeliest(classifier, pixels, card, topk) if pixels else [])
+    batches = _batches(progress(readings, "predicting", len(files)), forward.batch_size, card.image_size)
+    for batch, rows in forward.stream(batches):
+        with torch.inference_mode():
+            logits = model.head(rows.to(forward.device).float()).double().cpu()
+        tops = iter(_likeliest(logits, card, topk))
         for reading in batch:
             yield Answer(reading.path, () if reading.reason else next(tops), reading.reason)
 
 
-def _likeliest(
-    classifier: FastClassifier, pixels: list[np.ndarray], card: ModelCard, topk: int
-) -> list[tuple[tuple[str, float], ...]]:
-    with torch.inference_mode():
-        logits = classifier(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)).double().cpu()
+def _batches(
+    readings: Iterable[Reading], batch_size: int, image_size: int
+) -> Iterator[tuple[list[Reading], np.ndarray]]:
+    """Yield readings with the pixels (B, H, W, 3) of those that have some; a batch of none gets a black picture."""
+    remaining = iter(readings)
+    while batch := list(islice(remaining, batch_size)):
+        pixels = [reading.pixels for reading in batch if reading.pixels is not None]
+        yield batch, np.stack(pixels or [np.zeros((image_size, image_size, 3), np.uint8)])
+
+
+def _likeliest(logits: Tensor, card: ModelCard, topk: int) -> list[tuple[tuple[str, float], ...]]:
     best = (logits / card.temperature).softmax(1).topk(min(topk, len(card.classes)))
     return [
         tuple((card.classes[label], probability) for probability, label in zip(*pair, strict=True))
