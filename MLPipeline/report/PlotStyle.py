@@ -35,6 +35,8 @@ STYLE: Any = {
     "ytick.major.size": 0,
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.12,  # inches
+    "figure.constrained_layout.h_pad": 0.12,
     "figure.constrained_layout.wspace": 0.05,
     "savefig.dpi": "figure",
     "figure.dpi": 150,

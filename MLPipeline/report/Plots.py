@@ -214,7 +214,7 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
         axes.text(0.5, 0.5, if_none, transform=axes.transAxes, ha="center", va="center", fontsize=14, color=GREY)
         axes.spines[:].set(visible=True, color=PALE)
         return figure
-    num_columns = math.ceil(math.sqrt(len(pictures)))
+    num_columns = max(3, math.ceil(math.sqrt(len(pictures))))  # two are narrower than the title
     num_rows = math.ceil(len(pictures) / num_columns)
     picture_height = 2.0 * pictures.shape[2] / pictures.shape[3]
     caption_height = 0.1 + 0.16 * (1 + max(text.count("\n") for text in captions))
