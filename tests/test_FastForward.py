@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -127,3 +129,35 @@ def test_features_of_photographs_keep_their_direction() -> None:
         similarity = cosine_similarity(FastForward(model, 200)(pixels).float(), model.frozen_features(pixels))
     assert similarity.mean() > 0.999 and similarity.min() > 0.995
     assert len(files) > 10
+
+
+def test_a_stream_keeps_the_order_takes_batches_as_needed_and_restores_the_threads() -> None:
+    model = trained("resnet18")
+    model.freeze("backbone")
+    forward, threads = FastForward(model, 64), torch.get_num_threads()
+    taken: list[int] = []
+
+    def batches() -> Iterator[tuple[int, np.ndarray]]:
+        for number in range(12):
+            taken.append(number)
+            yield number, images(3, 64, seed=number).permute(0, 2, 3, 1).numpy()
+
+    stream = forward.stream(batches())
+    item, rows = next(stream)
+    assert item == 0 and len(taken) <= threads + 1
+    torch.testing.assert_close(rows, forward(images(3, 64, seed=0)), rtol=1e-2, atol=1e-2)
+    for expected, (item, rows) in enumerate(stream, start=1):
+        assert item == expected
+        torch.testing.assert_close(rows, forward(images(3, 64, seed=item)), rtol=1e-2, atol=1e-2)
+    assert expected == 11 and torch.get_num_threads() == threads
+    stream = forward.stream(batches())
+    next(stream)
+    stream.close()
+    assert torch.get_num_threads() == threads
+
+
+def test_a_batch_that_fails_ends_the_stream_with_its_error() -> None:
+    model = trained("resnet18")
+    model.freeze("backbone")
+    with pytest.raises(RuntimeError):
+        list(FastForward(model, 64).stream([(0, np.zeros((1, 64, 64, 7), np.uint8))]))

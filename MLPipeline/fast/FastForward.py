@@ -10,7 +10,7 @@ import copy
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -56,7 +56,7 @@ class FastForward:
         rows = self.network(self.normalize(images.to(self.device, non_blocking=True)))
         return rows.float().clamp(-_LARGEST, _LARGEST).half().cpu()  # random weights may exceed it, trained ones do not
 
-    def stream(self, batches: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, Tensor]]:
+    def stream(self, batches: Iterable[tuple[Item, np.ndarray]]) -> Generator[tuple[Item, Tensor], None, None]:
         """Yield `(item, rows (B, ...))` in order for each `(item, pixels (B, H, W, 3) uint8)`, taken as needed.
 
         On a CPU every core runs a batch of its own. Together on one batch they would wait for each other after each
