@@ -105,7 +105,7 @@ def predict(
     batches = _batches(progress(readings, "predicting", len(files)), forward.batch_size, card.image_size)
     for batch, rows in forward.stream(batches):
         with torch.inference_mode():
-            logits = model.head(rows.to(forward.device).float()).double().cpu()
+            logits = model.head(rows.to(forward.device).float()).cpu().double()
         tops = iter(_likeliest(logits, card, topk))
         for reading in batch:
             yield Answer(reading.path, () if reading.reason else next(tops), reading.reason)

@@ -1,7 +1,7 @@
 """Rewrites a network for inference on the CPU: convolution, BatchNorm, activation and residual sum become one call.
 
-These are the fused oneDNN kernels that `torch.compile` with inductor freezing generates calls to; reaching them
-directly takes no C++ compiler and no compile time (24 s for ResNet50 on two cores), and is as fast.
+These are the fused oneDNN kernels that `torch.compile` with inductor freezing generates calls to. Reaching them directly
+takes no C++ compiler and no compile time: for ResNet50 on two cores 49 s saved, at 0.86 of the compiled speed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def fuse(network: nn.Module, dtype: torch.dtype, sample: Tensor) -> nn.Module:
     if sample.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return network.to(dtype)
     try:
-        fused = _rewrite(network, dtype)  # folds in fp32: rounding BatchNorm's constants too would treble the error
+        fused = _rewrite(network, dtype)  # folds in fp32: rounding BatchNorm's constants too would double the error
         fused(sample.to(dtype))
     except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
         logger.info("network runs as it is, for it cannot be fused: %s", error)
