@@ -1,6 +1,6 @@
 """Whole process, start to saved model: frozen backbone, 10 epochs, the plain way against ours, cached and not.
 
-    python tests/benchmarks/FrozenBackbone.py --data Photos --model resnet50 [--fastai]
+    python tests/benchmarks/FrozenBackbone.py --data Photos --model resnet50
 
 `Photos` has train/ and validation/ folders. The plain way (PlainWay.py) repeats one forward pass every epoch, so it is
 run for one epoch on part of the images, between our runs, and its time for 10 epochs follows from its rate.
@@ -43,12 +43,12 @@ def machine_speed() -> str:
     return f"{float(run('-c', SPEED)[1]):.0f} GF"
 
 
-def other_way(script: str, flags: argparse.Namespace, num_images: int) -> float:
-    """Return the seconds 10 epochs over `num_images` take with another script, from its rate on some of them."""
-    command = [str(HERE / script), "--model", flags.model, "--train", str(flags.data / "train")]
+def plain_way(flags: argparse.Namespace, num_images: int) -> float:
+    """Return the seconds 10 epochs over `num_images` take the plain way, from its rate on some of them."""
+    command = [str(HERE / "PlainWay.py"), "--model", flags.model, "--train", str(flags.data / "train")]
     _, out = run(*command, "--limit", str(flags.limit))
     figures = {name: float(value) for name, value in re.findall(r"(\w+)=([\d.]+)", out)}
-    print(f"  {script}: {figures['images_per_s']:.1f} images/s (machine {machine_speed()})", flush=True)
+    print(f"  the plain way: {figures['images_per_s']:.1f} images/s (machine {machine_speed()})", flush=True)
     return figures["start_s"] + 10 * num_images / figures["images_per_s"]
 
 
@@ -57,26 +57,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--limit", type=int, default=400, help="images for the plain way")
-    parser.add_argument("--fastai", action="store_true", help="also fastai, where it is installed")
     flags = parser.parse_args()
     num_images = sum(1 for path in (flags.data / "train").rglob("*") if path.is_file())
     weights = "auto" if flags.model == "efficientnet_lite0" else "none"
     with tempfile.TemporaryDirectory() as output:
         ours = [str(ENGINE), "--model", flags.model, "--data", str(flags.data), "--output", output]
         ours += ["--weights", weights, "--freeze", "backbone", "--epochs", "10"]
-        plain = [other_way("PlainWay.py", flags, num_images)]
+        plain = [plain_way(flags, num_images)]
         fresh, _ = run(*ours)
         print(f"  ours, nothing cached: {fresh:.1f} s (machine {machine_speed()})", flush=True)
         cached = min(run(*ours)[0] for _ in range(3))
         print(f"  ours, cached: {cached:.1f} s", flush=True)
-        plain.append(other_way("PlainWay.py", flags, num_images))
-        fastai = other_way("FastaiWay.py", flags, num_images) if flags.fastai else None
+        plain.append(plain_way(flags, num_images))
     best = min(plain)  # the faster of its two runs: the claim is the smaller
     print(f"\n{flags.model}, {num_images} training images, 10 epochs, whole process")
     print(f"plain way {best:.0f} s")
     print(f"ours {fresh:.1f} s: {best / fresh:.0f}x; cached {cached:.1f} s: {best / cached:.0f}x")
-    if fastai:
-        print(f"fastai {fastai:.0f} s: {fastai / fresh:.0f}x")
 
 
 if __name__ == "__main__":
