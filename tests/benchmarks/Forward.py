@@ -1,6 +1,6 @@
 """How near the extraction of features comes to its ceilings: images/s, in turns, the best of several rounds.
 
-    python tests/benchmarks/Forward.py --data Photos [--model resnet50] [--openvino]
+    python -m tests.benchmarks.Forward --data Photos [--model resnet50] [--openvino]
 
 plain: the network as torchvision has it, fp32. fused: ours on random pixels in memory. extraction: ours, from files on
 the disk to stored rows, and the same through `predict`. OpenVINO: bf16, in throughput mode (pip install openvino).
