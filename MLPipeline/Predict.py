@@ -21,11 +21,9 @@ from MLPipeline.CreateDataset import Progress, Reading, no_progress, read_images
 from MLPipeline.Device import decoding_threads
 from MLPipeline.Errors import DataError
 from MLPipeline.Evaluate import Predictions, predict_batches
-from MLPipeline.fast.FastForward import FastClassifier, FastForward
+from MLPipeline.fast.FastForward import FastClassifier, FastForward, forward_batch
 from MLPipeline.Features import Dataset
 from MLPipeline.images.ImageWalk import ImageWalk, Skipped
-
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -145,5 +143,5 @@ def predict_split(model: Classifier, dataset: Dataset, split: int, precision: st
         classifier: nn.Module = FastClassifier(model, dataset.image_size, precision)
     else:
         classifier = model.trainable_part()
-    batches = dataset.batches(split, _BATCH)
+    batches = dataset.batches(split, forward_batch(device))
     return SplitPredictions(split, batches.positions, predict_batches(classifier, batches, device, batches.num_classes))
