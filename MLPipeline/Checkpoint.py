@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Errors import DataError, PipelineError, UsageError
-from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.SafeLoad import load_file
+from MLPipeline.files.SafeSave import save_file
+from MLPipeline.Head import make_head
 from MLPipeline.Models import build_model
+from MLPipeline.Unknown import Fingerprint, UnknownRule
 
 FORMAT = 1
 _MAX_IMAGE_SIZE = 4096  # as --image-size: a file from elsewhere must not ask for all the memory
@@ -31,8 +34,12 @@ class ModelCard:
     classes: tuple[str, ...]  # by position of the logit; always matched by name
     image_size: int  # images are resized to this square, without keeping their proportions
     weights: Mapping[str, str]  # kind, source, sha256 of what training started from
+    hidden: int | None = None  # of the head, as `make_head` takes them
+    dropout: float | None = None
     epoch: int = 0  # the best epoch, whose weights these are
     temperature: float = 1.0  # logits are divided by it before the softmax
+    fingerprint: Fingerprint | None = None  # of the training images; None without validation images
+    unknown: UnknownRule | None = None  # which answers to give; None: all
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -48,6 +55,16 @@ _TYPES: Mapping[str, Any] = {  # of what the file holds
     "versions": dict,
     "state_dict": dict,
 }
+_PARTS: Mapping[str, Any] = {"fingerprint": Fingerprint, "unknown": UnknownRule}  # stored as dicts; may be absent
+_PART_TYPES: Mapping[str, Any] = {
+    "centers": Tensor,
+    "max_distance": float,
+    "target_precision": float,
+    "min_confidence": float,
+    "coverage": float,
+    "precision": (float, type(None)),
+    "precision_ci95": tuple,
+}
 
 
 def save_checkpoint(path: Path, model: Classifier, card: ModelCard) -> None:
@@ -59,7 +76,7 @@ def save_checkpoint(path: Path, model: Classifier, card: ModelCard) -> None:
     described = asdict(card) | {"classes": list(card.classes), "versions": versions(), "format": FORMAT}
     described |= {"preprocessing": "RGB, resized (area when shrinking), uint8; scaled and normalised inside the model"}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_file(path, lambda file: _save(described | {"state_dict": state}, file), keep_previous=True)
+    save_file(path, described | {"state_dict": state})
 
 
 def load_checkpoint(path: Path) -> tuple[Classifier, ModelCard]:
@@ -83,23 +100,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
-def _save(content: object, file: BinaryIO) -> None:
-    try:
-        torch.save(content, file)
-    except RuntimeError as error:  # torch reports a full disk as a defect of its own ("unexpected pos")
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from error
-        raise
-
-
 def _rebuild(path: Path, stored: Any) -> tuple[Classifier, ModelCard]:
     if not isinstance(stored, dict) or stored.get("format") != FORMAT or not _is_described(stored):
         raise DataError(f"{path}: is not a checkpoint of this pipeline", "Give a run's model.pt")
-    card = ModelCard(
-        **{name: stored[name] for name in ModelCard.__dataclass_fields__} | {"classes": tuple(stored["classes"])}
-    )
+    card = _read_card(stored)
     try:
         model = build_model(card.model, len(card.classes), card.image_size)
+        model.head = make_head(model.head, card.hidden, card.dropout)
     except UsageError as error:
         raise DataError(f"{path}: {error.what}", "Train it again, or use the code it was trained with") from error
     try:
@@ -112,6 +119,14 @@ def _rebuild(path: Path, stored: Any) -> tuple[Classifier, ModelCard]:
     return model.eval(), card
 
 
+def _read_card(stored: Mapping[str, Any]) -> ModelCard:
+    """Return the card; a file of before there was a fingerprint, or a rule for `unknown`, goes without."""
+    values = {each.name: stored[each.name] for each in fields(ModelCard) if each.name in stored}
+    for name, kind in _PARTS.items():
+        values[name] = None if values.get(name) is None else kind(**values[name])
+    return ModelCard(**values | {"classes": tuple(stored["classes"])})
+
+
 def _is_described(stored: Mapping[str, Any]) -> bool:
     """Return whether the card is there and makes sense: a file from elsewhere may hold anything."""
     return (
@@ -120,4 +135,18 @@ def _is_described(stored: Mapping[str, Any]) -> bool:
         and len(set(stored["classes"])) == len(stored["classes"]) > 0
         and 0 < stored["image_size"] <= _MAX_IMAGE_SIZE
         and stored["temperature"] > 0
+        and isinstance(stored.get("hidden"), (int, type(None)))
+        and isinstance(stored.get("dropout"), (int, float, type(None)))
+        and all(_is_part(stored.get(name), kind) for name, kind in _PARTS.items())
+        and (not stored.get("fingerprint") or stored["fingerprint"]["centers"].shape[:-1] == (len(stored["classes"]),))
+    )
+
+
+def _is_part(stored: Any, kind: type) -> bool:
+    """Return whether `stored` is nothing, or all that a `kind` is made of."""
+    names = [each.name for each in fields(kind)]
+    return stored is None or (
+        isinstance(stored, dict)
+        and set(stored) == set(names)
+        and all(isinstance(stored[name], _PART_TYPES[name]) for name in names)
     )

@@ -43,6 +43,7 @@ class ModelSpec:
     build: Callable[[int, int], Classifier]  # (num_classes, image_size) -> Classifier with random weights
     source: str  # title, arXiv number
     defaults: Mapping[str, object] = field(default_factory=dict)  # Config fields this model sets
+    fine_tune: Mapping[str, object] = field(default_factory=dict)  # the same, with --unfreeze-after
     min_image_size: int = 8
     pretrained: Pretrained | None = None
     # Foreign state-dict keys (torchvision's or timm's names) -> ours; the classifier's keys map to `head.*`.

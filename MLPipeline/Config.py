@@ -21,11 +21,15 @@ VERBS = {
     "train": "train, evaluate and save a classifier (no verb means this)",
     "evaluate": "score a run on its test images, or on any labelled folders",
     "predict": "name the class of images, folders or globs",
+    "audit": "look for what is wrong with the images, without training",
+    "tune": "search learning rate, optimizer and head on stored features",
+    "compare": "say whether one of two runs is really better, and on which images they differ",
     "runs": "list the runs in the output folder",
 }
 _ANY = tuple(VERBS)
-_TRAIN, _EVALUATE, _PREDICT = ("train",), ("evaluate",), ("predict",)
-_USES_MODEL = ("train", "evaluate", "predict")
+_TRAIN, _EVALUATE, _PREDICT, _AUDIT, _TUNE = ("train",), ("evaluate",), ("predict",), ("audit",), ("tune",)
+_USES_MODEL = ("train", "evaluate", "predict", "audit", "tune")
+_SPLITS = ("train", "audit", "tune")
 
 
 def _flag(
@@ -43,7 +47,17 @@ def _flag(
 
 
 DEFAULT_DATA = Path("Data")
-_NOT_STORED = ("paths", "config")
+# Where neither the user nor the model says anything.
+NEUTRAL: Mapping[str, Any] = {
+    "schedule": "constant",
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
+    "ema": 0.0,
+    "clip_norm": 0.0,
+    "layer_decay": 1.0,
+    "augment": "none",
+}
+_NOT_STORED = ("paths", "config", "resume")
 
 
 @dataclass(frozen=True)
@@ -54,37 +68,88 @@ class Config:
         UsageError: a value is outside its range or not among its choices.
     """
 
-    paths: tuple[Path, ...] = _flag((), "images, folders or globs", "images", _PREDICT)
-    model: str = _flag("resnet50", "resnet18-152, efficientnet_b0-b7, efficientnet_lite0, cnn", "what to train")
+    paths: tuple[Path, ...] = _flag((), "images, folders or globs; two runs", "images", ("predict", "compare"))
+    model: str = _flag(
+        "resnet50",
+        "efficientnet_lite0, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or any of torchvision's: vgg16...",
+        "what to train",
+        ("train", "tune"),
+    )
+    recipe: str | None = _flag(
+        None, "documents, cards, cifar10, cifar10-best, tenclass or augment: many flags at once (none)", "what to train"
+    )
     data: Path = _flag(
-        None, "one folder per class, or train/val/test folders of them (Data)", "images", ("train", "evaluate")
+        None,
+        "one folder per class, train/val/test folders of them, or cifar10, cifar100, fashionmnist, flowers102, "
+        "oxfordpets (Data)",
+        "images",
+        ("train", "evaluate", "audit", "tune"),
     )
     output: Path = _flag(Path("output"), "where runs are written", "output", _ANY)
     name: str | None = _flag(None, "name of the run (the model's)", "output")
     config: Path | None = _flag(None, "replay a run's config.json; other flags win over it (none)", "output")
-    weights: str = _flag("auto", "auto, imagenet, none or a file", "what to train")
+    resume: str | None = _flag(None, "go on with an interrupted run: number, name or path (none)", "output")
+    weights: str = _flag("auto", "auto, imagenet, none or a file", "what to train", ("train", "tune"))
     image_size: int = _flag(None, "side of the square images, in pixels (the model's)", "images", low=8, high=4096)
     epochs: int = _flag(None, "passes over the training images (the model's)", "training", low=1, high=100_000)
     batch_size: int = _flag(None, "images per step (the model's)", "training", short="-b", low=1, high=65_536)
     optimizer: str = _flag(None, "update rule (the model's)", "training", choices=("adam", "adamw", "sgd"))
     lr: float = _flag(None, "learning rate (the model's)", "training", low=1e-12, high=100)
-    weight_decay: float = _flag(0.0, "pull of the weights towards zero", "training", low=0, high=10)
-    label_smoothing: float = _flag(0.0, "share of the label spread over all classes", "training", low=0, high=0.99)
+    schedule: str = _flag(
+        None,
+        "how the learning rate moves (the model's)",
+        "training",
+        choices=("constant", "step", "cosine", "onecycle"),
+    )
+    weight_decay: float = _flag(None, "pull of the weights towards zero (the model's)", "training", low=0, high=10)
+    label_smoothing: float = _flag(
+        None, "share of the label spread over all classes (the model's)", "training", low=0, high=0.99
+    )
+    ema: float = _flag(None, "decay of the averaged weights; 0: none (the model's)", "training", low=0, high=0.99999)
+    clip_norm: float = _flag(None, "largest gradient norm; 0: any (the model's)", "training", low=0, high=1e6)
+    layer_decay: float = _flag(
+        None, "factor on the learning rate from each stage to the one below (the model's)", "training", low=0.01, high=1
+    )
+    augment: str = _flag(
+        None, "comma-separated: rotate,translate,hflip,vflip,jitter,crop,erase,... or none (the model's)", "training"
+    )
+    balance: str = _flag("none", "against unequal classes", "training", choices=("none", "loss", "sampler"))
     freeze: str = _flag(None, "backbone, none, or the last stage kept fixed: layer3 (the model's)", "what to train")
+    hidden: int | None = _flag(None, "width of one more layer in the head (none)", "what to train", low=1, high=100_000)
+    dropout: float | None = _flag(
+        None, "share of its inputs that the last layer does not see (the model's)", "what to train", low=0, high=0.95
+    )
+    unfreeze_after: int | None = _flag(
+        None, "train the head for this many epochs, then all layers (never)", "what to train", low=1, high=100_000
+    )
+    views: int | None = _flag(
+        None, "augmented views stored per image for a frozen backbone (none)", "training", low=1, high=1000
+    )
+    time: float | None = _flag(None, "plan to be done in this many minutes (no limit)", "training", low=0.1, high=1e6)
     patience: int | None = _flag(
         None, "stop after this many epochs without a better validation loss (never)", "training", low=1, high=100_000
     )
-    val_fraction: float = _flag(0.15, "share held out to choose the best epoch", "images", low=0, high=0.9)
-    test_fraction: float = _flag(0.15, "share held out for the final figures", "images", low=0, high=0.9)
-    follow_links: bool = _flag(
-        False, "use links that lead out of the data folder", "images", ("train", "evaluate", "predict")
+    val_fraction: float = _flag(0.15, "share held out to choose the best epoch", "images", _SPLITS, low=0, high=0.9)
+    test_fraction: float = _flag(0.15, "share held out for the final figures", "images", _SPLITS, low=0, high=0.9)
+    group: str | None = _flag(
+        None, "regular expression: files it matches alike stay on one side of the split (none)", "images", _SPLITS
     )
-    seed: int = _flag(0, "same seed, same machine: same numbers", "training", low=0, high=2**64 - 1)
+    fixes: Path | None = _flag(None, "table of corrected labels: path, label (none)", "images", _SPLITS)
+    follow_links: bool = _flag(False, "use links that lead out of the data folder", "images", _USES_MODEL)
+    verify: bool = _flag(False, "read every file again, not only those whose size or time changed", "images", _SPLITS)
+    strict: bool = _flag(False, "exit with 5 where something serious is found", "images", _AUDIT)
+    seed: int = _flag(0, "same seed, same machine: same numbers", "training", _SPLITS, low=0, high=2**64 - 1)
     run: str | None = _flag(None, "number, name or path of a run (the newest)", "what to use", ("evaluate", "predict"))
     split: str = _flag("test", "which images", "what to use", _EVALUATE, choices=("train", "val", "test"))
     min_accuracy: float | None = _flag(
         None, "exit with 5 below this accuracy (no limit)", "what to use", _EVALUATE, low=0, high=1
     )
+    target_precision: float | None = _flag(
+        None, "share of right answers among those given; the others become `unknown` (none)", "training", low=0, high=1
+    )
+    minutes: float = _flag(5.0, "how long to search", "training", _TUNE, low=0.1, high=1e5)
+    sort_into: Path | None = _flag(None, "copy each image into a folder of its class here (none)", "answers", _PREDICT)
+    heatmap: bool = _flag(False, "draw what each answer rests on", "answers", _PREDICT)
     topk: int = _flag(3, "classes to name per image", "answers", _PREDICT, low=1, high=100_000)
     csv: Path | None = _flag(None, "write the answers to this table (none)", "answers", ("predict", "evaluate"))
     json: bool = _flag(False, "print JSON instead of text", "answers", ("predict", "evaluate"))
@@ -92,6 +157,8 @@ class Config:
         None, "decoding threads (one per core)", "machine", _USES_MODEL, short="-j", low=1, high=1024
     )
     device: str = _flag("auto", "where to compute", "machine", _USES_MODEL, choices=("auto", "cpu", "cuda", "mps"))
+    cache_limit: float = _flag(20.0, "size of output/cache at most, in GB", "machine", _USES_MODEL, low=0, high=1e6)
+    compile: str = _flag("auto", "torch.compile in training; auto: on a GPU", "machine", choices=("auto", "on", "off"))
     precision: str = _flag(
         "auto",
         "number format; auto: the fastest safe",

@@ -57,17 +57,18 @@ class SameConv2d(nn.Conv2d):
     The padding follows from the size of each input. Where it is odd, the extra row goes below, the extra column right.
     """
 
-    def pad(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return `images` with the odd row and column added, and the padding (rows, columns) still due on each side."""
-        (height, width), (kernel, _), (stride, _) = images.shape[-2:], self.kernel_size, self.stride
+    def total_padding(self, height: int, width: int) -> tuple[int, int]:
+        """Return how many rows and columns are added to images of this size; the odd one goes below, or right."""
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
         rows, columns = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in (height, width))
-        if rows % 2 or columns % 2:
-            images = functional.pad(images, (0, columns % 2, 0, rows % 2))
-        return images, (rows // 2, columns // 2)
+        return rows, columns
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the convolution of `images`."""
-        images, padding = self.pad(images)
+        rows, columns = self.total_padding(*images.shape[-2:])
+        if rows % 2 or columns % 2:
+            images = functional.pad(images, (0, columns % 2, 0, rows % 2))
+        padding = (rows // 2, columns // 2)
         return functional.conv2d(images, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 

@@ -17,6 +17,9 @@ from torchvision import models
 
 from MLPipeline.Classifier import Classifier, ModelSpec, Pretrained
 
+# timm's networks of the same name compute with BatchNorm's eps at 1e-5, torchvision's from here on with 1e-3, as their
+# weights were trained: in each other's place both would give wrong answers, and no tensor tells.
+OTHER_EPS_IN_TIMM = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
 # (image size, batch size): the paper's sizes, save for B0, where they are those of the playing-cards recipe.
 SIZES = {
     "efficientnet_b0": (128, 32),
@@ -60,10 +63,7 @@ LATER_STAGES = {
 
 
 def build_efficientnet(name: str, num_classes: int, image_size: int) -> Classifier:
-    """Return the EfficientNet called `name` with random weights; it takes any image size from 32 up.
-
-    B5 to B7 have BatchNorm's eps at 1e-3, as torchvision's weights want it; timm's B5 to B7 were trained with 1e-5.
-    """
+    """Return the EfficientNet called `name` with random weights; it takes any image size from 32 up."""
     network = models.get_model(name, weights=None, num_classes=num_classes)
     stages = OrderedDict(zip(STAGES, network.features, strict=True))
     stages["pool"] = nn.Sequential(network.avgpool, nn.Flatten())
@@ -73,12 +73,15 @@ def build_efficientnet(name: str, num_classes: int, image_size: int) -> Classifi
     return Classifier(nn.Sequential(stages), head)
 
 
-def rename(key: str) -> str:
-    """Return our name for a parameter that torchvision or timm calls `key`; other names come back as they are."""
+def rename_torchvision(key: str) -> str:
+    """Return our name for a parameter that torchvision calls `key`; other names come back as they are."""
     if torchvision_stage := re.match(r"features\.([0-8])\.", key):
         return f"backbone.{STAGES[int(torchvision_stage[1])]}.{key[torchvision_stage.end() :]}"
-    if key.startswith("classifier.1."):
-        return key.replace("classifier", "head", 1)
+    return key.replace("classifier", "head", 1) if key.startswith("classifier.1.") else key
+
+
+def rename(key: str) -> str:
+    """Return our name for a parameter that torchvision or timm calls `key`; other names come back as they are."""
     module, _, parameter = key.rpartition(".")
     if module in OUTER:
         return f"{OUTER[module]}.{parameter}"
@@ -86,7 +89,7 @@ def rename(key: str) -> str:
         stage, index, layer = block.groups()
         layers = FIRST_STAGE if stage == "0" else LATER_STAGES
         return f"backbone.stage{int(stage) + 1}.{index}.block.{layers.get(layer, layer)}.{parameter}"
-    return key
+    return rename_torchvision(key)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -103,7 +106,7 @@ MODELS: dict[str, ModelSpec] = {
         },
         min_image_size=32,
         pretrained=Pretrained.from_url(models.get_model_weights(name).DEFAULT.url),
-        rename=rename,
+        rename=rename_torchvision if name in OTHER_EPS_IN_TIMM else rename,
     )
     for name, (image_size, batch_size) in SIZES.items()
 }

@@ -50,6 +50,12 @@ class GateMissedError(PipelineError):
     exit_code = 5
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` is Python's, CUDA's, or that of torch's CPU allocator, which has no type of its own."""
+    name = type(error).__name__  # this file is not to import torch
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+
+
 def one_line(text: str) -> str:
     r"""Return `text` with control characters as backslash escapes: a file may be called `\x1b[2J` or hold a newline."""
     return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

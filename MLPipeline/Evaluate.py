@@ -1,22 +1,25 @@
 """How good a model is: its predictions on labelled images, the figures drawn from them, and the table behind them.
 
-All figures but loss and calibration follow from the confusion matrix, in float64. They are computed here and not by
-torchmetrics 1.9, which counts a class without images as recall 0, refuses one class or no images, works in float32,
-and takes seconds to import; the tests hold them to scikit-learn's.
+All figures are computed in float64, most of them from the confusion matrix, and here, not by torchmetrics 1.9, which
+counts a class without images as recall 0, refuses one class or no images, works in float32, and takes seconds to
+import; the tests hold them to scikit-learn's.
 N images, B images of a batch, C classes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from MLPipeline.Intervals import bootstrap_intervals, wilson_interval
 
 NUM_CALIBRATION_BINS = 15
 
@@ -25,13 +28,18 @@ NUM_CALIBRATION_BINS = 15
 class Predictions:
     """What a model says of N labelled images, in the order they came."""
 
-    logits: Tensor  # (N, C) float32, on the CPU
+    logits: Tensor  # (N, C) float32, on the CPU; as the model gives them
     labels: Tensor  # (N,) int64: the true classes
+    temperature: float = 1.0  # divides the logits before the softmax; see Calibrate
+
+    def scaled(self, temperature: float) -> Predictions:
+        """Return the same predictions with confidences of this `temperature`."""
+        return replace(self, temperature=temperature)
 
     @property
     def probabilities(self) -> Tensor:
         """Softmax of the logits: `(N, C)` float64, so that near-certain answers keep their order."""
-        return self.logits.double().softmax(dim=1)
+        return (self.logits.double() / self.temperature).softmax(dim=1)
 
     @property
     def predicted(self) -> Tensor:
@@ -46,43 +54,48 @@ class Predictions:
     @property
     def losses(self) -> Tensor:
         """The cross-entropy of each image, in nats: `(N,)` float64."""
-        return functional.cross_entropy(self.logits.double(), self.labels, reduction="none")
+        return functional.cross_entropy(self.logits.double() / self.temperature, self.labels, reduction="none")
 
 
 def predict_batches(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, num_classes: int
 ) -> Predictions:
-    """Return the predictions of `model` in eval mode, which is left in the mode it came in.
+    """Return the predictions of `model` (on `device`) in eval mode, which is left in the mode it came in.
 
-    Args:
-        model: on `device`; a `Classifier`, or its head alone where `batches` give features.
-        batches: inputs `(B, ...)` as the model takes them, and one-hot targets `(B, C)`; may be empty.
-        device: where the inputs are sent.
-        num_classes: C, which an empty `batches` does not tell.
+    `batches` are inputs `(B, ...)` as the model takes them and one-hot targets `(B, C)` (C = `num_classes`); or none.
     """
     logits, labels = [torch.empty(0, num_classes)], [torch.empty(0, dtype=torch.int64)]
-    was_training = model.training
+    with in_eval_mode(model), torch.inference_mode():
+        for inputs, targets in batches:
+            logits.append(model(inputs.to(device, non_blocking=True)).float().cpu())
+            labels.append(targets.argmax(dim=1).cpu())
+    return Predictions(torch.cat(logits), torch.cat(labels))
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put all of `model` into eval mode inside the `with` block, and each part back into its own after it."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            for inputs, targets in batches:
-                logits.append(model(inputs.to(device, non_blocking=True)).float().cpu())
-                labels.append(targets.argmax(dim=1).cpu())
+        yield
     finally:
-        model.train(was_training)
-    return Predictions(torch.cat(logits), torch.cat(labels))
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def evaluate(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """Return the metrics of `predictions`, ready for JSON: a figure that is undefined is None, never NaN.
 
     `balanced_accuracy` is the mean recall of the classes that have images, `macro_f1` the mean F1 of the classes that
-    have images or predictions (both as scikit-learn has them); `confusion_matrix[t][p]` counts images of class t taken
-    for p; `weakest_class` has the lowest recall, and `weakest_class_taken_for` is what it is most often mistaken for.
+    have images or predictions (both as scikit-learn has them); `ece_unscaled` is the calibration error at temperature
+    1; `confusion_matrix[t][p]` counts images of class t taken for p; `weakest_class` has the lowest recall, and
+    `weakest_class_taken_for` is what it is most often mistaken for.
     """
     confusion = confusion_matrix(predictions.labels, predictions.predicted, len(classes))
     num_images, num_correct = len(predictions.labels), int(confusion.diagonal().sum())
     per_class = {name: _class_metrics(confusion, index) for index, name in enumerate(classes)}
+    intervals = bootstrap_intervals(confusion.numpy())
     weakest = _weakest_class(confusion)
     taken_for = None if weakest is None else _most_frequent_mistake(confusion, weakest)
     return {
@@ -90,9 +103,16 @@ def evaluate(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]
         "loss": _mean(predictions.losses.tolist()),
         "accuracy": _ratio(num_correct, num_images),
         "accuracy_ci95": list(wilson_interval(num_correct, num_images)),
+        "top5_accuracy": top_k_accuracy(predictions, 5),
         "balanced_accuracy": _mean([metrics["recall"] for metrics in per_class.values()]),
+        "balanced_accuracy_ci95": intervals["balanced_accuracy"],
         "macro_f1": _mean([metrics["f1"] for metrics in per_class.values()]),
+        "macro_f1_ci95": intervals["macro_f1"],
+        "auroc": macro_auroc(predictions),
+        "brier": brier_score(predictions),
         "ece": expected_calibration_error(predictions),
+        "ece_unscaled": expected_calibration_error(predictions.scaled(1.0)),
+        "temperature": predictions.temperature,
         "weakest_class": None if weakest is None else classes[weakest],
         "weakest_class_taken_for": None if taken_for is None else classes[taken_for],
         "per_class": per_class,
@@ -106,20 +126,40 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, num_classes: int) -> Ten
     return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the interval that holds the true rate behind `successes` of `n`, with 95 % confidence at `z` = 1.96.
+def top_k_accuracy(predictions: Predictions, k: int) -> float | None:
+    """Return the share of images whose true class is among the `k` likeliest; None where that says nothing (C <= k)."""
+    if predictions.logits.shape[1] <= k:
+        return None
+    likeliest = predictions.logits.topk(k, dim=1).indices
+    return _ratio(int((likeliest == predictions.labels[:, None]).sum()), len(predictions.labels))
 
-    Unlike the textbook p +- z*sqrt(p(1-p)/n), it stays within 0 to 1 and has a width at 0 and n successes.
-    With `n` = 0 nothing is known: (0, 1).
-    Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927).
+
+def macro_auroc(predictions: Predictions) -> float | None:
+    """Return the mean area under the ROC curves of each class against all others, 0.5 (chance) to 1 (best).
+
+    A curve's area is the share of (image of the class, other image) pairs that the class's probability ranks rightly,
+    ties counting half. Over the classes that have images of both kinds; None if no class has, or after divergence.
     """
-    if n == 0:
-        return 0.0, 1.0
-    rate = successes / n
-    center = rate + z**2 / (2 * n)
-    half_width = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
-    scale = 1 + z**2 / n
-    return max(0.0, (center - half_width) / scale), min(1.0, (center + half_width) / scale)
+    probabilities, areas = predictions.probabilities, []
+    if not bool(probabilities.isfinite().all()):
+        return None
+    for label, scores in enumerate(probabilities.T.contiguous()):
+        is_member = predictions.labels == label
+        members, others = scores[is_member], scores[~is_member].sort().values
+        if len(members) and len(others):
+            below, not_above = (torch.searchsorted(others, members, right=right) for right in (False, True))
+            areas.append(float((below + not_above).sum()) / (2 * len(members) * len(others)))
+    return _mean(areas)
+
+
+def brier_score(predictions: Predictions) -> float | None:
+    """Return the mean squared distance of the probabilities from the truth (a one and zeros), 0 (best) to 2.
+
+    Source: G. W. Brier, Verification of Forecasts Expressed in Terms of Probability, Monthly Weather Review 78 (1950).
+    """
+    errors = predictions.probabilities
+    errors[torch.arange(len(errors)), predictions.labels] -= 1
+    return _ratio(float(errors.square().sum()), len(errors))
 
 
 def expected_calibration_error(predictions: Predictions) -> float | None:
@@ -203,7 +243,6 @@ def _most_frequent_mistake(confusion: Tensor, index: int) -> int | None:
 
 
 def _ratio(numerator: float, denominator: int) -> float | None:
-    """Return the quotient, None where it is undefined."""
     return numerator / denominator if denominator and math.isfinite(numerator) else None
 
 

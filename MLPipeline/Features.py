@@ -8,46 +8,61 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from MLPipeline.Augment import Augmentation
 from MLPipeline.Classifier import Classifier
-from MLPipeline.CreateDataset import Batches, Progress, Reading, no_progress, read_images, without
-from MLPipeline.Device import decoding_threads, fast_dtypes
-from MLPipeline.Errors import DataError
+from MLPipeline.CreateDataset import Augment, Batches, Reading, read_images
+from MLPipeline.Device import fast_dtypes
+from MLPipeline.Distributed import ranks
 from MLPipeline.fast.FastForward import FastForward, forward_batch
-from MLPipeline.files.Cache import RowStore
-from MLPipeline.images.ImageWalk import Skipped, count_reasons
+from MLPipeline.files.Cache import RowStore, digest
+from MLPipeline.files.CacheLimit import has_room
+from MLPipeline.images.ImageWalk import Skipped
+from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.images.ReadImage import DECODER
-from MLPipeline.images.ScanFolders import ImageIndex
+from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
+from MLPipeline.KnownRows import Found, KnownRows
+from MLPipeline.Rows import CachedRows, FileRows
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class CachedRows:
-    """One stored row per image of the index: `take` returns them as the model's trainable part wants them."""
+class Views:
+    """Changed versions of every training image, stored beside it: augmentation for what is computed only once.
 
-    stored: np.ndarray  # (M, ...) memory-mapped
-    numbers: np.ndarray  # (N,) int64 row of each image; -1 where it is unreadable
-    are_pixels: bool
+    What happens to an image is drawn from (seed, number of the view, its content), so that other images change nothing.
+    """
 
-    @property
-    def row_bytes(self) -> int:
-        """Size of one row as stored."""
-        return int(np.prod(self.stored.shape[1:])) * self.stored.itemsize
+    number: int
+    augment: Augmentation
+    seed: int
 
-    def take(self, positions: np.ndarray) -> Tensor:
-        """Return images (B, 3, H, W) uint8, or features (B, ...) float32, of these positions."""
-        rows = torch.from_numpy(self.stored[self.numbers[positions]])
-        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already: the layout convolutions are fastest in.
-        return rows.permute(0, 3, 1, 2) if self.are_pixels else rows.float()
+    def key(self, content: bytes, view: int) -> bytes:
+        """Return the key of the row of a view; view 0 is the image as it is."""
+        return digest(content + f"{self.augment} {self.seed} {view}".encode()) if view else content
+
+    def find(self, store: RowStore, view: int, content: bytes) -> int | None:
+        """Return the number of the row of a view in `store`, or None."""
+        return store.find(self.key(content, view))
+
+    def apply(self, pixels: np.ndarray, contents: Sequence[bytes], view: int) -> np.ndarray:
+        """Return `pixels` (B, H, W, 3) uint8 as they are in a view."""
+        images, unused = torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.zeros(len(pixels), 1)
+        indices = torch.tensor([int.from_bytes(content[:8], "little", signed=True) for content in contents])
+        return self.augment(images, unused, self.seed, view, indices)[0].permute(0, 2, 3, 1).numpy()
+
+
+_HANDED_OVER, _HANDED_OVER_BYTES = 64, 2**23  # rows of a rank that wait to be written, at most
+NO_VIEWS = Views(0, Augmentation(()), 0)
 
 
 @dataclass(frozen=True)
@@ -55,15 +70,26 @@ class Dataset:
     """A split index with one stored row per image: all that training and evaluation need."""
 
     index: ImageIndex  # unreadable images are in no split any more
-    rows: CachedRows
+    rows: CachedRows | FileRows
     image_size: int  # side of the squares the rows were made from, in pixels
-    skipped: tuple[Skipped, ...]  # all that is not used, with reasons
-    notes: tuple[Skipped, ...]  # used, but odd: an end marker missing, the first frame of several
     num_computed: int  # rows that were not in the cache
+    notes: tuple[Skipped, ...] = ()  # images that are used, but odd: an end marker missing, the first frame of several
 
-    def batches(self, split: int, batch_size: int, seed: int | None = None) -> Batches:
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """All files that are not used, with reasons."""
+        return self.index.skipped
+
+    def batches(
+        self,
+        split: int,
+        batch_size: int,
+        seed: int | None = None,
+        augment: Augment | None = None,
+        balanced: bool = False,
+    ) -> Batches:
         """Return the batches of one split: shuffled by `seed`, or in the order of the index."""
-        return Batches(self.rows, self.index, split, batch_size, seed)
+        return Batches(self.rows, self.index, split, batch_size, seed, augment, balanced)
 
 
 def extract(
@@ -74,71 +100,73 @@ def extract(
     precision: str = "auto",
     workers: int | None = None,
     progress: Progress = no_progress,
+    contents: np.ndarray | None = None,
+    views: Views = NO_VIEWS,
+    cache_limit: float = np.inf,
 ) -> Dataset:
     """Return `index` with what the frozen stages of `model` give for each of its images that is in a split.
 
-    Rows already in the store are not computed again: new images cost only themselves.
+    Rows already in the store are not computed again, nor files read whose digests `contents` (N,) tell. `views` of
+    training images are stored, too. What needs more than `cache_limit` GB is computed anew in every epoch instead.
 
     Raises:
         DataError: a class has no readable training image.
         ResourceError: the cache cannot be written.
     """
     compute = _Computation(model, image_size, precision)
-    store = RowStore(cache, compute.kind, compute.identity, compute.row_shape, compute.row_dtype)
-    positions = np.flatnonzero(index.splits >= 0).tolist()
-    found = _Found(np.full(len(index), -1, np.int64))
+    positions, workers = np.flatnonzero(index.splits >= 0), decoding_threads(workers)
+    views = _make_room(cache, compute, index, views, cache_limit)
+    if compute.keeps_nothing:
+        return Dataset(index, FileRows(index, image_size, workers), image_size, 0)
+    store, known = compute.store(cache), KnownRows(index, views.number)
     with store.writing():
-        paths = (index.path(position) for position in positions)
-        decoded = read_images(paths, image_size, decoding_threads(workers), store.find)
-        readings = zip(positions, progress(decoded, compute.kind, len(positions)), strict=True)
-        for missing, new_rows in compute.stream(found.batches_to_compute(readings, compute.batch_size)):
-            found.keep(missing, store.append([reading.key for _, reading in missing], new_rows))
-        rows = CachedRows(store.rows(), found.numbers, are_pixels=compute.kind == "pixels")
-    unreadable = [Skipped(index.name(position), reason) for position, reason in found.unreadable.items()]
-    if len(unreadable) == len(positions):
-        raise DataError(f"{index.root}: none of {len(positions)} images can be read", count_reasons(unreadable))
-    notes = tuple(Skipped(index.name(position), note) for position, note in found.notes.items())
-    readable = without(index, list(found.unreadable))
-    return Dataset(readable, rows, image_size, (*index.skipped, *unreadable), notes, found.num_computed)
+        for view in range(1 + views.number):
+            chosen = (positions if view == 0 else known.readable(index.positions(TRAIN)))[ranks.dealt]
+            find = partial(views.find, store, view)
+            missing = chosen if contents is None else known.recall(chosen, contents, view, find)
+            found = read_images((index.path(position) for position in missing.tolist()), image_size, workers, find)
+            readings = zip(missing.tolist(), progress(found, compute.label(view), len(missing)), strict=True)
+            in_step = ranks.in_step(readings, len(missing), _at_once(store), partial(known.hand_over, store, view))
+            _compute(compute, known, in_step, views, view)
+            known.share(store, view)
+        rows = CachedRows(store.rows(), known.numbers, are_pixels=compute.kind == "pixels")
+    return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
 
 
-class _Found:
-    """Where the row of each image is, as far as it is known."""
+def _make_room(cache: Path, compute: _Computation, index: ImageIndex, views: Views, limit: float) -> Views:
+    """Return the views that are stored; where all rows find no room, pixels are kept instead, or else nothing."""
 
-    def __init__(self, numbers: np.ndarray) -> None:
-        self.numbers = numbers
-        self.unreadable: dict[int, str] = {}  # position -> reason
-        self.notes: dict[int, str] = {}
-        self.num_computed = 0
+    def fits(views: Views) -> bool:  # as rank 0 finds, which makes the room
+        num_rows = int((index.splits >= 0).sum()) + views.number * len(index.positions(TRAIN))
+        return ranks.from_first(ranks.is_first and has_room(cache, compute.store(cache), num_rows, limit))
 
-    def batches_to_compute(
-        self, readings: Iterable[tuple[int, Reading]], batch_size: int
-    ) -> Iterator[tuple[list[tuple[int, Reading]], np.ndarray]]:
-        """Yield the images that have no row yet, with their pixels (B, H, W, 3); take note of all others."""
-        missing: list[tuple[int, Reading]] = []
-        for position, reading in readings:
-            if reading.note:
-                self.notes[position] = reading.note
-            if reading.reason:
-                self.unreadable[position] = reading.reason
-            elif reading.row is not None:
-                self.numbers[position] = reading.row
-            else:
-                missing.append((position, reading))
-            if len(missing) == batch_size:
-                yield missing, _pixels(missing)
-                missing = []
-        if missing:
-            yield missing, _pixels(missing)
-
-    def keep(self, computed: list[tuple[int, Reading]], rows: list[int]) -> None:
-        """Remember the row numbers of images that were computed."""
-        self.numbers[[position for position, _ in computed]] = rows
-        self.num_computed += len(computed)
+    if fits(views):
+        return views
+    compute.keep_pixels()
+    compute.keeps_nothing = not fits(NO_VIEWS)
+    return NO_VIEWS
 
 
-def _pixels(images: list[tuple[int, Reading]]) -> np.ndarray:
-    return np.stack([reading.pixels for _, reading in images if reading.pixels is not None])
+def _at_once(store: RowStore) -> int:
+    """Return how many images each rank reads before what was computed of them is written."""
+    return max(1, min(_HANDED_OVER, _HANDED_OVER_BYTES // store.row_bytes))
+
+
+def _compute(
+    compute: _Computation, known: KnownRows, readings: Iterable[tuple[int, Reading]], views: Views, view: int
+) -> None:
+    """Compute the rows of one view that are not in the store yet."""
+    batches = _in_view(known.to_compute(readings, compute.batch_size, view), views, view)
+    for images, rows in compute.stream(batches):
+        keys = [views.key(reading.key, view) for _, reading in images]
+        known.computed.append(([position for position, _ in images], keys, rows))
+
+
+def _in_view(
+    batches: Iterator[tuple[Found, np.ndarray]], views: Views, view: int
+) -> Iterator[tuple[Found, np.ndarray]]:
+    for images, pixels in batches:
+        yield images, views.apply(pixels, [reading.key for _, reading in images], view) if view else pixels
 
 
 class _Computation:
@@ -146,10 +174,10 @@ class _Computation:
 
     def __init__(self, model: Classifier, image_size: int, precision: str) -> None:
         self.model, self.image_size, self.precision = model, image_size, precision
-        self.batch_size = 1  # nothing to gain where there is nothing to compute
-        self.kind, self.identity = "pixels", f"{image_size} {DECODER}"
-        self.row_shape: tuple[int, ...] = (image_size, image_size, 3)
+        self.kind, self.identity, self.keeps_nothing = "", "", False
+        self.row_shape: tuple[int, ...] = ()
         self.row_dtype: np.dtype = np.dtype(np.uint8)
+        self.keep_pixels()
         if model.num_frozen_stages:
             self.batch_size = forward_batch(model.mean.device)
             # The numbers depend on the processor too: it decides on the number format.
@@ -159,6 +187,20 @@ class _Computation:
                 blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
                 self.row_shape = tuple(model.frozen_features(blank).shape[1:])
             self.row_dtype = np.dtype(np.float16)
+
+    def keep_pixels(self) -> None:
+        """Compute nothing: a row is a decoded image."""
+        self.batch_size = 1  # nothing to gain where there is nothing to compute
+        self.kind, self.identity = "pixels", f"{self.image_size} {DECODER}"
+        self.row_shape, self.row_dtype = (self.image_size, self.image_size, 3), np.dtype(np.uint8)
+
+    def label(self, view: int) -> str:
+        """Return what is being computed, for a progress bar."""
+        return f"{self.kind}, view {view}" if view else self.kind
+
+    def store(self, cache: Path) -> RowStore:
+        """Return where the rows are kept."""
+        return RowStore(cache, self.kind, self.identity, self.row_shape, self.row_dtype)
 
     def stream(self, batches: Iterator[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
         """Yield the batches with rows (B, ...) in place of their pixels, in order."""

@@ -1,4 +1,7 @@
-"""Names the class of images, exactly as training saw them; streams, so a folder may hold any number."""
+"""Names the class of images, exactly as training saw them; streams, so a folder may hold any number.
+
+B images of a batch, C classes, D features.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,23 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
-from MLPipeline.CreateDataset import Progress, Reading, no_progress, read_images
-from MLPipeline.Device import decoding_threads
+from MLPipeline.CreateDataset import Reading, read_images
 from MLPipeline.Errors import DataError
-from MLPipeline.Evaluate import Predictions, predict_batches
-from MLPipeline.fast.FastForward import FastClassifier, FastForward, forward_batch
-from MLPipeline.Features import Dataset
+from MLPipeline.Explain import draw_heat
+from MLPipeline.fast.FastForward import FastForward
 from MLPipeline.images.ImageWalk import ImageWalk, Skipped
+from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
+from MLPipeline.Unknown import UNKNOWN, distances_to
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,47 @@ class Answer:
     path: Path
     top: tuple[tuple[str, float], ...]
     reason: str = ""
+    is_unknown: bool = False  # the answer is withheld: too unsure, or the image is far from the training images
+    is_far: bool = False
+    heat: np.ndarray | None = field(default=None, compare=False, repr=False)  # (H, W, 3) uint8 RGB, if asked for
+
+    @property
+    def predicted(self) -> str:
+        """The likeliest class, or `unknown`."""
+        return UNKNOWN if self.is_unknown else self.top[0][0]
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the likeliest class."""
+        return self.top[0][1]
 
     def to_text(self) -> str:
-        """Return `cat.jpg  cat 97.3 %  dog 2.1 %`."""
-        return "  ".join([str(self.path), *(f"{name} {100 * p:.1f} %" for name, p in self.top)])
+        """Return `cat.jpg  cat 97.3 %  dog 2.1 %`, or `cat.jpg  unknown  (cat 37.3 %  dog 32.1 %)`."""
+        shares = "  ".join(f"{name} {100 * p:.1f} %" for name, p in self.top)
+        return f"{self.path}  {f'{UNKNOWN}  ({shares})' if self.is_unknown else shares}"
 
     def to_json(self) -> str:
         """Return one line of JSON: path, predicted, confidence, top."""
         top = [{"class": name, "confidence": round(p, 6)} for name, p in self.top]
-        predicted, confidence = self.top[0]
-        content = {"predicted": predicted, "confidence": round(confidence, 6), "top": top}
+        content = {"predicted": self.predicted, "confidence": round(self.confidence, 6), "top": top}
         return json.dumps({"path": str(self.path)} | content)
 
+    def to_row(self) -> list[object]:
+        """Return the cells below `answer_columns`."""
+        cells = [(name, round(probability, 6)) for name, probability in self.top]
+        cells[0] = (self.predicted, cells[0][1])
+        return [str(self.path), *chain.from_iterable(cells)]
 
-def answers_table(answers: Sequence[Answer]) -> pd.DataFrame:
-    """Return one row per answer: path, predicted, confidence, class_2, confidence_2, ..."""
-    rows = []
-    for answer in answers:
-        row: dict[str, object] = {"path": str(answer.path)}
-        for place, (name, probability) in enumerate(answer.top, start=1):
-            suffix = "" if place == 1 else f"_{place}"
-            row |= {("class" if suffix else "predicted") + suffix: name, f"confidence{suffix}": round(probability, 6)}
-        rows.append(row)
-    return pd.DataFrame(rows, dtype=object)
+
+def answer_columns(card: ModelCard, topk: int) -> list[str]:
+    """Return the head of a table of answers: path, predicted, confidence, class_2, confidence_2, ..."""
+    places = range(2, min(topk, len(card.classes)) + 1)
+    return [
+        "path",
+        "predicted",
+        "confidence",
+        *(f"{kind}_{place}" for place in places for kind in ("class", "confidence")),
+    ]
 
 
 def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[Path], list[Skipped]]:
@@ -95,6 +115,7 @@ def predict(
     precision: str = "auto",
     workers: int | None = None,
     progress: Progress = no_progress,
+    with_heat: bool = False,
 ) -> Iterator[Answer]:
     """Yield one answer per file, in order, with the `topk` likeliest classes."""
     model.freeze("backbone")
@@ -104,9 +125,14 @@ def predict(
     for batch, rows in forward.stream(batches):
         with torch.inference_mode():
             logits = model.head(rows.to(forward.device).float()).cpu().double()
-        tops = iter(_likeliest(logits, card, topk))
+        answers = iter(_answers(card, logits, rows, topk))
+        pixels = [reading.pixels for reading in batch if reading.pixels is not None]
+        pictures = iter(draw_heat(model, np.stack(pixels)) if with_heat and pixels else [])
         for reading in batch:
-            yield Answer(reading.path, () if reading.reason else next(tops), reading.reason)
+            if reading.reason:
+                yield Answer(reading.path, (), reading.reason)
+            else:
+                yield replace(next(answers), path=reading.path, heat=next(pictures, None))
 
 
 def _batches(
@@ -119,29 +145,15 @@ def _batches(
         yield batch, np.stack(pixels or [np.zeros((image_size, image_size, 3), np.uint8)])
 
 
-def _likeliest(logits: Tensor, card: ModelCard, topk: int) -> list[tuple[tuple[str, float], ...]]:
+def _answers(card: ModelCard, logits: Tensor, features: Tensor, topk: int) -> list[Answer]:
+    """Return an answer, without its path, for each row of `logits` (B, C) float64 and `features` (B, D)."""
     best = (logits / card.temperature).softmax(1).topk(min(topk, len(card.classes)))
-    return [
+    nobody = torch.zeros(len(logits), dtype=torch.bool)
+    is_far = card.fingerprint.is_far(distances_to(card.fingerprint.centers, features)) if card.fingerprint else nobody
+    is_unknown = card.unknown.is_unknown(best.values[:, 0], is_far) if card.unknown else nobody
+    tops = [
         tuple((card.classes[label], probability) for probability, label in zip(*pair, strict=True))
         for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-
-
-@dataclass(frozen=True)
-class SplitPredictions:
-    """The predictions on one split, and where in the index its images are."""
-
-    split: int
-    positions: np.ndarray
-    predictions: Predictions
-
-
-def predict_split(model: Classifier, dataset: Dataset, split: int, precision: str = "auto") -> SplitPredictions:
-    """Return the predictions of a trained `model` on one split, by the fast forward pass that `predict` uses too."""
-    device = model.mean.device
-    if dataset.rows.are_pixels:
-        classifier: nn.Module = FastClassifier(model, dataset.image_size, precision)
-    else:
-        classifier = model.trainable_part()
-    batches = dataset.batches(split, forward_batch(device))
-    return SplitPredictions(split, batches.positions, predict_batches(classifier, batches, device, batches.num_classes))
+    flags = zip(tops, is_unknown.tolist(), is_far.tolist(), strict=True)
+    return [Answer(Path(), top, is_unknown=unknown, is_far=far) for top, unknown, far in flags]

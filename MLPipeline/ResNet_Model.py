@@ -1,9 +1,11 @@
-"""ResNet 18 to 152, torchvision's networks regrouped into the stages that can be frozen one by one.
+"""ResNet 18 to 152, ResNeXt and Wide ResNet, torchvision's networks regrouped into stages that can be frozen.
 
     stem: 7x7 convolution, max pooling (H/4) -> layer1 (H/4) -> layer2 (H/8) -> layer3 (H/16) -> layer4 (H/32)
     -> pool: (B, D) -> head: (B, C)
 
-Source: He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, table 1.
+Sources: He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, table 1. Wider blocks:
+Xie et al., Aggregated Residual Transformations, arXiv:1611.05431, and Zagoruyko and Komodakis, Wide
+Residual Networks, arXiv:1605.07146.
 """
 
 from __future__ import annotations
@@ -16,7 +18,17 @@ from torchvision import models
 
 from MLPipeline.Classifier import Classifier, ModelSpec, Pretrained
 
-NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+SOURCES = {
+    **dict.fromkeys(
+        ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        "Deep Residual Learning for Image Recognition, arXiv:1512.03385",
+    ),
+    **dict.fromkeys(
+        ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+        "Aggregated Residual Transformations for Deep Neural Networks, arXiv:1611.05431",
+    ),
+    **dict.fromkeys(("wide_resnet50_2", "wide_resnet101_2"), "Wide Residual Networks, arXiv:1605.07146"),
+}
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -43,7 +55,7 @@ def rename(key: str) -> str:
 MODELS: dict[str, ModelSpec] = {
     name: ModelSpec(
         build=partial(build_resnet, name),
-        source="Deep Residual Learning for Image Recognition, arXiv:1512.03385",
+        source=source,
         defaults={
             "image_size": 200,
             "batch_size": 8,
@@ -58,5 +70,5 @@ MODELS: dict[str, ModelSpec] = {
         pretrained=Pretrained.from_url(models.get_model_weights(name)["IMAGENET1K_V1"].url),
         rename=rename,
     )
-    for name in NAMES
+    for name, source in SOURCES.items()
 }

@@ -5,38 +5,38 @@ The same loop trains a whole network on images and a head on stored features; bo
 
 from __future__ import annotations
 
-import copy
+import itertools
+import logging
 import math
 import time
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
+from MLPipeline.Balance import class_weights
 from MLPipeline.Config import Config
-from MLPipeline.CreateDataset import Batches, Progress, no_progress
-from MLPipeline.Device import threads_for, training_dtype
-from MLPipeline.Errors import DivergedError
+from MLPipeline.CreateDataset import Batches
+from MLPipeline.Device import threads_for
+from MLPipeline.Distributed import ranks
+from MLPipeline.Errors import DivergedError, ResourceError, is_out_of_memory
 from MLPipeline.Evaluate import predict_batches
+from MLPipeline.images.ReadAhead import Progress, no_progress
+from MLPipeline.Optimizer import SCHEDULES, set_learning_rate
+from MLPipeline.TrainState import EpochRecord, TrainState
+from MLPipeline.WholeBatch import is_shared, whole_batch
 
-_MOMENTUM = 0.9
+Item = TypeVar("Item")
+Keep = Callable[[TrainState], None]
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """One row of `history.csv`; the `val_` values are NaN without validation images."""
-
-    epoch: int  # from 1
-    train_loss: float  # mean cross-entropy over the epoch, as the weights moved
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    lr: float
-    seconds: float
-    is_best: bool  # lowest validation loss so far (training loss without validation images)
+def keep_nothing(state: TrainState) -> None:
+    """Do nothing: the `keep` of those who save no checkpoints."""
 
 
 def fit(
@@ -46,100 +46,132 @@ def fit(
     config: Config,
     device: torch.device,
     progress: Progress = no_progress,
+    state: TrainState | None = None,
+    keep: Keep = keep_nothing,
 ) -> Generator[EpochRecord, None, None]:
     """Train `model` on one-hot batches, yielding a record per epoch; it ends with the weights of its best epoch.
 
-    So it does when the generator is closed early (Ctrl-C). Every draw depends on (seed, epoch) alone.
+    So it does when the generator is closed early. Every draw depends on (seed, epoch) alone. `state` (of this `model`)
+    says where to go on; `keep` is called with it after every step, where it may save it, or raise to stop.
 
     Raises:
         DivergedError: the loss is not finite; the weights are those of the best epoch before.
+        ResourceError: the memory does not suffice for a single image.
     """
-    optimizer = make_optimizer(model, config)
-    dtype = training_dtype(device, model, config.precision)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    best_loss, best_state, best_epoch = math.inf, None, 0
+    state = state or TrainState(model, config, device)
+    weights = class_weights(train.labels, train.num_classes).to(device) if config.balance == "loss" else None
     try:
-        for epoch in range(1, config.epochs + 1):
+        while state.epoch < config.epochs and not _is_patient_no_more(state, config):
             start = time.perf_counter()
-            torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # dropout
-            batches = progress(train.epoch(epoch), f"epoch {epoch}/{config.epochs}", len(train))
-            with threads_for(model):  # not around the `yield`: the caller's work between epochs is none of ours
-                train_loss, train_accuracy = _train_epoch(model, batches, optimizer, scaler, dtype, config, epoch)
-                val_loss, val_accuracy = score(model, val, device)
+            with threads_for(model), whole_batch(model):  # not around the `yield`: the caller's work is none of ours
+                _train_epoch(state, train, config, weights, progress, keep)
+                val_loss, val_accuracy = score(state.judged, _each(val, keep, state), val.num_classes, device)
+            sums = state.sums
+            train_loss, train_accuracy = sums.loss / sums.num_images, int(sums.num_right) / sums.num_images
             loss = val_loss if len(val) else train_loss
-            _require_finite(model, loss, f"epoch {epoch}, batch {len(train)}", config)
-            is_best = loss < best_loss
-            if is_best:
-                best_loss, best_epoch, best_state = loss, epoch, copy.deepcopy(model.state_dict())
-            seconds = time.perf_counter() - start
-            lr = optimizer.param_groups[0]["lr"]
-            yield EpochRecord(epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds, is_best)
-            if config.patience and epoch - best_epoch >= config.patience:
-                return
+            _require_finite(state, loss, f"epoch {state.epoch + 1}, batch {len(train)}", config)
+            lr, seconds = state.optimizer.param_groups[0]["lr"], time.perf_counter() - start
+            figures = (train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds)
+            state.end_epoch(EpochRecord(state.epoch + 1, *figures, is_best=loss < state.best_loss))
+            yield state.history[-1]
     finally:
-        if best_state is not None:
-            model.load_state_dict(best_state)
+        state.restore_best()
 
 
-def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """Return the optimizer of the trainable parameters; weight decay spares biases and normalisation (vectors)."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": trainable, "weight_decay": 0.0}]
-    if config.weight_decay:  # a second group doubles the cost of a step on a head
-        decayed = [p for p in trainable if p.ndim > 1]
-        groups[0]["params"] = [p for p in trainable if p.ndim <= 1]
-        groups.append({"params": decayed, "weight_decay": config.weight_decay})
-    # fused: one pass over memory for all parameters, on the CPU too.
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=_MOMENTUM, fused=True)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
-    return torch.optim.Adam(groups, lr=config.lr, fused=True)
-
-
-def score(model: nn.Module, batches: Batches, device: torch.device) -> tuple[float, float]:
+def score(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int, device: torch.device
+) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy of `model` in eval mode; NaN without images."""
-    if not len(batches):
-        return math.nan, math.nan
-    predictions = predict_batches(model, batches, device, batches.num_classes)
+    predictions = predict_batches(model, batches, device, num_classes)
     right = predictions.predicted == predictions.labels
-    return predictions.losses.mean().item(), right.double().mean().item()
+    loss, num_right, number = ranks.sum(predictions.losses.sum(), right.sum(), len(right))
+    return (float(loss) / number, float(num_right) / number) if number else (math.nan, math.nan)
 
 
 def _train_epoch(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    dtype: torch.dtype,
-    config: Config,
-    epoch: int,
-) -> tuple[float, float]:
-    model.train()
-    device = next(model.parameters()).device
-    summed_loss, num_images, num_right = 0.0, 0, torch.zeros((), dtype=torch.int64, device=device)
-    for number, (inputs, targets) in enumerate(batches, start=1):
-        targets = targets.to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(inputs.to(device))
-        logits = logits.float()
-        loss = cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-        if not math.isfinite(value := loss.item()):
-            raise _diverged(f"epoch {epoch}, batch {number}: the loss is {value}", config)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        summed_loss += value * len(logits)
-        num_images += len(logits)
-        num_right += (logits.detach().argmax(1) == targets.argmax(1)).sum()
-    return summed_loss / num_images, num_right.item() / num_images
+    state: TrainState, train: Batches, config: Config, weights: Tensor | None, progress: Progress, keep: Keep
+) -> None:
+    """Take the steps of the running epoch that are still to be taken."""
+    epoch, num_steps = state.epoch + 1, (config.epochs - state.first_epoch) * len(train)
+    if not state.batch:  # else the state has brought its draws with it
+        torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # dropout
+    state.model.train()
+    batches, sizes = train.epoch(epoch, state.batch), train.sizes
+    for inputs, targets in progress(batches, f"epoch {epoch}/{config.epochs}", len(batches)):
+        num_done = (state.epoch - state.first_epoch) * len(train) + state.batch
+        set_learning_rate(state.optimizer, SCHEDULES[config.schedule](num_done / num_steps))
+        ranks.batch_size = sizes[state.batch]
+        _step(state, inputs, targets, config, weights)
+        state.batch += 1
+        keep(state)
 
 
-def _require_finite(model: nn.Module, loss: float, where: str, config: Config) -> None:
+def _step(state: TrainState, inputs: Tensor, targets: Tensor, config: Config, weights: Tensor | None) -> None:
+    """Move the weights by one batch; where memory is short, its gradient is gathered in parts, from then on."""
+    while True:
+        try:
+            state.optimizer.zero_grad(set_to_none=True)
+            loss, num_right = _gradient(state, inputs, targets, config, weights)
+            break
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if state.num_chunks >= len(inputs) or is_shared(state.model):
+                images = "a single image" if state.num_chunks >= len(inputs) else f"{len(inputs)} images per rank"
+                mend = "Use a smaller --image-size or --model, or --freeze backbone"
+                raise ResourceError(f"out of memory at {images}", mend) from error
+        state.num_chunks *= 2
+        logger.warning("out of memory: a batch is now computed in %d parts, its size stays", state.num_chunks)
+    loss, num_right = ranks.sum(loss, num_right)
+    if not math.isfinite(loss):
+        raise _diverged(f"epoch {state.epoch + 1}, batch {state.batch + 1}: the loss is {loss}", config)
+    ranks.sum_gradients(state.model)
+    if config.clip_norm:
+        state.scaler.unscale_(state.optimizer)
+        clip_grad_norm_(state.model.parameters(), config.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average:
+        state.average.update_parameters(state.model)
+    state.sums.loss += loss * ranks.batch_size
+    state.sums.num_images += ranks.batch_size
+    state.sums.num_right += num_right
+
+
+def _gradient(
+    state: TrainState, inputs: Tensor, targets: Tensor, config: Config, weights: Tensor | None
+) -> tuple[float, Tensor]:
+    """Leave the gradient of this rank's share in the parameters; return its part of the mean loss, and its hits."""
+    device = next(state.model.parameters()).device
+    total, num_right = 0.0, torch.zeros((), dtype=torch.int64, device=device)
+    num_chunks = max(1, min(state.num_chunks, len(inputs)))  # the last batch of an epoch may be small
+    for images, wanted in zip(inputs.tensor_split(num_chunks), targets.tensor_split(num_chunks), strict=True):
+        wanted = wanted.to(device, non_blocking=True)
+        with torch.autocast(device.type, state.dtype, enabled=state.dtype != torch.float32):
+            logits = state.forward(images.to(device, non_blocking=True))
+        losses = cross_entropy(logits.float(), wanted, weights, reduction="sum", label_smoothing=config.label_smoothing)
+        loss = losses / ranks.batch_size
+        state.scaler.scale(loss).backward()
+        total += loss.item()
+        num_right += (logits.detach().argmax(1) == wanted.argmax(1)).sum()
+    return total, num_right
+
+
+def _each(items: Iterable[Item], keep: Keep, state: TrainState) -> Iterator[Item]:
+    """Yield the items, with a chance to stop after each: scoring many images takes a while, too."""
+    for item in items:
+        yield item
+        keep(state)
+
+
+def _is_patient_no_more(state: TrainState, config: Config) -> bool:
+    return bool(config.patience) and state.epoch - max(state.best_epoch, state.first_epoch) >= (config.patience or 0)
+
+
+def _require_finite(state: TrainState, loss: float, where: str, config: Config) -> None:
     """Raise for weights that an epoch's last step has blown up: no later batch tells."""
-    tensors = model.state_dict().values()
-    if not (math.isfinite(loss) and all(bool(torch.isfinite(tensor).all()) for tensor in tensors)):
+    tensors = itertools.chain(state.judged.state_dict().values(), [torch.tensor(loss)])
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise _diverged(f"{where}: the weights blew up (loss {loss:g})", config)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from MLPipeline.files.SafeLoad import load_file
 
 KEYWORDS = ("auto", "imagenet", "none")
 WRAPPERS = ("state_dict", "model")  # where training scripts, ours too, keep the weights beside other things
+# timm's networks whose tensors fit ours by name and shape, yet which compute otherwise: with TensorFlow's padding and
+# eps, or with blurred strides. Only the name of the file, or of the folder it was fetched into, tells.
+LOOK_ALIKES = re.compile(r"tf_efficientnet_|efficientnet_blur_|resnet(aa|blur)\d")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,9 @@ def load_weights(model: Classifier, spec: ModelSpec, weights: str) -> WeightsRep
     if weights == "none":
         return WeightsReport("none", "", "", "random weights, as asked")
     if weights not in KEYWORDS:
-        return _load(model, spec, _given_file(weights), "file", weights)
+        path = _given_file(weights)
+        _refuse_look_alike(path)
+        return _load(model, spec, path, "file", weights)
     if spec.pretrained is None:
         if weights == "imagenet":
             raise UsageError("--weights imagenet: this model has none", "Use --weights none, or give a file")
@@ -69,6 +75,14 @@ def _given_file(weights: str) -> Path:
     if not os.path.exists(path):
         raise DataError(f"--weights {weights}: no such file", f"{did_you_mean(weights, KEYWORDS)}, or a file's path")
     return path
+
+
+def _refuse_look_alike(path: Path) -> None:
+    if found := LOOK_ALIKES.search(path.as_posix()):
+        raise DataError(
+            f"{path}: weights of {found[0]}..., a network that fits ours but computes otherwise",
+            "Take the plain network's weights, such as efficientnet_b0_ra-3dd342df.pth or resnet50_a1_0-14fe96d1.pth",
+        )
 
 
 def _imagenet_file(pretrained: Pretrained) -> tuple[Path, str]:
@@ -154,7 +168,7 @@ def _is_dense(value: object) -> bool:
 def _our_names(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
     if any(name.startswith("backbone.") for name in state):
         return dict(state)
-    return {spec.rename(name): tensor for name, tensor in state.items()}
+    return {ours: tensor for name, tensor in state.items() if (ours := spec.rename(name))}
 
 
 def _shapes(state: Mapping[str, Tensor], part: str = "") -> dict[str, tuple[int, ...]]:

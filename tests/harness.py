@@ -32,19 +32,26 @@ class Outcome:
 
 
 def run(argv: list[str | Path]) -> Outcome:
-    """Return what `python Engine.py <argv>` does; fails if it touches the images or any run that was there before."""
+    """Return what `python Engine.py <argv>` does; fails if it touches the images or any run that was there before.
+
+    A run that goes on is one that it may change; `--resume` is to be given its path.
+    """
     words = [str(word) for word in argv]
     data, output = Path(_value(words, "--data", "Data")), Path(_value(words, "--output", "output"))
+    resumed = _value(words, "--resume", "none")
     runs = [path for path in output.glob("[0-9]*-*") if path.is_dir()] if output.is_dir() else []
+    runs = [path for path in runs if str(path) != resumed]
     before = [content(folder) for folder in (data, *runs)]
-    out, err, on_terminate = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = Engine.main(words)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
         finally:
-            signal.signal(signal.SIGTERM, on_terminate)
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
     for folder, was in zip((data, *runs), before, strict=True):
         assert content(folder) == was, f"{folder} was changed by {words}"
     return Outcome(code, out.getvalue(), err.getvalue())

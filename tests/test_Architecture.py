@@ -14,17 +14,28 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file imports only from rows above its own. A new file gets a place here: think where it belongs.
 LEVELS = (
-    "Errors  Evaluate  fast/FuseConvolutions  report/Environment",
-    "Config  Classifier  Device  files/AtomicFile  files/SafeLoad  images/ImageHeader",
-    "*_Model  commands/CommandLine  commands/Console  fast/FastForward  files/Cache  files/Download  files/SafeCsv"
-    "  images/ReadImage  report/PlotStyle",
-    "Models  Weights  files/RunFolder  images/ImageWalk  report/Plots",
-    "Checkpoint  images/ScanFolders  commands/ListRuns",
-    "CreateDataset",
-    "Features  Train  commands/Overview",
-    "Predict",
-    "report/Report  commands/PredictImages",
-    "commands/EvaluateRun",
+    "Balance  Errors  Intervals  audit/Folds  audit/LinearHead  audit/OddImages  augment/KeyedDraws"
+    "  augment/Pixels  fast/Compile  fast/FuseConvolutions  report/Charts  report/Environment  report/MatrixView",
+    "Rendezvous",
+    "Distributed",
+    "images/ReadAhead",
+    "Augment  Classifier  Config  Device  Evaluate  Head  Recipes  WholeBatch  commands/Signals  files/AtomicFile"
+    "  files/SafeLoad  images/ImageHeader",
+    "*_Model  Calibrate  Optimizer  Study  Unknown  audit/Judgement  commands/Console  fast/FastForward"
+    "  files/Cache  files/Download  files/SafeCsv  files/SafeSave  files/SortedCopies  images/ReadImage"
+    "  report/Page  report/PlotStyle",
+    "Models  NamedData  TrainState  Weights  audit/LabelSuspects  audit/LearningCurve  files/CacheLimit"
+    "  files/CsvStream  files/RunFolder  images/Fingerprint  images/ImageWalk  images/Likeness  report/Plots"
+    "  report/Thumbnails",
+    "Checkpoint  Comparison  Resume  audit/Shortcuts  commands/CommandLine  commands/ListRuns  images/ScanFolders"
+    "  report/ScorePlots  report/Verdict",
+    "CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage",
+    "Duplicates  KnownRows  FindLr  Rows  Train  commands/CompareRuns  commands/Overview",
+    "Features  report/FindLrPlot  Tune",
+    "Judge  audit/Findings  report/TunePlot",
+    "Phases  Predict  audit/Audit  commands/Job  commands/Main  report/Gallery",
+    "audit/AuditPage  commands/PredictImages  commands/Prepare  report/Report  report/RunPage",
+    "commands/AuditImages  commands/FinishRun  commands/EvaluateRun  commands/FitPhases  commands/TuneHead",
     "Engine",
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names.split()}

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from MLPipeline.Device import choose_device, decoding_threads, fast_dtypes, threads_for, training_dtype
+from MLPipeline.Device import choose_device, fast_dtypes, threads_for, training_dtype
 from MLPipeline.Errors import UsageError
+from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.Models import build_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

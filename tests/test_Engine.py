@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from harness import SMALL, Outcome, run, succeed
 
 import Engine
+from MLPipeline.commands import FitPhases
 
 MakeImages = Callable[..., Path]
 PICTURES = ["history.png", "confusion_matrix.png", "samples.png", "mistakes.png"]
@@ -48,8 +51,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -
 
 def test_a_run_holds_exactly_its_files(trained: Trained) -> None:
     assert sorted(path.name for path in trained.path.iterdir()) == sorted(
-        "model.pt config.json environment.json classes.txt splits.csv skipped.csv train.log history.csv metrics.json "
-        "predictions.csv history.png confusion_matrix.png samples.png mistakes.png".split()
+        "last.pt model.pt config.json environment.json classes.txt splits.csv skipped.csv train.log history.csv "
+        "metrics.json predictions.csv report.html model.pt.prev history.png confusion_matrix.png samples.png "
+        "confusion_matrix_normalized.png per_class.png reliability.png roc_pr.png mistakes.png".split()
     )
 
 
@@ -86,7 +90,10 @@ def test_the_history_has_a_row_per_epoch(trained: Trained) -> None:
 
 def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
     metrics, predictions = trained.metrics, trained.predictions
-    assert {"model", "weights", "freeze", "val", "test", "baseline_accuracy", "timing"} == metrics.keys()
+    assert metrics.keys() == {
+        *("model", "weights", "freeze", "temperature", "val", "test", "baseline_accuracy", "fine_tuning", "timing")
+    }
+    assert metrics["fine_tuning"] is None and 0.05 <= metrics["temperature"] <= 20
     assert list(predictions) == [*"path split true predicted confidence loss p_cat p_dog p_eel".split()]
     for split in ("val", "test"):
         rows, scores = predictions[predictions["split"] == split], metrics[split]
@@ -169,19 +176,22 @@ def test_an_interrupted_run_keeps_the_weights_of_its_best_epoch(
 ) -> None:
     first = trained.again("--epochs", "1")
     losses = iter([0.1, 0.2, 0.3])  # the first epoch is the best
-    say = Engine.say
+    say = FitPhases.say
 
     def interrupt(text: str = "") -> None:
         say(text)
         if text.startswith("    3 "):
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr("MLPipeline.Train.score", lambda *_: (next(losses), 0.5))
-    monkeypatch.setattr(Engine, "say", interrupt)
+    monkeypatch.setattr(FitPhases, "say", interrupt)
     outcome = run([*SMALL, "--data", trained.data, "--output", trained.output, "--epochs", "9"])
     path = sorted(trained.output.glob("[0-9]*-*"))[-1]
     assert outcome.code == 130
-    assert outcome.notes == [f"stopped: the best weights so far are in {path / 'model.pt'}"]
+    assert outcome.notes == [
+        f"stopped: the best weights so far are in {path / 'model.pt'}",
+        f"to go on: python Engine.py --resume {path}",
+    ]
     assert pd.read_csv(path / "history.csv")["val_loss"].tolist() == [0.1, 0.2, 0.3]
     stopped, best = (torch.load(each / "model.pt", weights_only=True) for each in (path, first))
     assert stopped["epoch"] == 1

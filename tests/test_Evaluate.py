@@ -20,9 +20,9 @@ from MLPipeline.Evaluate import (
     Predictions,
     baseline_accuracy,
     evaluate,
+    macro_auroc,
     predict_batches,
     predictions_table,
-    wilson_interval,
     worst_mistakes,
 )
 
@@ -77,6 +77,42 @@ def test_metrics_equal_scikit_learns(predictions: Predictions) -> None:
     json.dumps(ours, allow_nan=False)
 
 
+@given(any_predictions(), st.floats(0.05, 20))
+@settings(deadline=None)
+def test_figures_of_the_probabilities_equal_scikit_learns(predictions: Predictions, temperature: float) -> None:
+    predictions = predictions.scaled(temperature)
+    num_classes = predictions.logits.shape[1]
+    labels, probabilities = predictions.labels.numpy(), predictions.probabilities.numpy()
+    one_hot = np.eye(num_classes)[labels]
+    ours = evaluate(predictions, names(num_classes))
+    areas = [
+        metrics.roc_auc_score(one_hot[:, label], probabilities[:, label])
+        for label in range(num_classes)
+        if 0 < one_hot[:, label].sum() < len(labels)
+    ]
+    assert ours["auroc"] == (pytest.approx(np.mean(areas), abs=1e-9) if areas else None)
+    squared = num_classes * metrics.mean_squared_error(one_hot, probabilities)
+    assert ours["brier"] == pytest.approx(squared, abs=1e-9)
+    if num_classes == 2:  # where scikit-learn's looks at one of the two probabilities
+        assert ours["brier"] == pytest.approx(
+            2 * metrics.brier_score_loss(one_hot[:, 1], probabilities[:, 1]), abs=1e-9
+        )
+    if num_classes > 5:
+        scores = predictions.logits.numpy()
+        top5 = metrics.top_k_accuracy_score(labels, scores, k=5, labels=range(num_classes))
+        assert ours["top5_accuracy"] == pytest.approx(top5, abs=1e-9)
+    else:
+        assert ours["top5_accuracy"] is None
+    assert ours["temperature"] == temperature
+    assert ours["ece_unscaled"] == evaluate(predictions.scaled(1.0), names(num_classes))["ece"]
+
+
+def test_ties_count_half_in_the_auroc() -> None:
+    logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert macro_auroc(Predictions(logits, torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.75)
+    assert macro_auroc(Predictions(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.5)
+
+
 def calibration_error_in_words(predictions: Predictions) -> float:
     """Guo et al., equation 3, word for word: bins ((m - 1) / 15, m / 15]."""
     confidence = predictions.logits.double().softmax(1).amax(1).tolist()
@@ -119,7 +155,8 @@ def test_without_mistakes_the_weakest_class_is_taken_for_nothing() -> None:
 
 def test_no_images_give_none_not_nan() -> None:
     result = evaluate(predict_batches(nn.Identity(), [], CPU, num_classes=2), ["a", "b"])
-    undefined = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "ece", "weakest_class", "weakest_class_taken_for")
+    undefined = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "ece", "auroc", "brier", "top5_accuracy")
+    undefined += ("balanced_accuracy_ci95", "macro_f1_ci95", "weakest_class", "weakest_class_taken_for")
     assert [result[key] for key in undefined] == [None] * len(undefined)
     assert (result["n"], result["accuracy_ci95"]) == (0, [0.0, 1.0])
     assert result["confusion_matrix"] == [[0, 0], [0, 0]]
@@ -127,23 +164,8 @@ def test_no_images_give_none_not_nan() -> None:
 
 def test_a_diverged_model_still_gives_valid_json() -> None:
     result = evaluate(Predictions(torch.full((3, 2), torch.nan), torch.tensor([0, 1, 1])), ["a", "b"])
-    assert (result["loss"], result["ece"]) == (None, None)
+    assert [result[key] for key in ("loss", "ece", "auroc", "brier")] == [None] * 4
     json.dumps(result, allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "interval"),
-    [  # Newcombe, Two-sided confidence intervals for the single proportion (1998), table I, method 3
-        (81, 263, (0.2553, 0.3662)),
-        (15, 148, (0.0624, 0.1605)),
-        (0, 20, (0.0, 0.1611)),
-        (1, 29, (0.0061, 0.1718)),
-        (20, 20, (0.8389, 1.0)),
-        (0, 0, (0.0, 1.0)),
-    ],
-)
-def test_wilson_interval_equals_the_published_values(successes: int, n: int, interval: tuple[float, float]) -> None:
-    assert wilson_interval(successes, n) == pytest.approx(interval, abs=1e-4)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1), st.lists(st.integers(0, 4), min_size=1))

@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from MLPipeline import Torchvision_Model
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
 from MLPipeline.Models import build_model, find_model, model_names, read_model_files
 
-QUICK = {"cnn", "resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0"}
-EVERY_MODEL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in model_names()]
+QUICK = {"cnn", "cnn_residual", "resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0"}
+WITH_OWN_FILE = [name for name in model_names() if name not in Torchvision_Model.MODELS]  # the others: test_Torchvision
+EVERY_MODEL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in WITH_OWN_FILE]
 NUM_CLASSES = 3
 MODEL_FILE = """
 from torch import nn
@@ -114,7 +116,7 @@ def test_training_leaves_stored_activations_as_they_are(name: str) -> None:
 def test_the_defaults_are_settings(name: str) -> None:
     spec = find_model(name)
     settings = Config().resolve(spec.defaults)
-    assert set(spec.defaults) == {"image_size", "batch_size", "epochs", "optimizer", "lr", "freeze"}
+    assert set(spec.defaults) >= {"image_size", "batch_size", "epochs", "optimizer", "lr", "freeze"}
     assert set(spec.defaults) <= {field.name for field in dataclasses.fields(Config)}
     assert settings.image_size is not None and settings.image_size >= spec.min_image_size
 

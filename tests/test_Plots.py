@@ -22,13 +22,12 @@ from MLPipeline.report.Plots import (
     confusion_figure,
     history_figure,
     mistakes_figure,
-    plot_confusion_matrix,
     plot_history,
     plot_mistakes,
     plot_samples,
     samples_figure,
 )
-from MLPipeline.report.PlotStyle import drawable
+from MLPipeline.report.PlotStyle import drawable, save_figure
 
 HOSTILE = [
     "$\\frac{$",
@@ -171,7 +170,7 @@ def test_every_figure_draws_hostile_names(tmp_path: Path) -> None:
     images, count = IMAGES[: len(HOSTILE)], len(HOSTILE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plot_confusion_matrix(np.eye(count, dtype=int).tolist(), HOSTILE, tmp_path / "confusion_matrix.png")
+        save_figure(confusion_figure(np.eye(count, dtype=int).tolist(), HOSTILE), tmp_path / "confusion_matrix.png")
         plot_samples(images, HOSTILE, tmp_path / "samples.png")
         plot_mistakes(images, HOSTILE, HOSTILE[::-1], [0.5] * count, count, tmp_path / "mistakes.png")
     for name in ("confusion_matrix.png", "samples.png", "mistakes.png"):

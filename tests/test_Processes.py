@@ -51,6 +51,26 @@ def test_a_stopped_run_keeps_its_best_weights_and_says_where(
 
 
 @pytest.mark.slow
+def test_stopped_while_it_extracts_features_it_ends_soon_and_says_how_to_go_on(
+    make_images: MakeImages, tmp_path: Path
+) -> None:
+    data, output = make_images(tmp_path / "Data", {"cat": 150, "dog": 150}), tmp_path / "output"
+    flags = ["--model", "resnet18", "--weights", "none", "--freeze", "backbone", "--image-size", "128", "--epochs", "1"]
+    process = start([*flags, "--data", data, "--output", output])
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size for path in output.glob("cache/features-*/rows.bin")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.05)
+    stopped = time.monotonic()
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - stopped < 40  # as above
+    assert process.returncode == 143 and "Traceback" not in err
+    path = output / "001-resnet18"
+    assert err.splitlines()[-1] == f"note: to go on: python Engine.py --resume {path}"
+
+
+@pytest.mark.slow
 def test_a_closed_pipe_ends_quietly(make_images: MakeImages, tmp_path: Path) -> None:
     train(tmp_path / "Data", tmp_path / "output", make_images)
     make_images(tmp_path / "many", {"cat": 100})  # more than one batch: lines after the first meet a closed pipe

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from MLPipeline.Config import Config
-from MLPipeline.CreateDataset import split_images
 from MLPipeline.Evaluate import Predictions, evaluate
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex, scan_folders
-from MLPipeline.Predict import Answer, SplitPredictions, answers_table
+from MLPipeline.Judge import SplitPredictions
 from MLPipeline.report import Report
 from MLPipeline.report.Report import (
     closing_lines,
@@ -33,7 +32,8 @@ from MLPipeline.report.Report import (
     write_json,
     write_results,
 )
-from MLPipeline.Train import EpochRecord
+from MLPipeline.SplitImages import split_images
+from MLPipeline.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
 RECORD = EpochRecord(3, 0.5, 0.75, 0.25, 1.0, 0.01, 1.25, True)
@@ -180,11 +180,3 @@ def test_json_is_written_whole_with_a_last_line_end(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"name": "katze \N{CAT}", "n": None})
     text = (tmp_path / "a.json").read_text()
     assert text.endswith("}\n") and json.loads(text) == {"name": "katze \N{CAT}", "n": None}
-
-
-def test_answers_are_lines_and_rows() -> None:
-    answer = Answer(Path("a.jpg"), (("cat", 0.9), ("dog", 0.0999999)))
-    assert answer.to_text() == "a.jpg  cat 90.0 %  dog 10.0 %"
-    assert answers_table([answer]).to_dict("records") == [
-        {"path": "a.jpg", "predicted": "cat", "confidence": 0.9, "class_2": "dog", "confidence_2": 0.1}
-    ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,14 +220,15 @@ def test_a_missing_folder_a_file_and_a_link_to_itself_are_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     touch(tmp_path, "cat/1.jpg", "cat/locked/2.jpg", "dog/1.jpg")
-    listdir = os.listdir
+    for name in ("listdir", "scandir"):
+        is_open = getattr(os, name)
 
-    def refuse_locked(path: Path) -> list[str]:
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied", path)
-        return listdir(path)
+        def refuse_locked(path: Path, is_open: Callable[[Path], Any] = is_open) -> Any:
+            if Path(path).name == "locked":
+                raise PermissionError(13, "Permission denied", path)
+            return is_open(path)
 
-    monkeypatch.setattr(os, "listdir", refuse_locked)
+        monkeypatch.setattr(os, name, refuse_locked)
     index = scan_folders(tmp_path)
     assert names(index) == ["cat/1.jpg", "dog/1.jpg"]
     assert skipped(index) == {"cat/locked": "cannot be read (Permission denied)"}

@@ -33,7 +33,8 @@ from train_cases import (
 
 from MLPipeline.CreateDataset import Batches, one_hot
 from MLPipeline.Errors import DivergedError
-from MLPipeline.Train import fit, make_optimizer
+from MLPipeline.Optimizer import make_optimizer
+from MLPipeline.Train import fit
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -80,7 +81,7 @@ def test_label_smoothing_by_hand() -> None:
 class MixedBatches(Batches):
     """Every row with a target of 70 % its class and 30 % the next, as mixup makes them."""
 
-    def epoch(self, epoch: int) -> list[tuple[Tensor, Tensor]]:  # type: ignore[override]
+    def epoch(self, epoch: int, first_batch: int = 0) -> list[tuple[Tensor, Tensor]]:  # type: ignore[override]
         return [(rows, 0.7 * target + 0.3 * target.roll(1, dims=1)) for rows, target in super().epoch(epoch)]
 
 

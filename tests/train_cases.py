@@ -1,7 +1,8 @@
-"""Small problems for the tests of Train: points in clusters, and modules that learn them or blow up."""
+"""Small problems for the tests of Train: points in clusters and coloured squares, and modules that learn them."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from MLPipeline.Config import Config
-from MLPipeline.CreateDataset import Batches, one_hot
+from MLPipeline.Classifier import Classifier
+from MLPipeline.Config import NEUTRAL, Config
+from MLPipeline.CreateDataset import Augment, Batches, one_hot
 from MLPipeline.images.ScanFolders import ImageIndex
-from MLPipeline.Train import EpochRecord, fit
+from MLPipeline.Train import fit
+from MLPipeline.TrainState import EpochRecord
 
 CPU = torch.device("cpu")
 NUM_CLASSES, NUM_FEATURES = 3, 6
@@ -28,17 +31,23 @@ class InMemory:
     rows: Tensor
     row_bytes = 4 * NUM_FEATURES
 
-    def take(self, positions: np.ndarray) -> Tensor:
+    def take(self, positions: np.ndarray, epoch: int = 0) -> Tensor:
         return self.rows[torch.from_numpy(positions)]
 
 
 def batches(
-    rows: Tensor, labels: Tensor, batch_size: int = 8, seed: int | None = None, kind: type[Batches] = Batches
+    rows: Tensor,
+    labels: Tensor,
+    batch_size: int = 8,
+    seed: int | None = None,
+    kind: type[Batches] = Batches,
+    augment: Augment | None = None,
+    balanced: bool = False,
 ) -> Batches:
     classes = tuple("abc"[:NUM_CLASSES])
     splits, ends = np.zeros(len(rows), np.int8), np.zeros(len(rows), np.int64)
     index = ImageIndex(Path(), classes, labels.numpy().astype(np.int32), splits, (), b"", ends)
-    return kind(InMemory(rows), index, 0, batch_size, seed)
+    return kind(InMemory(rows), index, 0, batch_size, seed, augment, balanced)
 
 
 def points(num_rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -68,7 +77,7 @@ def no_points() -> Batches:
 
 def settings(**stated: Any) -> Config:
     defaults = {"epochs": 6, "batch_size": 8, "optimizer": "adam", "lr": 0.05, "image_size": 8, "freeze": "none"}
-    return Config(**{"precision": "fp32"} | defaults | stated)
+    return Config(**{"precision": "fp32"} | dict(NEUTRAL) | defaults | stated)
 
 
 def linear(seed: int = 0) -> nn.Module:
@@ -76,9 +85,27 @@ def linear(seed: int = 0) -> nn.Module:
     return nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
 
-def with_dropout() -> nn.Module:
-    torch.manual_seed(0)
+def with_dropout(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(NUM_FEATURES, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, NUM_CLASSES))
+
+
+def network(seed: int = 0) -> Classifier:
+    """Two stages with BatchNorm, and a head with dropout."""
+    torch.manual_seed(seed)
+    stages = OrderedDict(
+        stem=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        block=nn.Sequential(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+    return Classifier(nn.Sequential(stages), nn.Sequential(nn.Dropout(0.25), nn.Linear(5, NUM_CLASSES)))
+
+
+def images(number: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, 8, 8) uint8 whose class is their brightest channel, and their labels (N,)."""
+    labels = torch.arange(number) % NUM_CLASSES
+    pixels = torch.randint(0, 120, (number, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
+    pixels[torch.arange(number), labels] += 100
+    return pixels.to(torch.uint8), labels
 
 
 class FailingLinear(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from MLPipeline.Config import VERBS, Config, flag_name, plain_type, read_settings
 from MLPipeline.Errors import UsageError, did_you_mean
+from MLPipeline.Recipes import recipe
 
 _EXAMPLES = """examples:
   python Engine.py --model resnet50                        train on Data/, one folder per class
@@ -19,6 +20,9 @@ _EXAMPLES = """examples:
   python Engine.py predict cat.jpg photos/ --csv out.csv   use the newest run
   python Engine.py evaluate --min-accuracy 0.9             exit code 5 below 90 %
 """
+
+_FREE_WHEN_RESUMED = ("resume", "output", "workers", "cache_limit")
+_TAKES_PATHS = {"predict": "[PATH ...] ", "compare": "RUN RUN "}
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Config]:
@@ -34,16 +38,35 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
     rest = list(argv[1:] if argv and argv[0] == verb else argv)
     end = rest.index("--") if "--" in rest else len(rest)
     stated, unknown = _make_parser(verb).parse_known_intermixed_args(rest[:end])
-    if verb == "predict":  # `predict -- *.jpg`: after the two dashes nothing is a flag
+    if verb in _TAKES_PATHS:  # `predict -- *.jpg`: after the two dashes nothing is a flag
         stated.paths = (*stated.paths, *map(Path, rest[end + 1 :]))
     else:
         unknown += rest[end + 1 :]
     if unknown:
         raise _not_of(verb, unknown[0].split("=")[0])
     values = vars(stated)
-    if "config" in values:
+    if "resume" in values:
+        values = _resumed(values)
+    elif "recipe" in values:
+        values = recipe(values["recipe"]) | values
+    elif "config" in values:
         values = read_settings(values["config"]) | values
     return verb, Config(**values)
+
+
+def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that an interrupted run was started with; flags that would change its result are refused."""
+    from MLPipeline.files.RunFolder import SETTINGS_FILE, find_run  # imports pandas, which --help need not wait for
+
+    run = find_run(Path(stated.get("output", Config.output)), stated["resume"], needs_model=False)
+    if not (run.path / SETTINGS_FILE).is_file():
+        raise UsageError(f"--resume {stated['resume']}: was stopped before it began", "Start it anew, without --resume")
+    settings = read_settings(run.path / SETTINGS_FILE)
+    for name, value in stated.items():
+        if name not in _FREE_WHEN_RESUMED and settings.get(name) != value:
+            what = f"{flag_name(name)} {value}: the run was started with {settings.get(name, 'none')}"
+            raise UsageError(what, "Leave the flag out, or start a new run")
+    return settings | stated | {"output": run.path.parent, "resume": str(run.path)}
 
 
 def _not_of(verb: str, word: str) -> UsageError:
@@ -72,7 +95,7 @@ def _make_parser(verb: str) -> _Parser:
     commands = "".join(f"\n  {name:<10}{text}" for name, text in VERBS.items())
     parser = _Parser(
         prog="python Engine.py" if verb == "train" else f"python Engine.py {verb}",
-        usage="%(prog)s [PATH ...] [flags]" if verb == "predict" else "%(prog)s [flags]",
+        usage=f"%(prog)s {_TAKES_PATHS.get(verb, '')}[flags]",
         description=f"{_EXAMPLES}\ncommands:{commands}" if verb == "train" else VERBS[verb],
         epilog="--version prints the versions. COMMAND --help lists the flags of a command." if verb == "train" else "",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110),

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import one_line
 from MLPipeline.files.AtomicFile import unwritable
 
@@ -35,7 +36,7 @@ def open_console() -> None:
         for handler in (*logger.handlers,):  # the log of the command before, where `main` is called twice
             logger.removeHandler(handler)
             handler.close()
-    notes = logging.StreamHandler(sys.stderr)
+    notes = logging.StreamHandler(sys.stderr) if ranks.is_first else logging.NullHandler()
     notes.setLevel(logging.WARNING)
     notes.setFormatter(_OneLine("note: %(message)s"))
     _library.addHandler(notes)
@@ -58,6 +59,8 @@ def log_to(path: Path) -> None:
 
 def say(text: str = "") -> None:
     """Print a line of the result on stdout."""
+    if not ranks.is_first:
+        return
     with tqdm.external_write_mode():  # a progress bar makes room
         sys.stdout.write(printable(text, sys.stdout.encoding) + "\n")
         sys.stdout.flush()
@@ -71,7 +74,8 @@ def note(text: str) -> None:
 
 def fail(text: str) -> None:
     """Print `error: <text>` on stderr, on one line."""
-    sys.stderr.write(f"error: {printable(text, sys.stderr.encoding)}\n")
+    rank = "" if ranks.is_first else f"rank {ranks.rank}: "
+    sys.stderr.write(f"error: {rank}{printable(text, sys.stderr.encoding)}\n")
     _said.info("error: %s", text)
 
 
@@ -86,4 +90,4 @@ def printable(text: str, encoding: str | None = "utf-8") -> str:
 def progress(items: Iterable[Item], label: str, total: int) -> Iterable[Item]:
     """Return `items` under a bar with rate and time left on stderr; no bar where stderr is not a terminal."""
     # disable=None is tqdm's own "only on a terminal"; leave=False keeps the finished console free of spent bars.
-    return tqdm(items, desc=label, total=total, disable=None, leave=False, dynamic_ncols=True)
+    return tqdm(items, desc=label, total=total, disable=not ranks.is_first or None, leave=False, dynamic_ncols=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +14,14 @@ import pandas as pd
 from MLPipeline.Checkpoint import ModelCard, load_checkpoint
 from MLPipeline.commands.Console import note, progress, say
 from MLPipeline.Config import Config, read_settings
-from MLPipeline.Device import choose_device
+from MLPipeline.Device import join_ranks
+from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import DataError, GateMissedError
-from MLPipeline.Evaluate import evaluate
 from MLPipeline.Features import extract
 from MLPipeline.files.RunFolder import Run, find_run
 from MLPipeline.files.SafeCsv import cell_text, write_csv
 from MLPipeline.images.ScanFolders import SPLITS, UNSPLIT, ImageIndex, scan_folders
-from MLPipeline.Predict import predict_split
+from MLPipeline.Judge import Scorer, SplitPredictions
 from MLPipeline.report.Report import counted, per_class_lines, result_lines, table_of
 
 
@@ -34,15 +36,19 @@ def evaluate_run(config: Config) -> None:
     run = find_run(config.output, config.run)
     model, card = load_checkpoint(run.model_file)
     split = SPLITS.index(config.split)
+    model.to(join_ranks(config.device)).freeze("backbone")
     index = _labelled_folders(config, card, split) if config.data else _own_images(run, card, split)
-    model.to(choose_device(config.device)).freeze("backbone")
+    ranks.require_same({"images": index.identity})
     dataset = extract(
         model, index, card.image_size, config.output / "cache", config.precision, config.workers, progress
     )
     for each in dataset.skipped:
         note(f"skipped {each.path}: {each.reason}")
-    scored = predict_split(model, dataset, split, config.precision)
-    metrics = evaluate(scored.predictions, card.classes)
+    centers = card.fingerprint.centers if card.unknown and card.fingerprint else None
+    scored = Scorer(model, dataset, config.precision).predict(split, centers).used_with(card)
+    if not ranks.is_first:
+        return
+    metrics = scored.metrics(card.classes)
     if config.csv:
         write_csv(table_of(dataset.index, scored), config.csv)
     if config.json:
@@ -51,14 +57,18 @@ def evaluate_run(config: Config) -> None:
     else:
         say(f"run      {run.path}")
         say(f"images   {counted(metrics['n'], f'{config.split} image')} of {index.root}")
-        say()
-        for line in (*per_class_lines(metrics), "", *result_lines(metrics)):
-            say(line)
+        _say_result(scored, metrics)
     if config.min_accuracy is not None and metrics["accuracy"] < config.min_accuracy:
         raise GateMissedError(
             f"accuracy {metrics['accuracy']:.4f} is under --min-accuracy {config.min_accuracy:g}",
             "Train longer, on more images, or with another model",
         )
+
+
+def _say_result(scored: SplitPredictions, metrics: Mapping[str, Any]) -> None:
+    say()
+    for line in (*per_class_lines(metrics), "", *result_lines(metrics)):
+        say(line)
 
 
 def _labelled_folders(config: Config, card: ModelCard, split: int) -> ImageIndex:

@@ -1,29 +1,73 @@
-"""`python Engine.py runs`: the runs of the output folder, oldest first."""
+"""`python Engine.py runs`: the runs of the output folder, oldest first, the best of them marked."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
 from MLPipeline.commands.Console import say
-from MLPipeline.Config import Config
-from MLPipeline.files.RunFolder import list_runs, read_runs
+from MLPipeline.Config import Config, read_settings
+from MLPipeline.Errors import UsageError
+from MLPipeline.files.RunFolder import Run, list_runs, read_runs
 
 
 def list_all(config: Config) -> None:
-    """Print one line per run: its folder, accuracy on validation and test images, weights, time."""
-    rows = read_runs(config.output)
-    finished = {row["run"]: row for row in rows.to_dict("records")}
+    """Print one line per run: its folder, when it ended, model, accuracy on validation and test images, time.
+
+    The runs of highest test accuracy on the same images are marked with a star.
+    """
+    rows: dict[str, Any] = {row["run"]: row for row in read_runs(config.output).to_dict("records")}
     runs = list_runs(config.output)
     if not runs:
         say(f"{config.output} has no runs yet. Train one: python Engine.py --model resnet50")
         return
-    width = max(len("run"), *(len(run.path.name) for run in runs))
-    say(f"{'run':{width}}      val     test  weights   seconds")
+    best = _best(runs, rows)
+    names = max(len("run"), *(len(run.path.name) for run in runs))
+    models = max(len("model"), *(len(str(row["model"])) for row in rows.values()), 0)
+    say(f"{'run':{names}}  {'ended':16}  {'model':{models}}  weights       val     test    minutes")
     for run in runs:
-        if row := finished.get(run.path.name):
-            figures = "  ".join(_percent(row[f"{split}_accuracy"]) for split in ("val", "test"))
-            say(f"{run.path.name:{width}}  {figures}  {row['weights']:8}  {row['seconds']:7.0f}")
+        if row := rows.get(run.path.name):
+            val, test = (_percent(row[f"{split}_accuracy"]) for split in ("val", "test"))
+            star = "*" if run.path.name in best else " "
+            say(
+                f"{run.path.name:{names}}  {_ended(run):16}  {row['model']:{models}}  {row['weights']:8}"
+                f"  {val}  {test} {star}  {row['seconds'] / 60:7.1f}"
+            )
         else:
-            say(f"{run.path.name:{width}}  not finished")
+            say(f"{run.path.name:{names}}  not finished")
+    if best:
+        say("* best on the same test images; is it really better? python Engine.py compare R1 R2")
+
+
+def _best(runs: Sequence[Run], rows: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the names of the runs of highest test accuracy, where at least two were judged on the same images."""
+    alike: dict[tuple, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        row = rows.get(run.path.name)
+        if row and row["test_accuracy"] == row["test_accuracy"]:  # not NaN: there are test images
+            alike.setdefault(_test_images(run, row), []).append(row)
+    highest = {key: max(row["test_accuracy"] for row in group) for key, group in alike.items() if len(group) > 1}
+    return {row["run"] for key, top in highest.items() for row in alike[key] if row["test_accuracy"] == top}
+
+
+def _test_images(run: Run, row: Mapping[str, Any]) -> tuple:
+    """Return what tells the test images of a run from those of others."""
+    with contextlib.suppress(UsageError):
+        settings = read_settings(run.path / "config.json")
+        return row["test_images"], *(str(settings.get(name)) for name in ("data", "seed", "test_fraction", "group"))
+    return (run.path.name,)  # its settings are gone: like no other
+
+
+def _ended(run: Run) -> str:
+    """Return when a run wrote its metrics, which it does last: `2026-11-22 14:05`."""
+    try:
+        ended = (run.path / "metrics.json").stat().st_mtime
+    except OSError:
+        return "-"
+    return datetime.fromtimestamp(ended).strftime("%Y-%m-%d %H:%M")
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:5.1f} %" if value == value else "      -"  # NaN: no such images
+    return f"{100 * value:5.1f} %" if value == value else "      -"

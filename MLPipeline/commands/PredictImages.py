@@ -2,47 +2,127 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import itertools
+import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
-from MLPipeline.Checkpoint import load_checkpoint
+from MLPipeline.Checkpoint import ModelCard, load_checkpoint
 from MLPipeline.commands.Console import note, progress, say
-from MLPipeline.Config import Config
-from MLPipeline.CreateDataset import no_progress
-from MLPipeline.Device import choose_device
+from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
+from MLPipeline.Device import join_ranks
+from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import DataError, UsageError
-from MLPipeline.files.RunFolder import find_run
-from MLPipeline.files.SafeCsv import write_csv
-from MLPipeline.Predict import answers_table, find_images, predict
+from MLPipeline.files.AtomicFile import write_file
+from MLPipeline.files.CsvStream import open_csv
+from MLPipeline.files.RunFolder import Run, find_run
+from MLPipeline.files.SortedCopies import SortedCopies
+from MLPipeline.images.ReadAhead import no_progress
+from MLPipeline.images.ReadImage import encode_jpeg
+from MLPipeline.Predict import Answer, answer_columns, find_images, predict
+from MLPipeline.Unknown import differs_from_training
+
+_SURE = 0.5  # for --sort-into where the model has no rule for `unknown`: less is more likely wrong than right
+_HEAT_QUALITY = 90
+_MAX_STEM = 200  # bytes of a file's name, which may have 255
+
+Receiver = Callable[[Answer], object]
 
 
 def predict_images(config: Config) -> None:
-    """Print one line per image with its likeliest classes, and write them to `--csv`.
+    """Print one line per image with its likeliest classes; into `--csv`, `--sort-into`, heat maps as asked.
 
     Raises:
-        UsageError: no paths, or no such run.
+        UsageError: no paths, no such run, or `--sort-into` leads into images.
         DataError: a path does not exist, or not one file is an image.
     """
     if not config.paths:
         raise UsageError("predict: no images named", "python Engine.py predict cat.jpg photos/ 'new/*.png'")
     run = find_run(config.output, config.run)
     model, card = load_checkpoint(run.model_file)
-    device = choose_device(config.device)
+    device = join_ranks(config.device)
     files, skipped = find_images(config.paths, config.follow_links)
     note(f"using {run.model_file}")
     for each in skipped:
         note(f"skipped {each.path}: {each.reason}")
     bar = no_progress if sys.stdout.isatty() else progress  # on a terminal the answers themselves show it
-    table, num_answers = [], 0
-    for answer in predict(model.to(device), card, files, config.topk, config.precision, config.workers, bar):
+    ranks.require_same({"images": "\n".join(map(str, files))})
+    mine = files[ranks.dealt]
+    answers = ranks.in_order(
+        predict(model.to(device), card, mine, config.topk, config.precision, config.workers, bar, config.heatmap)
+    )
+    if not ranks.is_first:
+        collections.deque(answers, maxlen=0)  # there are none here, but this rank's share is done
+        return
+    with _receivers(config, run, card) as receivers:
+        _pass_on(answers, receivers, config)
+
+
+def _pass_on(answers: Iterable[Answer], receivers: Sequence[Receiver], config: Config) -> None:
+    """Give every receiver each answer; say what was skipped, and whether many images are of another kind."""
+    num_answers, num_far = 0, 0
+    for answer in answers:
         if answer.reason:
             note(f"skipped {answer.path}: {answer.reason}")
             continue
         num_answers += 1
-        say(answer.to_json() if config.json else answer.to_text())
-        if config.csv:  # else none is kept: a folder may hold any number
-            table.append(answer)
+        num_far += answer.is_far
+        for receive in receivers:
+            receive(answer)
     if not num_answers:
         paths = ", ".join(map(str, config.paths))
         raise DataError(f"{paths}: not one image that can be read", "Give JPEG or PNG images")
-    if config.csv:
-        write_csv(answers_table(table), config.csv)
+    if differs_from_training(num_far, num_answers):
+        note(
+            f"{num_far} of {num_answers} images look unlike those the model was trained on: "
+            "expect it to be wrong more often than its accuracy says"
+        )
+
+
+@contextlib.contextmanager
+def _receivers(config: Config, run: Run, card: ModelCard) -> Iterator[list[Receiver]]:
+    """Give what is done with each answer, as the flags ask; files are finished when the `with` block ends well."""
+    receivers: list[Receiver] = [lambda answer: say(answer.to_json() if config.json else answer.to_text())]
+    if config.sort_into:
+        copies = SortedCopies(config.sort_into, card.classes, _protected(config, run))
+        receivers.append(lambda answer: copies.add(answer.path, answer.top[0][0] if _is_sure(answer, card) else None))
+    if config.heatmap:
+        folder = _new_folder(config.output / "heatmaps", run.path.name)
+        numbers = itertools.count(1)
+        receivers.append(lambda answer: _write_heat(folder, next(numbers), answer))
+    with contextlib.ExitStack() as stack:
+        if config.csv:
+            add_row = stack.enter_context(open_csv(config.csv, answer_columns(card, config.topk)))
+            receivers.append(lambda answer: add_row(answer.to_row()))
+        yield receivers
+    if config.heatmap:
+        note(f"heat maps in {folder}")
+
+
+def _is_sure(answer: Answer, card: ModelCard) -> bool:
+    return not answer.is_unknown if card.unknown else answer.confidence >= _SURE
+
+
+def _protected(config: Config, run: Run) -> list[Path]:
+    """Return the folders that no copy may go to: images to learn from, and those named now, which it would join."""
+    folders = [path for path in config.paths if os.path.isdir(path)]
+    with contextlib.suppress(UsageError):  # a model file from elsewhere comes without settings
+        folders.append(Path(read_settings(run.path / "config.json").get("data", DEFAULT_DATA)))
+    return [DEFAULT_DATA, *folders]
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Return a place for a folder that is not there yet: `name`, or `name-2`."""
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return next(parent / name for name in names if not os.path.lexists(parent / name))
+
+
+def _write_heat(folder: Path, number: int, answer: Answer) -> None:
+    """Write the picture of what `answer` rests on as `00001-<name>.jpg`, in the order of the answers."""
+    stem = os.fsdecode(os.fsencode(answer.path.stem)[:_MAX_STEM])
+    assert answer.heat is not None
+    picture = encode_jpeg(answer.heat, _HEAT_QUALITY)
+    write_file(folder / f"{number:05d}-{stem}.jpg", lambda file: file.write(picture))

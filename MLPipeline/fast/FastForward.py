@@ -53,7 +53,10 @@ class FastForward:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Return float16 (B, D), or (B, ...) activations where some stages are not frozen."""
-        rows = self.network(self.normalize(images.to(self.device, non_blocking=True)))
+        number = len(images)
+        if number < self.batch_size:  # weights are packed for one shape, and an image gets the same bits in any company
+            images = torch.cat([images, images.new_zeros(self.batch_size - number, *images.shape[1:])])
+        rows = self.network(self.normalize(images.to(self.device, non_blocking=True)))[:number]
         return rows.float().clamp(-_LARGEST, _LARGEST).half().cpu()  # random weights may exceed it, trained ones do not
 
     def stream(self, batches: Iterable[tuple[Item, np.ndarray]]) -> Generator[tuple[Item, Tensor], None, None]:
@@ -79,20 +82,6 @@ class FastForward:
             finally:
                 pool.shutdown(cancel_futures=True)
                 torch.set_num_threads(cores)  # what the pool's threads set, later threads would begin with
-
-
-class FastClassifier(nn.Module):
-    """Logits (B, C) float32 of a trained `model`, whose backbone runs by `FastForward`; inference only."""
-
-    def __init__(self, model: Classifier, image_size: int, precision: str = "auto") -> None:
-        super().__init__()
-        model.freeze("backbone")
-        self.head = model.head
-        self.rows = FastForward(model, image_size, precision)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits for `images` (B, 3, H, W) uint8."""
-        return self.head(self.rows(images).to(self.rows.device).float())
 
 
 class _Cast(nn.Module):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from MLPipeline.Errors import ResourceError
+
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # as `write_file` calls them
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: bool = False) -> None:
@@ -36,6 +39,13 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: b
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_half_written(folder: Path) -> None:
+    """Delete what killed processes left of unfinished files in `folder`; no other may be writing there."""
+    for path in folder.iterdir():
+        if _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

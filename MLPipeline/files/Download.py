@@ -31,9 +31,17 @@ class _TransferError(Exception):
     """Why the transfer failed, in a few words."""
 
 
-def download(url: str, target: Path, sha256: str) -> None:
-    """Fetch `url` into `target`, which appears whole or not at all; its SHA-256 (hex) must start with `sha256`.
+def download(
+    url: str,
+    target: Path,
+    digest: str,
+    algorithm: str = "sha256",
+    instead: str = "give a copy of it with --weights FILE",
+    elsewhere: str = "set TORCH_HOME to another folder",
+) -> None:
+    """Fetch `url` into `target`, which appears whole or not at all; its hash (hex) must start with `digest`.
 
+    Where it fails, the error says what the user can do `instead`, and how to save it `elsewhere` if the disk is full.
     Proxies are taken from the environment (`https_proxy`). The progress bar goes to stderr if that is a terminal.
 
     Raises:
@@ -42,15 +50,13 @@ def download(url: str, target: Path, sha256: str) -> None:
     """
     try:
         with _open(url) as response:
-            write_file(target, lambda file: _receive(response, file, sha256, target.name))
+            write_file(target, lambda file: _receive(response, file, digest, hashlib.new(algorithm), target.name))
     except _TransferError as error:
         raise UnavailableError(
-            f"{url}: cannot be downloaded ({error})", f"Save it as {target}, or give a copy of it with --weights FILE"
+            f"{url}: cannot be downloaded ({error})", f"Save it as {target}, or {instead}"
         ) from error
     except ResourceError as error:
-        raise ResourceError(
-            error.what, f"Free space, set TORCH_HOME to another folder, or give a copy of {url} with --weights FILE"
-        ) from error
+        raise ResourceError(error.what, f"Free space, {elsewhere}, or {instead}") from error
 
 
 def _open(url: str) -> HTTPResponse:
@@ -78,16 +84,15 @@ def _open(url: str) -> HTTPResponse:
     return answer
 
 
-def _receive(response: HTTPResponse, file: BinaryIO, sha256: str, name: str) -> None:
+def _receive(response: HTTPResponse, file: BinaryIO, digest: str, hasher: hashlib._Hash, name: str) -> None:
     """Write the body of `response` into `file` and compare its hash."""
-    digest = hashlib.sha256()
     with tqdm(total=response.length, desc=name, unit="B", unit_scale=True, disable=None) as progress:
         for chunk in _chunks(response):
             file.write(chunk)
-            digest.update(chunk)
+            hasher.update(chunk)
             progress.update(len(chunk))
-    if not digest.hexdigest().startswith(sha256):
-        raise _TransferError(f"hash mismatch: {digest.hexdigest()[:16]}... instead of {sha256[:16]}...")
+    if not hasher.hexdigest().startswith(digest):
+        raise _TransferError(f"hash mismatch: {hasher.hexdigest()[:16]}... instead of {digest[:16]}...")
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:

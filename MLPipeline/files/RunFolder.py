@@ -20,7 +20,8 @@ from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.SafeCsv import write_csv
 
 RUNS_TABLE = "runs.csv"
-MODEL_FILE = "model.pt"
+LAUNCH_FILE = "launch.txt"  # the torchrun command that has begun the run
+MODEL_FILE, SETTINGS_FILE = "model.pt", "config.json"
 _LOCK_TIMEOUT_S = 30.0
 _NUMBERED = re.compile(r"(\d{3,})-(.+)")
 _NAME = re.compile(r"\w[\w .+-]{0,59}")  # four bytes a letter and a number before it: under the 255 of file systems
@@ -58,17 +59,51 @@ def create_run(output: Path, name: str, data: Path) -> Run:
         UsageError: `output` is a file or lies inside the images, or `name` is no plain name.
         ResourceError: it cannot be written.
     """
+    check_output(output, name, data)
+    with _locked(output):  # another run may want the same number in the same moment
+        number = max((run.number for run in list_runs(output)), default=0) + 1
+        path = output / f"{number:03d}-{name}"
+        path.mkdir()
+    return Run(path, number, name)
+
+
+def check_output(output: Path, name: str, data: Path) -> None:
+    """Make sure that a run called `name` can be written to `output`.
+
+    Raises:
+        UsageError: `output` is a file or lies inside the images, or `name` is no plain name.
+    """
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name {name}: not a plain name", "Use up to 60 letters, digits, dots and dashes")
     if output.resolve().is_relative_to(data.resolve()):
         raise UsageError(f"--output {output}: lies inside the images of {data}", "Give a folder outside of it")
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file", "Give a folder")
-    with _locked(output):  # another run may want the same number in the same moment
-        number = max((run.number for run in list_runs(output)), default=0) + 1
-        path = output / f"{number:03d}-{name}"
-        path.mkdir()
-    return Run(path, number, name)
+
+
+@contextmanager
+def lock_run(run: Run) -> Iterator[None]:
+    """Keep other processes from writing into the folder of `run`; the lock of a killed one is gone with it.
+
+    Raises:
+        ResourceError: another process writes there, or it cannot be written.
+    """
+    locks = run.path.parent / ".locks"
+    lock, owner = FileLock(locks / run.path.name), locks / f"{run.path.name}.pid"
+    try:
+        locks.mkdir(exist_ok=True)
+        lock.acquire(timeout=0)
+        owner.write_text(f"{os.getpid()}", encoding="utf-8")
+    except Timeout as error:
+        process = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+        raise ResourceError(f"{run.path}: in use by process {process}", "Wait until it is done, or end it") from error
+    except OSError as error:
+        raise unwritable(run.path, error) from error
+    try:
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def list_runs(output: Path) -> list[Run]:
@@ -78,15 +113,15 @@ def list_runs(output: Path) -> list[Run]:
     return sorted((Run(output / m[0], int(m[1]), m[2]) for m in matches), key=lambda run: run.number)
 
 
-def find_run(output: Path, wanted: str | None) -> Run:
+def find_run(output: Path, wanted: str | None, needs_model: bool = True) -> Run:
     """Return the run that `wanted` names by number, name (the newest of it) or path (of its folder or a model file).
 
-    None means the newest finished one.
+    None means the newest finished one. Without `needs_model` a folder that has only settings yet counts, too.
 
     Raises:
         UsageError: there is no such run.
     """
-    runs = list_runs(output)
+    runs, flag = list_runs(output), "--run" if needs_model else "--resume"
     if wanted is None:
         finished = [run for run in runs if run.metrics and run.model_file.exists()]
         if not finished:
@@ -96,12 +131,19 @@ def find_run(output: Path, wanted: str | None) -> Run:
     named = named or [run for run in runs if wanted == run.name]
     if named:
         return named[-1]
-    if run_there := _run_at(Path(wanted)):
+    if run_there := _run_at(Path(wanted), MODEL_FILE if needs_model else SETTINGS_FILE):
         return run_there
     if os.path.isdir(wanted):  # unlike Path.is_dir, never raises
-        raise UsageError(f"--run {wanted}: there is no {MODEL_FILE} in it", "Give a run's folder, number or name")
+        proof = MODEL_FILE if needs_model else SETTINGS_FILE
+        raise UsageError(f"{flag} {wanted}: there is no {proof} in it", "Give a run's folder, number or name")
     names = [run.path.name for run in runs]
-    raise UsageError(f"--run {wanted}: no such run", did_you_mean(wanted, names) if names else f"{output} has no runs")
+    raise UsageError(f"{flag} {wanted}: no such run", did_you_mean(wanted, names) if names else f"{output} has no runs")
+
+
+def find_launched(output: Path, launch: str) -> Run | None:
+    """Return the newest run that the torchrun command `launch` has begun; None if it has not come so far."""
+    begun = (run for run in reversed(list_runs(output)) if _read(run.path / LAUNCH_FILE) == launch)
+    return next(begun, None)
 
 
 def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: float) -> None:
@@ -150,11 +192,18 @@ def _other_runs(table: Path, name: str) -> pd.DataFrame:
     return rows[rows["run"] != name] if len(rows) else rows
 
 
-def _run_at(path: Path) -> Run | None:
-    """Return the run whose folder, or whose model file, `path` is."""
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _run_at(path: Path, proof: str) -> Run | None:
+    """Return the run whose folder, or whose model file, `path` is; a folder must hold the file `proof`."""
     # os.path: unlike Path's, its questions do not raise for a name that is too long or holds a null character.
     folder, weights = (path.parent, path.name) if os.path.isfile(path) else (path, MODEL_FILE)
-    if not os.path.isfile(folder / weights):
+    if not os.path.isfile(path) and not os.path.isfile(folder / proof):
         return None
     match = _NUMBERED.fullmatch(folder.resolve().name)
     return Run(folder, int(match[1]) if match else 0, match[2] if match else folder.resolve().name, weights)

@@ -62,7 +62,8 @@ class ImageHeader:
     height: int
     frames: int = 1
     channel_bytes: int = 1
-    orientation: int = 1  # EXIF number 1 to 8 that is still to be applied to pixels decoded as stored
+    orientation: int = 1  # EXIF number 1 to 8
+    channels: int = 3  # JPEG: 1 grey, 3 colour, 4 CMYK; of other kinds the decoded pixels tell
     body: int = 0  # JPEG: where the compressed pixels begin
     progressive: bool = False
     transparent_grey: int | None = None  # the one grey value that stands for "transparent", as decoded
@@ -101,14 +102,18 @@ def _sniff(data: bytes) -> str:
 
 
 def _parse_jpeg(data: bytes) -> ImageHeader:
-    position, size, progressive = 2, (0, 0), False
+    position, size, progressive, channels, orientation = 2, (0, 0), False, 3, 1
     while True:
         position = data.index(b"\xff", position)
         marker = data[position + 1]
         if marker == 0xDA:  # start of scan: only compressed pixels from here on
-            return ImageHeader("JPEG", size[1], size[0], body=position, progressive=progressive)
+            header = ImageHeader("JPEG", size[1], size[0], orientation=orientation, channels=channels)
+            return replace(header, body=position, progressive=progressive)
         if marker in JPEG_FRAME_MARKERS:
-            size, progressive = struct.unpack_from(">HH", data, position + 5), marker == 0xC2
+            size, channels = struct.unpack_from(">HH", data, position + 5), data[position + 9]
+            progressive = marker == 0xC2
+        if marker == 0xE1 and data.startswith(b"Exif\0\0", position + 4):
+            orientation = _exif_orientation(data[position + 4 : position + 65_536])
         if marker <= 0x01 or 0xD0 <= marker <= 0xD9 or marker == 0xFF:  # no length: bare markers, padding
             position += 1
         else:
@@ -196,8 +201,7 @@ def _parse_tiff(data: bytes) -> ImageHeader:
         (page,) = struct.unpack_from(order + "I", data, page + 2 + 12 * entries)
     tags = _tiff_tags(data, order, first)
     width, height, bits = (tags.get(tag, 1) for tag in (256, 257, 258))  # ImageWidth, ImageLength, BitsPerSample
-    # No orientation: the decoder turns TIFF pixels itself, whatever it is asked.
-    return ImageHeader("TIFF", width, height, frames=len(pages), channel_bytes=bits // 8 or 1)
+    return ImageHeader("TIFF", width, height, len(pages), bits // 8 or 1, _orientation(tags))
 
 
 def _tiff_tags(data: bytes, order: str, position: int) -> dict[int, int]:
@@ -221,8 +225,11 @@ def _exif_orientation(exif: bytes) -> int:
         tags = _tiff_tags(exif, order, struct.unpack_from(order + "I", exif, 4)[0])
     except struct.error:
         return 1
-    orientation = tags.get(274, 1)  # EXIF data has the form of a TIFF directory
-    return orientation if 1 <= orientation <= 8 else 1
+    return _orientation(tags)  # EXIF data has the form of a TIFF directory
+
+
+def _orientation(tags: dict[int, int]) -> int:
+    return tags[274] if 1 <= tags.get(274, 0) <= 8 else 1
 
 
 def _parse_avif(data: bytes) -> ImageHeader:

@@ -64,17 +64,15 @@ class ImageWalk:
 
     def images(self, folder: Path) -> Iterator[Path]:
         """Yield the image files below `folder` in natural order."""
-        waiting = [folder]  # a stack, not a recursion: folders may lie a thousand deep
+        waiting = [(str(folder), False)]  # a stack, not a recursion: folders may lie a thousand deep
         while waiting:
-            path = waiting.pop()
-            is_folder = os.path.isdir(path)
-            is_linked = path == folder or path.is_symlink()  # the first may lie behind a link
+            name, is_file = waiting.pop()
+            path = Path(name)
+            is_folder = not is_file and os.path.isdir(path)
             try:
-                if is_linked and self._leads_out(path):
-                    reason = "link leads out of the data folder: only with --follow-links"
-                else:
-                    reason = self._refuse_folder(path) if is_folder else _refuse_file(path)
-                inside = visible(path) if is_folder and not reason else []
+                # A folder's list says which are files themselves: a million times nothing more has to be asked.
+                reason = _refuse_name(name) if is_file else self._refuse(path, is_folder, is_first=path == folder)
+                inside = _entries(path) if is_folder and not reason else []
             except OSError as error:
                 reason, inside = f"cannot be read ({error.strerror})", []
             if reason:
@@ -83,8 +81,11 @@ class ImageWalk:
                 yield path
             waiting += reversed(inside)
 
-    def _leads_out(self, path: Path) -> bool:
-        return not self.follow_links and not _real(path).is_relative_to(self._real_root)
+    def _refuse(self, path: Path, is_folder: bool, is_first: bool) -> str:
+        is_linked = is_first or path.is_symlink()  # the first may lie behind a link
+        if is_linked and not self.follow_links and not _real(path).is_relative_to(self._real_root):
+            return "link leads out of the data folder: only with --follow-links"
+        return self._refuse_folder(path) if is_folder else _refuse_file(path)
 
     def _refuse_folder(self, folder: Path) -> str:
         status = os.stat(folder)
@@ -103,13 +104,25 @@ class ImageWalk:
         self.skipped.append(Skipped(os.path.relpath(path, self.root), reason))
 
 
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """Return what `visible` does, each with whether it is a file itself, not a link to one."""
+    with os.scandir(folder) as entries:
+        kept = [each for each in entries if not is_junk(each.name)]
+    kept.sort(key=lambda each: natural_order(each.name))
+    return [(each.path, each.is_file(follow_symlinks=False)) for each in kept]
+
+
 def _refuse_file(path: Path) -> str:
-    suffix = path.suffix.lower()
+    return _refuse_name(path.name) or ("" if stat.S_ISREG(os.stat(path).st_mode) else "not a regular file")
+
+
+def _refuse_name(name: str) -> str:
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return ""
     if suffix in FOREIGN_SUFFIXES:
         return f"{suffix[1:].upper()}: convert to JPEG or PNG"
-    if suffix not in IMAGE_SUFFIXES:
-        return f"not an image file ({suffix or 'no suffix'})"
-    return "" if stat.S_ISREG(os.stat(path).st_mode) else "not a regular file"
+    return f"not an image file ({suffix or 'no suffix'})"
 
 
 def _real(path: Path) -> Path:

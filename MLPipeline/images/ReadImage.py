@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +33,12 @@ __all__ = [
     "Picture",
     "UnreadableImage",
     "decode_image",
+    "encode_jpeg",
+    "encode_png",
     "read_bytes",
     "read_image",
+    "read_thumbnail",
+    "resize",
 ]
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif".split())
@@ -53,6 +57,7 @@ REDUCED_FLAGS = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
+TURNED_BY_DECODER = {"JPEG", "TIFF"}  # whatever it is asked
 # EXIF orientation -> the pixels turned upright.
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
@@ -71,7 +76,10 @@ class Picture:
     """One decoded image."""
 
     pixels: np.ndarray  # (H, W, 3) uint8 RGB, upright
+    header: ImageHeader
     note: str = ""  # what the user should know, such as "end marker missing" or "first of 12 frames"
+    channels: int = 3  # as stored: 1 grey, 3 colour or palette, 4 with alpha or CMYK
+    is_transparent: bool = False  # some pixels were laid on white
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Picture:
@@ -109,15 +117,41 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> Picture:
         UnreadableImage: not an image we decode, truncated, corrupt, or too large.
     """
     header = read_header(data)
-    pixels, note = _decode_jpeg(data, header, size) if header.kind == "JPEG" else _decode_other(data, header)
-    return Picture(pixels if size is None else _resize(pixels, size), note)
+    picture = _decode_jpeg(data, header, size) if header.kind == "JPEG" else _decode_other(data, header)
+    return picture if size is None else replace(picture, pixels=resize(picture.pixels, size))
 
 
-def _decode_jpeg(data: bytes, header: ImageHeader, size: tuple[int, int] | None) -> tuple[np.ndarray, str]:
-    """Return RGB pixels, which the decoder itself turns upright, and a note."""
+def read_thumbnail(path: Path, side: int) -> np.ndarray:
+    """Return the picture in `path` in its own proportions, (H, W, 3) uint8 RGB, neither side longer than `side`.
+
+    Raises:
+        UnreadableImage: see `read_bytes` and `decode_image`.
+    """
+    data = read_bytes(path)
+    header = read_header(data)
+    picture = _decode_jpeg(data, header, (side, side)) if header.kind == "JPEG" else _decode_other(data, header)
+    height, width = picture.pixels.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    return resize(picture.pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """Return `pixels` (H, W, 3) uint8 RGB as a JPEG file of `quality` 0 to 100."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Return `pixels`, (H, W, 3) RGB or (H, W) grey, uint8, as a PNG file, which loses nothing."""
+    _, data = cv2.imencode(".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return data.tobytes()
+
+
+def _decode_jpeg(data: bytes, header: ImageHeader, size: tuple[int, int] | None) -> Picture:
     if data.endswith(END_OF_JPEG) or data.rfind(END_OF_JPEG, header.body) >= 0:  # phones write trailers behind it
-        return _imdecode(data, _jpeg_flag(header, size), "JPEG"), ""
-    return _decode_unended_jpeg(data.removesuffix(b"\xff"), header), "end marker missing"
+        return Picture(_imdecode(data, _jpeg_flag(header, size), "JPEG"), header, channels=header.channels)
+    pixels = _decode_unended_jpeg(data.removesuffix(b"\xff"), header)
+    return Picture(pixels, header, "end marker missing", header.channels)
 
 
 def _decode_unended_jpeg(data: bytes, header: ImageHeader) -> np.ndarray:
@@ -150,18 +184,20 @@ def _jpeg_flag(header: ImageHeader, size: tuple[int, int] | None) -> int:
     return cv2.IMREAD_COLOR_RGB
 
 
-def _decode_other(data: bytes, header: ImageHeader) -> tuple[np.ndarray, str]:
-    """Return upright RGB pixels and a note."""
+def _decode_other(data: bytes, header: ImageHeader) -> Picture:
     stored = _imdecode(data, cv2.IMREAD_UNCHANGED, header.kind)
     pixels, note = (stored, "") if stored.dtype == np.uint8 else _to_8_bits(stored)
+    is_transparent = stored.ndim == 3 and stored.shape[2] == 4 and bool((pixels[:, :, 3] < 255).any())
     if header.transparent_grey is not None and stored.ndim == 2:
         pixels[stored == header.transparent_grey] = 255
+        is_transparent = bool((stored == header.transparent_grey).any())
     # The decoder multiplies colour by alpha in 8-bit TIFF and nowhere else.
     pixels = _to_rgb(pixels, premultiplied=header.kind == "TIFF" and stored.dtype == np.uint8)
     if header.frames > 1:
         frames = f"first of {header.frames} {'pages' if header.kind == 'TIFF' else 'frames'}"
         note = f"{frames}; {note}" if note else frames
-    return np.ascontiguousarray(UPRIGHT[header.orientation](pixels)), note
+    upright = pixels if header.kind in TURNED_BY_DECODER else np.ascontiguousarray(UPRIGHT[header.orientation](pixels))
+    return Picture(upright, header, note, 1 if stored.ndim == 2 else stored.shape[2], is_transparent)
 
 
 def _imdecode(data: bytes, flags: int, kind: str) -> np.ndarray:
@@ -215,7 +251,7 @@ def _to_rgb(pixels: np.ndarray, premultiplied: bool) -> np.ndarray:
     return cv2.add(colour if premultiplied else cv2.multiply(colour, alpha, scale=1 / 255), 255 - alpha)
 
 
-def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return `pixels` at `size` (width, height): averaged along a shrinking side, interpolated along a growing one."""
     height, width = pixels.shape[:2]
     shrunk = min(width, size[0]), min(height, size[1])

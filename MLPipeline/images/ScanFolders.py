@@ -6,11 +6,13 @@ is left out is listed with the reason.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shlex
 import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +52,14 @@ class ImageIndex:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def identity(self) -> str:
+        """A hash of which images there are, of which classes, in which splits."""
+        state = hashlib.blake2b("\0".join(self.classes).encode("utf-8", "surrogateescape"), digest_size=16)
+        for part in (self.labels, self.splits, self._names, self._ends):
+            state.update(bytes(part))
+        return state.hexdigest()
+
     def name(self, position: int) -> str:
         """Return the path relative to the root; bytes that are no UTF-8 are kept as surrogates."""
         start = int(self._ends[position - 1]) if position else 0
@@ -79,25 +89,38 @@ def scan_folders(root: Path, follow_links: bool = False, classes: Sequence[str] 
         _skip_beside(class_folders, walk)
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read ({error.strerror})", EXPECTED_LAYOUT) from error
-    found: list[tuple[int, str, list[bytes]]] = []
-    for split, folder in class_folders:
-        images = [os.fsencode(image.relative_to(root)) for image in walk.images(folder)]
-        found.append((split, os.fsencode(folder.name).decode("utf-8", "backslashreplace"), images))
-    if not any(images for _, _, images in found):
+    found = [_Found(split, folder, root, walk.images(folder)) for split, folder in class_folders]
+    if not any(each.lengths for each in found):
         what = count_reasons(walk.skipped)
         raise DataError(f"{root}: no class has images" + (f" (left out: {what})" if what else ""), EXPECTED_LAYOUT)
     classes = _known_classes(root, found, classes) if classes else _choose_classes(root, found, class_folders)
     number = {name: label for label, name in enumerate(classes)}
-    kept = [(split, number[name], image) for split, name, images in found if name in number for image in images]
+    kept = [each for each in found if each.name in number]
+    sizes = [len(each.lengths) for each in kept]
     return ImageIndex(
         root=root,
         classes=tuple(classes),
-        labels=np.array([label for _, label, _ in kept], dtype=np.int32),
-        splits=np.array([split for split, _, _ in kept], dtype=np.int8),
+        labels=np.repeat(np.array([number[each.name] for each in kept], np.int32), sizes),
+        splits=np.repeat(np.array([each.split for each in kept], np.int8), sizes),
         skipped=tuple(walk.skipped),
-        _names=b"".join(image for _, _, image in kept),
-        _ends=np.cumsum([len(image) for _, _, image in kept], dtype=np.int64),
+        _names=b"".join(each.images for each in kept),
+        _ends=np.cumsum(np.concatenate([each.lengths for each in kept]), dtype=np.int64),
     )
+
+
+class _Found:
+    """The images of one class folder, packed."""
+
+    def __init__(self, split: int, folder: Path, root: Path, images: Iterable[Path]) -> None:
+        self.split = split
+        self.name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+        self.images = bytearray()  # their paths below `root`, one after the other
+        self.lengths = array("i")
+        start = len(os.fsencode(root / "x")) - 1  # of what `root` adds, be it "." or "/"
+        for image in images:
+            name = os.fsencode(image)[start:]
+            self.images += name
+            self.lengths.append(len(name))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -147,23 +170,22 @@ def _skip_beside(class_folders: Sequence[tuple[int, Path]], walk: ImageWalk) -> 
             walk.skip(path, "not in a class folder")
 
 
-def _choose_classes(
-    root: Path, found: Sequence[tuple[int, str, list[bytes]]], class_folders: Sequence[tuple[int, Path]]
-) -> tuple[str, ...]:
+def _choose_classes(root: Path, found: Sequence[_Found], class_folders: Sequence[tuple[int, Path]]) -> tuple[str, ...]:
     spellings: dict[str, str] = {}
-    for _, name, _ in found:
-        twin = spellings.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
-        if twin != name:
-            raise DataError(f"{root}: the classes {twin!r} and {name!r} differ only in spelling", "Rename or merge one")
-    trained = {name for split, name, images in found if split in (TRAIN, UNSPLIT) and images}
-    for split, name, images in found:
-        if images and name not in trained:
+    for each in found:
+        twin = spellings.setdefault(unicodedata.normalize("NFC", each.name).casefold(), each.name)
+        if twin != each.name:
+            what = f"{root}: the classes {twin!r} and {each.name!r} differ only in spelling"
+            raise DataError(what, "Rename or merge one")
+    trained = {each.name for each in found if each.split in (TRAIN, UNSPLIT) and each.lengths}
+    for each in found:
+        if each.lengths and each.name not in trained:
             raise DataError(
-                f"{root}: class {name!r} is in {SPLITS[split]} but has no training images",
+                f"{root}: class {each.name!r} is in {SPLITS[each.split]} but has no training images",
                 "Add some, or move the folder away",
             )
-        if not images and split in (TRAIN, UNSPLIT):
-            logger.warning("class %r has no images and is left out", name)
+        if not each.lengths and each.split in (TRAIN, UNSPLIT):
+            logger.warning("class %r has no images and is left out", each.name)
     if len(trained) < 2:
         what = f"{root}: only the class {next(iter(trained))!r} has images, and two are needed"
         only = class_folders[0][1]
@@ -174,10 +196,10 @@ def _choose_classes(
     return tuple(sorted(trained, key=natural_order))
 
 
-def _known_classes(root: Path, found: Sequence[tuple[int, str, list[bytes]]], classes: Sequence[str]) -> Sequence[str]:
-    for _, name, images in found:
-        if images and name not in classes:
-            raise DataError(f"{root}: the model knows no class {name!r}", did_you_mean(name, classes))
+def _known_classes(root: Path, found: Sequence[_Found], classes: Sequence[str]) -> Sequence[str]:
+    for each in found:
+        if each.lengths and each.name not in classes:
+            raise DataError(f"{root}: the model knows no class {each.name!r}", did_you_mean(each.name, classes))
     return classes
 
 

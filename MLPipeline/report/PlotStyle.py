@@ -30,6 +30,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": PALE,
     "xtick.major.size": 0,  # the grid shows where
     "ytick.major.size": 0,

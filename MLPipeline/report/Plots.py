@@ -46,11 +46,6 @@ def plot_history(history: pd.DataFrame, path: Path) -> None:
     save_figure(history_figure(history), path)
 
 
-def plot_confusion_matrix(matrix: Sequence[Sequence[int]], classes: Names, path: Path) -> None:
-    """Save `confusion_figure` as PNG."""
-    save_figure(confusion_figure(matrix, classes), path)
-
-
 def plot_samples(images: npt.ArrayLike, titles: Names, path: Path) -> None:
     """Save `samples_figure` as PNG."""
     save_figure(samples_figure(images, titles), path)
@@ -102,12 +97,13 @@ def _mark_best(axes: Axes, epoch: int, value: float, text: str) -> None:
 
 
 @styled
-def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names) -> Figure:
+def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names, is_normalized: bool = False) -> Figure:
     """Return the confusion matrix: cells hold counts, colour is the share of the true class, recall stands right.
 
     Args:
         matrix: counts `(C, C)`, rows true, columns predicted.
         classes: the C class names, in the order of the rows.
+        is_normalized: the cells hold the share of the true class in percent instead.
     """
     counts = np.asarray(matrix, dtype=np.int64).reshape(len(classes), len(classes))
     supports = counts.sum(axis=1)
@@ -123,7 +119,8 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names) -> Figure:
     right = axes.imshow(np.ma.masked_where(~on_diagonal, shares), cmap=BLUES, vmin=0, vmax=1)
     # The root lifts small shares: a class mistaken one time in twenty must be seen.
     wrong = axes.imshow(np.ma.masked_where(on_diagonal, shares), cmap=ORANGES, norm=PowerNorm(0.5, 0, 1))
-    axes.set(title="Confusion matrix", xlabel="Predicted class", ylabel="True class")
+    title = "Confusion matrix, percent of the true class" if is_normalized else "Confusion matrix"
+    axes.set(title=title, xlabel="Predicted class", ylabel="True class")
     axes.spines[:].set_visible(False)
     ticks = range(0, len(names), step)
     axes.set_xticks(ticks, names[::step], rotation=0 if longest < cell else 90, fontsize=font_size)
@@ -133,7 +130,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names) -> Figure:
     if step == 1:
         _part_cells(axes, len(names))
     if len(classes) <= MAX_CLASSES_WITH_COUNTS:
-        _write_counts(axes, counts, shares, cell)
+        _write_cells(axes, counts, shares, cell, is_normalized)
     else:
         _add_scale(figure, axes, right, "Share of the true class, right")
         _add_scale(figure, axes, wrong, "Share of the true class, wrong")
@@ -163,12 +160,15 @@ def _write_recalls(
     margin.set_ylabel("Recall", color=BLUE)
 
 
-def _write_counts(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], cell: float) -> None:
-    """Write the count into every cell that has one."""
-    font_size = min(10.0, 72 * cell * 0.45, 72 * cell * 1.3 / len(str(counts.max())))
+def _write_cells(
+    axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], cell: float, is_normalized: bool
+) -> None:
+    """Write the count, or the share in percent, into every cell that has one."""
+    texts = (100 * shares).round().astype(int).astype(str) if is_normalized else counts.astype(str)
+    font_size = min(10.0, 72 * cell * 0.45, 72 * cell * 1.3 / max(map(len, texts.flat)))
     for row, column in np.argwhere(counts):
         color = "white" if shares[row, column] > 0.8 else INK
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=font_size, color=color)
+        axes.text(column, row, texts[row, column], ha="center", va="center", fontsize=font_size, color=color)
 
 
 def _add_scale(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:

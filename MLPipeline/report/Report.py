@@ -15,24 +15,25 @@ import torch
 
 from MLPipeline.Config import Config
 from MLPipeline.Errors import one_line
-from MLPipeline.Evaluate import baseline_accuracy, evaluate, predictions_table, worst_mistakes
+from MLPipeline.Evaluate import baseline_accuracy, predictions_table, worst_mistakes
 from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.SafeCsv import write_csv
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadImage import UnreadableImage, read_image
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
-from MLPipeline.Predict import SplitPredictions
+from MLPipeline.Judge import SplitPredictions
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Plots import (
     MAX_GRID_IMAGES,
-    plot_confusion_matrix,
     plot_history,
     plot_mistakes,
     plot_samples,
 )
 from MLPipeline.report.PlotStyle import drawable
-from MLPipeline.Train import EpochRecord
+from MLPipeline.report.ScorePlots import Scores, plot_scores
+from MLPipeline.TrainState import EpochRecord
+from MLPipeline.Unknown import UnknownRule
 from MLPipeline.Weights import WeightsReport
 
 
@@ -47,7 +48,7 @@ def write_inputs(folder: Path, dataset: Dataset, image_size: int, shown: np.ndar
         "split": [SPLITS[split] for split in index.splits[used]],
     }
     write_csv(pd.DataFrame(table, dtype=object), folder / "splits.csv")
-    rows = pd.DataFrame([asdict(each) for each in dataset.skipped], columns=["path", "reason"], dtype=object)
+    rows = pd.DataFrame([asdict(each) for each in index.skipped], columns=["path", "reason"], dtype=object)
     write_csv(rows, folder / "skipped.csv")
     write_json(folder / "environment.json", environment())
     shown = shown[:MAX_GRID_IMAGES]
@@ -62,7 +63,7 @@ def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
 
 def measure(index: ImageIndex, scored: Sequence[SplitPredictions]) -> dict[str, Any]:
     """Return the metrics of each split by its name, and what always answering the largest class would have scored."""
-    metrics: dict[str, Any] = {SPLITS[each.split]: evaluate(each.predictions, index.classes) for each in scored}
+    metrics: dict[str, Any] = {SPLITS[each.split]: each.metrics(index.classes) for each in scored}
     train_labels = torch.from_numpy(index.labels[index.positions(TRAIN)])
     return metrics | {"baseline_accuracy": baseline_accuracy(train_labels, _judged(scored).predictions.labels)}
 
@@ -79,8 +80,7 @@ def write_results(
     write_csv(pd.concat([table_of(index, each) for each in scored]), folder / "predictions.csv")
     plot_history(_history_table(history), folder / "history.png")
     judged = _judged(scored)
-    confusion = metrics[SPLITS[judged.split]]["confusion_matrix"]
-    plot_confusion_matrix(confusion, index.classes, folder / "confusion_matrix.png")
+    plot_scores(Scores(judged.predictions, metrics[SPLITS[judged.split]], index.classes), folder)
     predicted, labels = judged.predictions.predicted, judged.predictions.labels
     worst = worst_mistakes(judged.predictions, MAX_GRID_IMAGES)
     plot_mistakes(
@@ -148,6 +148,8 @@ def result_lines(scores: Mapping[str, Any], title: str = "accuracy", baseline: f
         weakest, taken_for = scores["weakest_class"], scores["weakest_class_taken_for"]
         found = f"{100 * scores['per_class'][weakest]['recall']:.0f} % found"
         lines.append(f"weakest  {drawable(weakest, 40)}: {found}, most often taken for {drawable(taken_for, 40)}")
+    if rule := scores.get("unknown"):
+        lines.append(UnknownRule(**rule).to_text())
     return lines
 
 

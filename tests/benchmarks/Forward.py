@@ -18,12 +18,12 @@ import torch
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
-from MLPipeline.CreateDataset import split_images
 from MLPipeline.fast.FastForward import FastForward
 from MLPipeline.Features import extract
 from MLPipeline.images.ScanFolders import scan_folders
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.Predict import predict
+from MLPipeline.SplitImages import split_images
 from MLPipeline.Weights import load_weights
 
 SIZE, ROUNDS = 200, 5

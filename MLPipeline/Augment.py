@@ -1,0 +1,252 @@
+"""Changes the training images at random, a batch at a time: `--augment hflip,crop,jitter`.
+
+Everything random is a function of (seed, epoch, dataset index), so a resumed run sees the same images as one that was
+never interrupted. Validation and test images never come here. Whatever moves an image makes one matrix, so pixels are
+interpolated once; torchvision.transforms.v2 applies what is not made of moves, colours and mixtures.
+
+To change a strength, edit it below. To add an augmentation, write one function and its entry in `AUGMENTATIONS`:
+`Move` gives matrices (see `augment.Pixels.affine`), `Paint` new images, `Mix` how much of itself each pixel keeps.
+B, H, W: images are (B, 3, H, W) uint8 RGB in any memory format, on any device. Draws are NumPy arrays (B,).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from MLPipeline.augment.KeyedDraws import Draws
+from MLPipeline.augment.Pixels import affine, boxes, mix, move, recolour
+from MLPipeline.Errors import UsageError, did_you_mean
+
+FLIP_CHANCE = 0.5
+ROTATE_DEGREES = 15.0  # at most, either way
+TRANSLATE = 1 / 8  # at most, of the side of the image: 4 of 32 pixels
+CROP_AREA = (0.35, 1.0)  # of the image
+CROP_ASPECT = 4 / 3  # at most, of width to height or of height to width
+BRIGHTNESS = CONTRAST = SATURATION = 0.25  # at most, more or less
+HUE_DEGREES = 8.0  # at most, either way round the wheel of colours
+ERASE_CHANCE = 0.5
+ERASE_AREA = (0.02, 0.33)  # of the image
+ERASE_ASPECT = 3.3  # at most
+RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE = 2, 9  # changes per image, and their strength from 0 to 30
+MIXUP_SHARE = (0.0, 1.0)  # what an image keeps of itself; evenly, as if drawn from the paper's Beta(1, 1)
+CUTMIX_SHARE = (0.0, 1.0)
+BILINEAR = v2.InterpolationMode.BILINEAR
+BARE = [124, 116, 104]  # ImageNet's mean colour, where RandAugment and TrivialAugment move the image away
+
+
+@dataclass(frozen=True)
+class Move:
+    """An augmentation that moves pixels; those of one list are applied together."""
+
+    about: str
+    matrices: Callable[[Draws, int, int], np.ndarray]  # draws, height, width -> (B, 3, 3)
+
+
+@dataclass(frozen=True)
+class Paint:
+    """An augmentation that gives new images."""
+
+    about: str
+    images: Callable[[Tensor, Draws], Tensor]  # (B, 3, H, W) uint8, draws -> the same
+
+
+@dataclass(frozen=True)
+class Mix:
+    """An augmentation that mixes images and targets; of several in one list, each image gets one."""
+
+    about: str
+    keep: Callable[[Draws, int, int], np.ndarray]  # draws, height, width -> (B, H, W) or (B, 1, 1), 0 to 1
+
+
+def hflip(draws: Draws, height: int, width: int) -> np.ndarray:
+    """Return matrices that mirror some images left to right."""
+    return affine(len(draws), xx=np.where(draws.chance("hflip", FLIP_CHANCE), -1.0, 1.0))
+
+
+def vflip(draws: Draws, height: int, width: int) -> np.ndarray:
+    """Return matrices that mirror some images top to bottom."""
+    return affine(len(draws), yy=np.where(draws.chance("vflip", FLIP_CHANCE), -1.0, 1.0))
+
+
+def crop(draws: Draws, height: int, width: int) -> np.ndarray:
+    """Return matrices that fill the image with a window of random place, area and aspect (arXiv:1409.4842)."""
+    area = draws.uniform("crop.area", *CROP_AREA)
+    aspect = CROP_ASPECT ** draws.uniform("crop.aspect", -1, 1)
+    across, down = np.minimum(1, np.sqrt(area * aspect)), np.minimum(1, np.sqrt(area / aspect))
+    dx = draws.uniform("crop.x", -0.5, 0.5) * width * (1 - across)
+    dy = draws.uniform("crop.y", -0.5, 0.5) * height * (1 - down)
+    return affine(len(draws), xx=across, yy=down, dx=dx, dy=dy)
+
+
+def translate(draws: Draws, height: int, width: int) -> np.ndarray:
+    """Return matrices that shift by whole pixels, as padding and a random crop do (arXiv:1512.03385, section 4.2)."""
+    most_x, most_y = int(TRANSLATE * width), int(TRANSLATE * height)
+    dx = np.floor(draws.uniform("translate.x", -most_x, most_x + 1))
+    dy = np.floor(draws.uniform("translate.y", -most_y, most_y + 1))
+    return affine(len(draws), dx=dx, dy=dy)
+
+
+def rotate(draws: Draws, height: int, width: int) -> np.ndarray:
+    """Return matrices that turn the images about their centres."""
+    angles = np.deg2rad(draws.uniform("rotate", -ROTATE_DEGREES, ROTATE_DEGREES))
+    cos, sin = np.cos(angles), np.sin(angles)
+    return affine(len(draws), xx=cos, xy=-sin, yx=sin, yy=cos)
+
+
+def randaugment(images: Tensor, draws: Draws) -> Tensor:
+    """Return images changed by torchvision's RandAugment (arXiv:1909.13719)."""
+    transform = v2.RandAugment(RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE, interpolation=BILINEAR, fill=BARE)
+    return _apply_to_each(transform, images, draws.bits("randaugment"))
+
+
+def trivial(images: Tensor, draws: Draws) -> Tensor:
+    """Return images changed by torchvision's TrivialAugment (arXiv:2103.10158)."""
+    transform = v2.TrivialAugmentWide(interpolation=BILINEAR, fill=BARE)
+    return _apply_to_each(transform, images, draws.bits("trivial"))
+
+
+def jitter(images: Tensor, draws: Draws) -> Tensor:
+    """Return images of other brightness, contrast, saturation and hue."""
+    return recolour(
+        images,
+        brightness=draws.uniform("jitter.brightness", 1 - BRIGHTNESS, 1 + BRIGHTNESS),
+        contrast=draws.uniform("jitter.contrast", 1 - CONTRAST, 1 + CONTRAST),
+        saturation=draws.uniform("jitter.saturation", 1 - SATURATION, 1 + SATURATION),
+        hue_degrees=draws.uniform("jitter.hue", -HUE_DEGREES, HUE_DEGREES),
+    )
+
+
+def erase(images: Tensor, draws: Draws) -> Tensor:
+    """Return images some of which have a box of noise (Random Erasing, arXiv:1708.04896)."""
+    height, width = images.shape[2:]
+    area = draws.uniform("erase.area", *ERASE_AREA) * draws.chance("erase", ERASE_CHANCE)
+    aspect = ERASE_ASPECT ** draws.uniform("erase.aspect", -1, 1)
+    heights = np.rint(height * np.minimum(1, np.sqrt(area / aspect)))
+    widths = np.rint(width * np.minimum(1, np.sqrt(area * aspect)))
+    top = np.floor(draws.uniform("erase.y") * (height - heights + 1))
+    left = np.floor(draws.uniform("erase.x") * (width - widths + 1))
+    image, row, column = boxes(top, left, heights, widths, (height, width)).nonzero()
+    noise = torch.from_numpy(draws.colours("erase.noise", image, row * width + column)).to(images.device)
+    erased = images.clone()
+    erased.permute(0, 2, 3, 1)[image, row, column] = noise
+    return erased
+
+
+def mixup(draws: Draws, height: int, width: int) -> np.ndarray:
+    """Return one share for all pixels of an image (arXiv:1710.09412)."""
+    return draws.uniform("mixup", *MIXUP_SHARE)[:, None, None]
+
+
+def cutmix(draws: Draws, height: int, width: int) -> np.ndarray:
+    """Return shares of 0 within a box about a random centre, cut at the edges, and 1 outside (arXiv:1905.04899)."""
+    side = np.sqrt(1 - draws.uniform("cutmix", *CUTMIX_SHARE))
+    heights, widths = np.rint(side * height), np.rint(side * width)
+    top = np.floor(draws.uniform("cutmix.y") * height - heights / 2)
+    left = np.floor(draws.uniform("cutmix.x") * width - widths / 2)
+    return (~boxes(top, left, heights, widths, (height, width))).astype(np.float32)
+
+
+def _apply_to_each(transform: v2.Transform, images: Tensor, seeds: np.ndarray) -> Tensor:
+    """Return what `transform` makes of each image, its random numbers seeded by the image's own of `seeds` (B,) uint64.
+
+    It draws from torch's global generator on the CPU, which is left as it was; torch.manual_seed would seed GPUs, too.
+    """
+    changed = []
+    with torch.random.fork_rng(devices=[]):
+        for image, seed in zip(images, seeds.tolist(), strict=True):
+            torch.default_generator.manual_seed(seed)
+            changed.append(transform(image))
+    return torch.stack(changed)
+
+
+# In the order of application. Moves come first and mixtures last, wherever they stand.
+AUGMENTATIONS: dict[str, Move | Paint | Mix] = {
+    "hflip": Move(f"mirrored left to right ({FLIP_CHANCE:.0%} of the images)", hflip),
+    "vflip": Move(f"mirrored top to bottom ({FLIP_CHANCE:.0%} of the images)", vflip),
+    "crop": Move(f"cropped to {CROP_AREA[0]:.0%}-{CROP_AREA[1]:.0%} of the area", crop),
+    "translate": Move(f"shifted by up to {TRANSLATE:.1%} of the side", translate),
+    "rotate": Move(f"turned by up to {ROTATE_DEGREES:g} degrees", rotate),
+    "randaugment": Paint(f"RandAugment({RANDAUGMENT_NUM}, {RANDAUGMENT_MAGNITUDE})", randaugment),
+    "trivial": Paint("TrivialAugment", trivial),
+    "jitter": Paint(
+        f"brightness, contrast and colour changed by up to {max(BRIGHTNESS, CONTRAST, SATURATION):.0%}", jitter
+    ),
+    "erase": Paint(f"a box of noise ({ERASE_CHANCE:.0%} of the images)", erase),
+    "mixup": Mix("blended with another image", mixup),
+    "cutmix": Mix("a box of another image put in", cutmix),
+}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The augmentations of one `--augment` list, in order of application; none at all is False."""
+
+    names: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an image is mixed with others of its batch."""
+        return any(isinstance(AUGMENTATIONS[name], Mix) for name in self.names)
+
+    def __str__(self) -> str:
+        return ",".join(self.names) or "none"
+
+    def describe(self) -> str:
+        """Return what happens to the images, for a line on the console."""
+        return ", ".join(AUGMENTATIONS[name].about for name in self.names) or "none"
+
+    def __call__(
+        self, images: Tensor, targets: Tensor, seed: int, epoch: int, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return changed images (B, 3, H, W) uint8 and targets (B, C) float32; those given stay as they are.
+
+        Only mixup and cutmix change targets, and depend on the batch: an image's partner is the one before it.
+
+        Args:
+            images: (B, 3, H, W) uint8; B may be 0.
+            targets: (B, C) float32 one-hot.
+            seed: of the run, 0 to 2**64 - 1.
+            epoch: from 0.
+            indices: (B,) int64 positions in the dataset, on any device.
+        """
+        if not self.names or not len(images):
+            return images, targets
+        draws, size = Draws(seed, epoch, indices.cpu().numpy()), images.shape[2:]
+        steps = [AUGMENTATIONS[name] for name in self.names]
+        moves = [step.matrices(draws, *size) for step in steps if isinstance(step, Move)]
+        if moves:
+            images = move(images, functools.reduce(np.matmul, moves))
+        for step in steps:
+            if isinstance(step, Paint):
+                images = step.images(images, draws)
+        keeps = [step.keep(draws, *size) for step in steps if isinstance(step, Mix)]
+        if keeps:
+            which = np.floor(draws.uniform("mix", 0, len(keeps))).astype(np.int64)
+            images, targets = mix(images, targets, np.choose(which[:, None, None], keeps))
+        return images, targets
+
+
+def make_augmentation(names: str) -> Augmentation:
+    """Return the augmentation of a comma-separated list such as `hflip,crop`, or of `none`; the order has no meaning.
+
+    Raises:
+        UsageError: a name is unknown, or `none` is one of several.
+    """
+    wanted = [name.strip().lower() for name in names.split(",")]
+    if wanted == ["none"]:
+        return Augmentation(())
+    known = [*AUGMENTATIONS, "none"] if len(wanted) == 1 else AUGMENTATIONS
+    for name in wanted:
+        if name not in AUGMENTATIONS:
+            raise UsageError(f"--augment {name}: no such augmentation", did_you_mean(name, known))
+    return Augmentation(tuple(name for name in AUGMENTATIONS if name in wanted))

@@ -1,0 +1,54 @@
+"""The last layers of a classifier, changed as `--hidden` and `--dropout` say: the same at training and at loading."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from MLPipeline.Errors import UsageError
+
+
+def make_head(head: nn.Module, hidden: int | None, dropout: float | None, seed: int = 0) -> nn.Module:
+    """Return `head` with its last layer behind dropout and, with `hidden`, behind one more layer.
+
+        (B, D) -> rest of the head -> [linear: (B, hidden) -> ReLU] -> dropout -> linear: (B, C)
+
+    Where both are None the head comes back as it is.
+
+    Args:
+        head: as the model was built; its last layer keeps its weights unless there is a hidden one before it.
+        hidden: width of the hidden layer; None: none.
+        dropout: share of the values that the last layer does not see in training; None: the head's own.
+        seed: of the weights that are drawn; the draws of others do not change.
+
+    Raises:
+        UsageError: the head does not end in a linear layer.
+    """
+    if hidden is None and dropout is None:
+        return head
+    dropout = own_dropout(head) if dropout is None else dropout
+    *rest, last = _layers(head)
+    while rest and isinstance(rest[-1], nn.Dropout):
+        rest.pop()
+    if hidden:
+        device = last.weight.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed % 2**63)
+            layer, last = nn.Linear(last.in_features, hidden), nn.Linear(hidden, last.out_features)
+        rest += [layer.to(device), nn.ReLU()]
+        last = last.to(device)
+    return nn.Sequential(*rest, *([nn.Dropout(dropout)] if dropout else []), last)
+
+
+def own_dropout(head: nn.Module) -> float:
+    """Return the share that the dropout right before the last layer of `head` leaves out; 0 if there is none."""
+    before = _layers(head)[-2:-1]
+    return before[0].p if before and isinstance(before[0], nn.Dropout) else 0.0
+
+
+def _layers(head: nn.Module) -> list:
+    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    if not layers or not isinstance(layers[-1], nn.Linear):
+        what = "--hidden, --dropout: the last layer of this model is not a linear one"
+        raise UsageError(what, "Leave the flags out, or choose another --model")
+    return layers

@@ -1,0 +1,132 @@
+"""Runs a trained model over its labelled images, and learns from the validation ones what its answers are worth.
+
+N images of a split, B of a batch, C classes, D features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from MLPipeline.Calibrate import fit_temperature
+from MLPipeline.Checkpoint import ModelCard
+from MLPipeline.Classifier import Classifier
+from MLPipeline.CreateDataset import one_hot
+from MLPipeline.Distributed import ranks
+from MLPipeline.Evaluate import Predictions, evaluate, in_eval_mode
+from MLPipeline.fast.FastForward import FastForward, forward_batch
+from MLPipeline.Features import Dataset
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
+from MLPipeline.Unknown import Fingerprint, UnknownRule, distances_to, fit_unknown, on_other_images, usual_distance
+
+_IMAGES_OF_A_CENTER = 200  # of a class: with 50 the distances were as good
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitPredictions:
+    """The predictions on one split, and where in the index its images are."""
+
+    split: int
+    positions: np.ndarray
+    predictions: Predictions
+    distances: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) to the nearest class, where measured
+    unknown: UnknownRule | None = None  # the rule for `unknown`, with its coverage and precision on this split
+
+    def used_with(self, card: ModelCard) -> SplitPredictions:
+        """Return what `predict` would answer with this card: at its temperature, by its rule."""
+        used = replace(self, predictions=self.predictions.scaled(card.temperature))
+        if card.unknown is None or card.fingerprint is None:
+            return used
+        return replace(
+            used, unknown=on_other_images(card.unknown, used.predictions, card.fingerprint.is_far(self.distances))
+        )
+
+    def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return the metrics of the predictions; under `unknown` the rule with its coverage and precision, or None."""
+        return evaluate(self.predictions, classes) | {"unknown": asdict(self.unknown) if self.unknown else None}
+
+
+class Scorer:
+    """Runs a trained `model` over the stored rows of `dataset`, by the fast forward pass that `predict` uses too."""
+
+    def __init__(self, model: Classifier, dataset: Dataset, precision: str = "auto") -> None:
+        self.model, self.dataset, self.device = model, dataset, model.mean.device
+        self._forward: FastForward | None = None
+        if dataset.rows.are_pixels:
+            model.freeze("backbone")
+            self._forward = FastForward(model, dataset.image_size, precision)
+
+    def predict(self, split: int, centers: Tensor | None = None) -> SplitPredictions:
+        """Return the predictions on `split`; with `centers` (see `class_centers`), also the distances to them."""
+        epoch = self.dataset.batches(split, forward_batch(self.device) * ranks.size).epoch(0)
+        index, positions = self.dataset.index, epoch.batches.positions
+        places = np.concatenate([np.empty(0, np.int64), *epoch.shares])  # of this rank's images in the split
+        logits, distances = [torch.empty(0, len(index.classes))], [torch.empty(0)]
+        with in_eval_mode(self.model), torch.inference_mode():
+            for rows, _ in epoch:
+                if not len(rows):  # fewer images than ranks
+                    continue
+                features = self._features(rows)
+                logits.append(self.model.head(features).float().cpu())
+                distances.append(distances_to(centers, features.cpu()) if centers is not None else torch.empty(0))
+        everyone = ranks.merge(places, torch.cat(logits), len(positions))
+        labels = torch.from_numpy(index.labels[positions]).long()
+        measured = torch.empty(0) if centers is None else ranks.merge(places, torch.cat(distances), len(positions))
+        return SplitPredictions(split, positions, Predictions(everyone, labels), measured)
+
+    def class_centers(self) -> Tensor:
+        """Return the direction of the mean features of each class (C, D) float16, from up to 200 training images."""
+        index, sums = self.dataset.index, torch.zeros(())
+        chosen = []
+        for label in range(len(index.classes)):
+            members = np.flatnonzero((index.labels == label) & (index.splits == TRAIN))
+            chosen.append(members[:: -(-len(members) // _IMAGES_OF_A_CENTER)])
+        positions = np.concatenate(chosen)[ranks.dealt]
+        with in_eval_mode(self.model), torch.inference_mode():
+            for first in range(0, len(positions), size := forward_batch(self.device)):
+                batch = positions[first : first + size]
+                targets = one_hot(torch.from_numpy(index.labels[batch]).long(), len(index.classes))
+                sums = sums + targets.T.double() @ self._features(self.dataset.rows.take(batch, 0)).cpu().double()
+        return normalize(sum(ranks.gather(sums), torch.zeros(())), dim=1).half()
+
+    def _features(self, rows: Tensor) -> Tensor:
+        """Return the features (B, D) float32, on the device, of stored rows (B, ...)."""
+        if self._forward is None:
+            return self.model.trainable_features(rows.to(self.device))
+        return self._forward(rows).to(self.device).float()
+
+
+def predict_split(model: Classifier, dataset: Dataset, split: int, precision: str = "auto") -> SplitPredictions:
+    """Return the predictions of a trained `model` on one split."""
+    return Scorer(model, dataset, precision).predict(split)
+
+
+def judge(
+    model: Classifier, dataset: Dataset, card: ModelCard, precision: str = "auto", target_precision: float | None = None
+) -> tuple[ModelCard, list[SplitPredictions]]:
+    """Return the card of a trained `model` with all that its validation images teach, and what it then answers.
+
+    That is the temperature, the fingerprint of the training images, and with a `target_precision` the rule for
+    `unknown`; the predictions are those on validation and test images.
+    """
+    scorer = Scorer(model, dataset, precision)
+    centers = scorer.class_centers()
+    val, test = (scorer.predict(split, centers) for split in (VAL, TEST))
+    fingerprint = Fingerprint(centers, usual_distance(val.distances))
+    card = replace(card, temperature=fit_temperature(val.predictions), fingerprint=fingerprint)
+    if target_precision is not None and not len(val.positions):
+        logger.warning("--target-precision: no validation images to learn from, so every answer is given")
+    elif target_precision is not None:
+        is_far = fingerprint.is_far(val.distances)
+        rule = fit_unknown(val.predictions.scaled(card.temperature), is_far, target_precision)
+        card = replace(card, unknown=rule)
+    return card, [each.used_with(card) for each in (val, test)]

@@ -1,0 +1,65 @@
+"""Where ranks find each other, and where each says that it is there: a board that torchrun keeps, or else rank 0."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from MLPipeline.Errors import ResourceError
+
+MEETING_S = 60.0  # for all ranks to come
+
+
+class Board:
+    """Messages of the ranks of one start; `store` is torch's."""
+
+    def __init__(self, environment: Mapping[str, str], rank: int, size: int) -> None:
+        """Open the board, and wait for all ranks to come to it.
+
+        Raises:
+            ResourceError: one has not come in time, or the port is taken.
+        """
+        import torch.distributed as dist
+
+        self.rank, self.size = rank, size
+        host, port = environment.get("MASTER_ADDR", "localhost"), int(environment.get("MASTER_PORT", 29500))
+        is_ours = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        limit = timedelta(seconds=MEETING_S)
+        try:
+            store = dist.TCPStore(host, port, is_master=is_ours, wait_for_workers=False, timeout=limit)
+        except RuntimeError as error:
+            if is_ours:
+                raise ResourceError(f"port {port}: is in use", "Give another --master-port") from error
+            what = f"rank 0 cannot be reached at {host}, port {port}, within {MEETING_S:.0f} s"
+            raise ResourceError(what, "Start it too, or give its --master-addr and --master-port") from error
+        self.store: Any = dist.PrefixStore(f"ranks/{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        if missing := self.missing("here", MEETING_S):
+            what = f"{names(missing)} of {size} did not come within {MEETING_S:.0f} s"
+            raise ResourceError(what, "See what they say, or on the other machines whether they were started")
+
+    def missing(self, word: str, seconds: float) -> list[int]:
+        """Leave a word, and return the ranks that have not left the same after so many seconds."""
+        self.store.set(f"{word}/{self.rank}", "")
+        deadline = time.monotonic() + seconds
+        while True:
+            missing = [rank for rank in range(self.size) if not self.store.check([f"{word}/{rank}"])]
+            if not missing or time.monotonic() > deadline:
+                return missing
+            time.sleep(0.05)
+
+
+def launch_name(environment: Mapping[str, str]) -> str:
+    """Return what all starts of one torchrun command have in common; empty without torchrun."""
+    name = environment.get("TORCHELASTIC_RUN_ID", "")
+    # Unless the user names the command, torchrun calls it "none": then its process tells it from others.
+    return f"{socket.gethostname()} {os.getppid()}" if name == "none" else name
+
+
+def names(ranks: Iterable[int]) -> str:
+    """Return `rank 3`, or `ranks 3, 5`."""
+    numbers = [str(rank) for rank in ranks]
+    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"

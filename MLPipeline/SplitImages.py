@@ -1,0 +1,200 @@
+"""Index -> index with every image in a split: each class in the same proportions, no group on two sides.
+
+    record = split_record(cache, index.root, 0.15, 0.15, seed=0)
+    index = split_images(index, 0.15, 0.15, seed=0, groups=groups, record=record)
+
+An image's place is drawn from (seed, its name), and written down: old images keep their side when others come. Without
+what is written down nearly all do; those at the edge of a share may cross it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from MLPipeline.Errors import DataError
+from MLPipeline.files.Cache import RowStore, digest
+from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, UNSPLIT, VAL, ImageIndex
+
+logger = logging.getLogger(__name__)
+
+
+def split_record(
+    cache: Path, root: Path, val_fraction: float, test_fraction: float, seed: int, group: str | None = None
+) -> RowStore:
+    """Return where the sides of the images below `root` are written down; every way to split has its own place."""
+    identity = f"{root.resolve()} {val_fraction} {test_fraction} {seed} {group}"
+    return RowStore(cache, "splits", identity, (1,), np.dtype(np.int8))
+
+
+def split_images(
+    index: ImageIndex,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    groups: np.ndarray | None = None,
+    record: RowStore | None = None,
+) -> ImageIndex:
+    """Return the index with every image in a split, each class in the same proportions as near as groups allow.
+
+    Split folders stand as they are; a missing `val` or `test` is carved out of `train`. Every class keeps a training
+    image. Images of one of the `groups` (N,) stay together, those of group -1 are in no split. Images in the `record`
+    keep their side, and new ones of their group follow them.
+
+    Raises:
+        DataError: a split that was asked for has come out empty, or a class has no training image.
+        ResourceError: the record cannot be written.
+    """
+    groups = np.arange(len(index)) if groups is None else groups
+    shares = _shares_to_carve(index, {TEST: test_fraction, VAL: val_fraction})
+    splits = np.where(index.splits == UNSPLIT, TRAIN, index.splits).astype(np.int8)
+    before, splits[groups < 0] = splits.copy(), UNSPLIT
+    free = np.flatnonzero(splits == TRAIN)
+    record = record if shares else None
+    with contextlib.nullcontext() if record is None else record.writing():
+        old = _recall(index, free, record)
+        splits[free] = _deal(index, free, groups[free], old, shares, seed)
+        _require_training_images(index, before, splits)
+        for split in shares:
+            if not np.any(splits == split):
+                mend = f"Add images, or say --{SPLITS[split]}-fraction 0"
+                raise DataError(f"{index.root}: too few images to take any for {SPLITS[split]}", mend)
+        if record is not None:
+            new = free[old == UNSPLIT]
+            record.append(list(_keys(index, new)), splits[new, None])
+    return dataclasses.replace(index, splits=splits)
+
+
+def _shares_to_carve(index: ImageIndex, fractions: Mapping[int, float]) -> dict[int, float]:
+    """Return the fractions of the splits that have no folder; says so where others have one."""
+    given = set(np.unique(index.splits).tolist()) - {UNSPLIT}
+    shares = {split: share for split, share in fractions.items() if share and split not in given}
+    for split in shares if given else ():
+        logger.warning("no images in a %s folder: %g %% of train taken", SPLITS[split], round(100 * shares[split], 2))
+    return shares
+
+
+def without(index: ImageIndex, positions: list[int]) -> ImageIndex:
+    """Return the index with the images at `positions` in no split: they turned out unreadable.
+
+    Raises:
+        DataError: a class has lost all its training images.
+    """
+    splits = index.splits.copy()
+    splits[positions] = UNSPLIT
+    _require_training_images(index, index.splits, splits)
+    return dataclasses.replace(index, splits=splits)
+
+
+def _require_training_images(index: ImageIndex, before: np.ndarray, splits: np.ndarray) -> None:
+    had, has = (np.bincount(index.labels[each == TRAIN], minlength=len(index.classes)) for each in (before, splits))
+    for label in np.flatnonzero((had > 0) & (has == 0)).tolist():
+        what = f"{index.root}: class {index.classes[label]!r} has no readable training image"
+        raise DataError(what, "Add some, or move the folder away")
+
+
+def _keys(index: ImageIndex, positions: np.ndarray) -> Iterator[bytes]:
+    return (digest(os.fsencode(index.name(position))) for position in positions.tolist())
+
+
+def _recall(index: ImageIndex, positions: np.ndarray, record: RowStore | None) -> np.ndarray:
+    """Return the split (M,) int8 that is written down for each image; UNSPLIT where there is none."""
+    if record is None:
+        return np.full(len(positions), UNSPLIT, np.int8)
+    numbers = np.array([-1 if (n := record.find(key)) is None else n for key in _keys(index, positions)], np.int64)
+    return np.append(record.rows()[:, 0], np.int8(UNSPLIT))[numbers]
+
+
+def _deal(
+    index: ImageIndex, free: np.ndarray, groups: np.ndarray, old: np.ndarray, shares: Mapping[int, float], seed: int
+) -> np.ndarray:
+    """Return the split (M,) of the images at `free`, which are of `groups` and were in `old`, group by group."""
+    old = np.where(np.isin(old, [TRAIN, *shares]), old, UNSPLIT)  # another split may have got a folder of its own since
+    labels, splits = index.labels[free], _follow(groups, old)
+    dealer = _Dealer(labels, splits, shares, len(index.classes))
+    for label in np.flatnonzero(np.bincount(labels) == 1).tolist() if shares else ():
+        logger.warning("class %r has a single image to split: used for training only", index.classes[label])
+    new = np.flatnonzero(splits == UNSPLIT)
+    splits[new] = TRAIN
+    numbers, number = np.unique(groups[new], return_inverse=True)
+    draws = np.array([_draw(seed, index.name(first)) for first in numbers.tolist()], np.uint64)
+    order = np.lexsort((number, draws[number]))
+    new, number = new[order], number[order]
+    for group in _runs(new, number):
+        splits[group] = dealer.place(Counter(labels[group].tolist()))
+    for split, label in dealer.without_any():  # its few groups were all too large to come near the share
+        fitting = [group for group in _runs(new, number) if splits[group[0]] == TRAIN and label in labels[group]]
+        for group in sorted(fitting, key=len):
+            if dealer.take(Counter(labels[group].tolist()), split):
+                splits[group] = split
+                break
+    return splits
+
+
+def _runs(values: np.ndarray, numbers: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield `values` piece by piece, each as long as `numbers` stay the same."""
+    ends = np.flatnonzero(np.diff(numbers, append=-1)) + 1
+    start = 0
+    for end in ends.tolist():
+        yield values[start:end]
+        start = end
+
+
+def _follow(groups: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return `old` with new images on the side of their group: that of most of its old images."""
+    _, group = np.unique(groups, return_inverse=True)
+    sides = np.zeros((len(groups), len(SPLITS)), np.int32)
+    np.add.at(sides, (group[old >= 0], old[old >= 0]), 1)
+    side = np.where(sides.any(axis=1), sides.argmax(axis=1), UNSPLIT)[group]
+    return np.where(old >= 0, old, side).astype(np.int8)
+
+
+class _Dealer:
+    """How many images of each class the splits still miss, and train can still give."""
+
+    def __init__(self, labels: np.ndarray, splits: np.ndarray, shares: Mapping[int, float], num_classes: int) -> None:
+        total = np.bincount(labels, minlength=num_classes)
+        left = total.copy()
+        self.quotas: dict[int, list[int]] = {}
+        self.missing: dict[int, list[int]] = {}
+        for split, share in shares.items():
+            quota = np.clip(np.rint(share * total).astype(int), np.minimum(1, left - 1), left - 1)
+            left -= quota
+            self.quotas[split] = quota.tolist()
+            self.missing[split] = (quota - np.bincount(labels[splits == split], minlength=num_classes)).tolist()
+        self.left = np.bincount(labels[(splits == TRAIN) | (splits == UNSPLIT)], minlength=num_classes).tolist()
+
+    def place(self, counts: Counter[int]) -> int:
+        """Return the split for a group with so many images of each class: the first that it brings nearer its share."""
+        for split, missing in self.missing.items():
+            change = sum(abs(missing[label] - number) - abs(missing[label]) for label, number in counts.items())
+            if change < 0 and self.take(counts, split):
+                return split
+        return TRAIN
+
+    def take(self, counts: Counter[int], split: int) -> bool:
+        """Return whether train can spare a group for `split`, and count it there if so."""
+        if any(self.left[label] <= number for label, number in counts.items()):
+            return False
+        for label, number in counts.items():
+            self.left[label] -= number
+            self.missing[split][label] -= number
+        return True
+
+    def without_any(self) -> list[tuple[int, int]]:
+        """Return the (split, label) for which there should be images and are none."""
+        pairs = [(split, label) for split, quota in self.quotas.items() for label, number in enumerate(quota) if number]
+        return [(split, label) for split, label in pairs if self.missing[split][label] == self.quotas[split][label]]
+
+
+def _draw(seed: int, name: str) -> int:
+    text = f"{seed}/{name}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")

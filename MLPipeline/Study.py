@@ -1,0 +1,111 @@
+"""Optuna as the search uses it: draws that follow from the seed, trials kept in a file, nothing on the console."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from MLPipeline.Errors import ResourceError
+from MLPipeline.files.AtomicFile import unwritable
+
+try:
+    import optuna
+    from optuna import Study, Trial
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+    from optuna.trial import TrialState
+except ImportError as error:
+    raise ResourceError("tune: needs Optuna", "Run pip install 'optuna>=4'") from error
+
+__all__ = ["Study", "Trial", "TrialState", "importances", "make_sampler", "open_study"]
+
+NUM_RANDOM = 10  # trials before the search begins to learn from them
+_NUM_UNPRUNED = 5  # trials that run to their end before others are measured against them
+_KEPT = 33.0  # percent: what is worse than the best third of them is given up
+_FIRST_PRUNED_EPOCH = 2
+_JOURNAL = "journal.log"
+
+logger = logging.getLogger(__name__)
+
+
+def make_sampler(seed: int, num_trials: int) -> optuna.samplers.BaseSampler:
+    """Return what chooses the next trial by the tree-structured Parzen estimator, all settings jointly.
+
+    Made anew for each trial, so that its draws depend on nothing but the seed and the number of trials before.
+    Source: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011; Watanabe, arXiv:2304.11127.
+    """
+    draw = int(np.random.SeedSequence([seed, num_trials]).generate_state(1)[0])
+    with _quiet():
+        return optuna.samplers.TPESampler(seed=draw, n_startup_trials=NUM_RANDOM, multivariate=True)
+
+
+def open_study(folder: Path) -> Study:
+    """Return the trials in `folder`, none if it is new; hopeless trials are given up early.
+
+    A damaged file is put aside.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    journal = folder / _JOURNAL
+    try:
+        _drop_half_line(journal)
+        try:
+            return _open(journal)
+        except (ValueError, KeyError) as error:  # JSON's errors are ValueErrors
+            aside = journal.with_name(_JOURNAL + ".damaged")
+            os.replace(journal, aside)
+            logger.warning("%s is damaged (%s): the search starts anew, it is now %s", journal, error, aside.name)
+            return _open(journal)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def importances(study: Study) -> dict[str, float]:
+    """Return how much each setting matters for being among the best tenth; shares of 1, the largest first.
+
+    Source: Watanabe et al., PED-ANOVA, arXiv:2304.10255.
+    """
+    with _quiet():
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal without its lock, for the folder is ours alone, and without a wait for the disk at each line.
+
+    The waits took as long as short trials do; without, a power cut may cost the last few of them.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write each of `logs` on a line of its own."""
+        with open(self._file_path, "ab") as file:
+            file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
+
+
+def _open(journal: Path) -> Study:
+    storage = JournalStorage(_Journal(str(journal)))
+    pruner = optuna.pruners.PercentilePruner(_KEPT, n_startup_trials=_NUM_UNPRUNED, n_warmup_steps=_FIRST_PRUNED_EPOCH)
+    return optuna.create_study(storage=storage, pruner=pruner, study_name="head", load_if_exists=True)
+
+
+def _drop_half_line(journal: Path) -> None:
+    """Cut off what a killed search left half-written: the next line would continue it."""
+    if journal.exists():
+        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna from telling which of its parts are new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

@@ -1,0 +1,123 @@
+"""All that an audit has found, and the lines that say it on one page of the console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from MLPipeline.audit.Findings import Finding
+from MLPipeline.audit.Judgement import Forecast, Judgement, LearningCurve
+from MLPipeline.audit.Shortcuts import Shortcuts
+from MLPipeline.Fixes import Fix
+from MLPipeline.images.ScanFolders import ImageIndex
+
+_LINES_OF_SERIOUS, _LINES_OF_OTHERS, _LINES_OF_SUSPECTS = 5, 2, 5
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The results, as the console, the page and the table need them."""
+
+    index: ImageIndex
+    facts: dict[str, str]
+    findings: list[Finding]
+    shortcuts: Shortcuts
+    judgement: Judgement
+    fixes: list[Fix]  # the suspects of the judgement, the most suspicious first
+
+    @property
+    def serious(self) -> list[Finding]:
+        """The findings that --strict refuses."""
+        return [each for each in self.findings if each.is_serious]
+
+
+def fact_lines(facts: dict[str, str]) -> list[str]:
+    """Return what the images are like."""
+    return [_line(name.lower() if name != "Rotated by EXIF" else "rotated", text) for name, text in facts.items()]
+
+
+def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield a headline per finding with its worst examples and what to do."""
+    for each in findings:
+        shown = _LINES_OF_SERIOUS if each.is_serious else _LINES_OF_OTHERS
+        yield _line("SERIOUS" if each.is_serious else "look at", f"{each.title}: {len(each.examples):,}")
+        for example in each.examples[:shown]:
+            yield _line("", f"  {' = '.join(example.paths)}{': ' if example.paths else ''}{example.text}")
+        if len(each.examples) > shown:
+            yield _line("", f"  and {len(each.examples) - shown:,} more")
+        yield _line("", each.advice)
+    if not any(each.is_serious for each in findings):
+        yield _line("fine", "every file can be read; no picture is under two labels or in two splits")
+
+
+def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str]:
+    """Yield whether the files give the classes away, and by what."""
+    low, high = shortcuts.interval
+    figures = (
+        f"{100 * shortcuts.accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f} %) told right by size, format, mean "
+        f"colour and border alone; always the largest class: {100 * shortcuts.baseline:.1f} %"
+    )
+    if not shortcuts.is_alarming:
+        yield _line("fine", f"no shortcut: {figures}")
+        return
+    yield _line("SHORTCUT", figures)
+    for each in shortcuts.giveaways:
+        yield _line(
+            "",
+            f"  {classes[each.label]} by {each.signal}: {100 * each.found:.0f} % told, "
+            f"{100 * each.false:.0f} % of the others taken for it ({each.typical}; others {each.typical_of_others})",
+        )
+    yield _line("", "A model learns this instead of what the pictures show. Make the files of all classes alike.")
+
+
+def suspect_lines(fixes: Sequence[Fix], num_images: int, accuracy: float) -> Iterator[str]:
+    """Yield how many labels look wrong, and the most suspicious."""
+    yield _line(
+        "labels",
+        f"{len(fixes):,} of {num_images:,} look wrong; a quick classifier agrees with {100 * accuracy:.1f} % of all",
+    )
+    for fix in fixes[:_LINES_OF_SUSPECTS]:
+        yield _line("", f"  {fix.path}: {fix.suggested} rather than {fix.label}, {100 * fix.confidence:.0f} % sure")
+
+
+def forecast_line(curve: LearningCurve, classes: Sequence[str]) -> str:
+    """Return the sentence that says what twice as many images would bring."""
+    label, most = next(iter(curve.per_class.items()))
+    return f"twice as many images: {_forecast(curve.overall, 1)}; most to gain: {classes[label]}, {_forecast(most, 0)}"
+
+
+def findings_table(audit: Audit) -> pd.DataFrame:
+    """Return the rows of `audit.csv`: everything found, one row an image or pair."""
+    rows = [
+        (each.name, each.is_serious, *(*example.paths, "", "")[:2], example.text)
+        for each in audit.findings
+        for example in each.examples
+    ]
+    rows += [
+        ("suspect", False, fix.path, "", f"{fix.suggested} rather than {fix.label}, {fix.confidence:.3f}")
+        for fix in audit.fixes
+    ]
+    rows += [
+        (
+            "shortcut",
+            False,
+            "",
+            "",
+            f"{audit.index.classes[each.label]} by {each.signal}: {each.typical}; others {each.typical_of_others}",
+        )
+        for each in audit.shortcuts.giveaways
+    ]
+    return pd.DataFrame(rows, columns=["finding", "serious", "path", "other_path", "what"], dtype=object)
+
+
+def _forecast(forecast: Forecast, decimals: int) -> str:
+    now, then, low, high = (
+        f"{100 * share:.{decimals}f}" for share in (forecast.now, forecast.then, *forecast.interval)
+    )
+    return f"{now} % now, then about {then} % ({low} to {high})"
+
+
+def _line(head: str, text: str) -> str:
+    return f"{head:9}{text}"

@@ -1,0 +1,68 @@
+"""Images that look unlike the others of their folder: blank, dark, light, blurred, of another size or shape.
+
+Not by a fixed rule, which a folder of night shots or of icons would break, but by the distance from the median in units
+of the median absolute deviation (Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers": 3.5 is far).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+FAR = 3.5
+BLANK = 6  # standard deviation of the greys, of 255, below which there is nothing to see
+DARK, LIGHT = 60, 205  # greys that 95 % of the pixels lie below, or above
+# One deviation is this at least, however alike the images are: natural logarithms of pixels, of long by short side, of
+# sharpness; greys.
+_AREA, _SHAPE, _SHARPNESS, _GREYS = 0.4, 0.15, 0.3, 10.0
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """A way to be unlike the others, and the images that are."""
+
+    name: str
+    title: str
+    advice: str
+    places: np.ndarray  # (M,) in the records given, the oddest first
+    texts: tuple[str, ...]  # what is odd about each
+
+
+def find_odd_images(prints: np.ndarray) -> list[Oddity]:
+    """Return what is odd among the FINGERPRINT records (N,) of images that can be read; kinds without any included."""
+    width, height = prints["width"].astype(float), prints["height"].astype(float)
+    brightness, contrast = prints["brightness"].astype(float), prints["contrast"].astype(float)
+    area, elongation = deviations(np.log(width * height), _AREA), deviations(np.abs(np.log(width / height)), _SHAPE)
+    grey = deviations(brightness, _GREYS)
+    sharpness = deviations(np.log(prints["sharpness"] + 1e-3), _SHARPNESS)
+    seen = contrast >= BLANK  # what is blank is dark, light and blurred as well
+    sizes = [f"{w:.0f} x {h:.0f} pixels" for w, h in zip(width, height, strict=True)]
+    greys = [f"mean grey {value:.0f} of 255" for value in brightness]
+    blur = [f"sharpness {value:.3g}, median {np.median(prints['sharpness']):.3g}" for value in prints["sharpness"]]
+
+    def oddity(name: str, title: str, advice: str, is_odd: np.ndarray, by: np.ndarray, texts: Sequence[str]) -> Oddity:
+        places = np.flatnonzero(is_odd)
+        places = places[np.argsort(-by[places], kind="stable")]
+        return Oddity(name, title, advice, places, tuple(texts[place] for place in places.tolist()))
+
+    dark = seen & ((prints["light"] < DARK) | (grey < -FAR))
+    light = seen & ((prints["shadow"] > LIGHT) | (grey > FAR))
+    lost = "Delete them, unless you will ask about such pictures."
+    return [
+        oddity("blank", "Blank images", "There is nothing to learn from. Delete them.", ~seen, -contrast, greys),
+        oddity("dark", "Dark images", lost, dark, -grey, greys),
+        oddity("light", "Light images", lost, light, grey, greys),
+        oddity("blurred", "Blurred images", lost, seen & (sharpness < -FAR), -sharpness, blur),
+        oddity(
+            "size", "Odd sizes", "Look for thumbnails and scans among photos.", np.abs(area) > FAR, np.abs(area), sizes
+        ),
+        oddity("shape", "Odd proportions", "They come out squeezed: crop them.", elongation > FAR, elongation, sizes),
+    ]
+
+
+def deviations(values: np.ndarray, least: float) -> np.ndarray:
+    """Return how far each of `values` (N,) lies from their median, in robust deviations of `least` or more."""
+    distance = values - np.median(values)
+    return distance / max(1.4826 * float(np.median(np.abs(distance))), least)

@@ -1,0 +1,163 @@
+"""`python Engine.py audit`: looks for what is wrong with the images, without training a model.
+
+Files, duplicates and shortcuts take one pass over the images; labels and the learning curve take their features from a
+network with ImageNet weights. Both are kept in the cache: where nothing changed, the second audit takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from MLPipeline.audit.Audit import (
+    Audit,
+    fact_lines,
+    finding_lines,
+    findings_table,
+    forecast_line,
+    shortcut_lines,
+    suspect_lines,
+)
+from MLPipeline.audit.AuditPage import write_audit_page
+from MLPipeline.audit.Findings import describe, find_faults
+from MLPipeline.audit.Judgement import Judgement, judgement_file, read_judgement, write_judgement
+from MLPipeline.audit.Shortcuts import find_shortcuts, metadata_signals
+from MLPipeline.commands.Console import note, progress, say
+from MLPipeline.Config import DEFAULT_DATA, Config
+from MLPipeline.Duplicates import find_duplicates, group_images
+from MLPipeline.Errors import GateMissedError, ResourceError
+from MLPipeline.files.RunFolder import check_output
+from MLPipeline.files.SafeCsv import write_csv
+from MLPipeline.Fixes import Fix, apply_fixes, write_fixes
+from MLPipeline.images.ReadAhead import decoding_threads
+from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex, scan_folders
+from MLPipeline.Inspect import Inspection, inspect_images
+from MLPipeline.NamedData import named_data
+
+NETWORK, IMAGE_SIZE = "efficientnet_lite0", 200  # its weights need no network, and `train` uses the same features
+MAX_IMAGES = {"cpu": 30_000, "gpu": 300_000}  # whose features take minutes to make, and 1.5 GB of memory
+
+
+def audit_images(config: Config) -> None:
+    """Print one page about the images; write `output/audit/`: audit.html, audit.csv and fixes.csv.
+
+    Raises:
+        UsageError: `--output` or `--fixes` cannot be used.
+        DataError: there are no class folders, or no image can be read.
+        ResourceError: the disk is full or the output cannot be written.
+        GateMissedError: with `--strict`, something serious was found.
+    """
+    config = config.resolve({"data": DEFAULT_DATA})
+    config = replace(config, data=named_data(config.data, config.output) or config.data)
+    check_output(config.output, "audit", config.data)
+    index = scan_folders(config.data, config.follow_links)
+    if config.fixes:
+        index = apply_fixes(index, config.fixes)
+    workers = decoding_threads(config.workers)
+    inspection = inspect_images(index, config.output / "cache", workers, config.verify, progress)
+    pairs = find_duplicates(inspection, config.output / "cache")
+    groups = group_images(index, inspection, pairs, config.group)
+    facts, findings = describe(index, inspection), find_faults(index, inspection, pairs, groups)
+    _say_all([*fact_lines(facts), "", *finding_lines(findings), ""])
+    usable = np.flatnonzero(inspection.is_readable)
+    signals = metadata_signals(inspection.prints[usable])
+    shortcuts = find_shortcuts(signals, index.labels[usable], groups[usable], config.seed)
+    _say_all(shortcut_lines(shortcuts, index.classes))
+    judgement = _judge(config, index, inspection, groups)
+    fixes = _fixes(index, judgement)
+    if judgement.suspects is not None:
+        _say_all(["", *suspect_lines(fixes, len(usable), judgement.suspects.accuracy)])
+    if judgement.curve:
+        _say_all(["", f"more     {forecast_line(judgement.curve, index.classes)}"])
+    _write(config.output / "audit", Audit(index, facts, findings, shortcuts, judgement, fixes))
+    serious = [each for each in findings if each.is_serious]
+    if config.strict and serious:
+        what = ", ".join(f"{len(each.examples)} x {each.title.lower()}" for each in serious)
+        raise GateMissedError(f"{config.data}: --strict found {what}", f"See {config.output / 'audit' / 'audit.html'}")
+
+
+def _say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
+
+
+def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np.ndarray) -> Judgement:
+    """Return what features say of the labels: from the cache where these images were judged under these labels."""
+    about = f"{NETWORK} {IMAGE_SIZE} {config.seed}"
+    arrays = (inspection.prints["digest"], index.labels, groups)
+    file = judgement_file(config.output / "cache", about, *arrays)
+    if (known := read_judgement(file)) is not None:
+        return known
+    try:
+        positions, features = _features(config, index, inspection)
+    except ResourceError as error:
+        note(f"labels are not judged: {error}")
+        return Judgement(None, None)
+    from MLPipeline.audit.LabelSuspects import find_suspects
+    from MLPipeline.audit.LearningCurve import learning_curve
+
+    labels, of_groups = index.labels[positions], groups[positions]
+    curve = learning_curve(features, labels, of_groups, config.seed)
+    try:
+        suspects = find_suspects(features, labels, of_groups, config.seed)
+    except ResourceError as error:
+        note(str(error))
+        return Judgement(None, curve)
+    judgement = Judgement(replace(suspects, positions=positions[suspects.positions]), curve)
+    write_judgement(file, judgement)
+    return judgement
+
+
+def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions (M,) of the images that can be read, and their features (M, D).
+
+    Raises:
+        ResourceError: there is no network for them, or it would take long.
+    """
+    from MLPipeline.Device import choose_device
+    from MLPipeline.Features import extract
+    from MLPipeline.Models import build_model, find_model
+    from MLPipeline.Weights import load_weights
+
+    device, number = choose_device(config.device), int(inspection.is_readable.sum())
+    if number > MAX_IMAGES["cpu" if device.type == "cpu" else "gpu"]:
+        raise ResourceError(f"{number:,} images are many for {device.type.upper()}", "Give fewer")
+    model = build_model(NETWORK, len(index.classes), IMAGE_SIZE)
+    load_weights(model, find_model(NETWORK), "imagenet")
+    model.freeze("backbone")
+    readable = replace(index, splits=np.where(inspection.is_readable, TRAIN, UNSPLIT).astype(np.int8))
+    contents, cache = inspection.prints["digest"], config.output / "cache"
+    dataset = extract(
+        model.to(device), readable, IMAGE_SIZE, cache, config.precision, config.workers, progress, contents
+    )
+    positions = dataset.index.positions(TRAIN)
+    return positions, dataset.rows.take(positions, 0).numpy()
+
+
+def _fixes(index: ImageIndex, judgement: Judgement) -> list[Fix]:
+    if not (found := judgement.suspects):
+        return []
+    rows = zip(found.positions.tolist(), found.suggested.tolist(), found.confidence.tolist(), strict=True)
+    return [_fix(index, position, suggested, confidence) for position, suggested, confidence in rows]
+
+
+def _fix(index: ImageIndex, position: int, suggested: int, confidence: float) -> Fix:
+    given = index.classes[index.labels[position]]
+    return Fix(index.name(position), given, given, index.classes[suggested], round(confidence, 3))
+
+
+def _write(folder: Path, audit: Audit) -> None:
+    """Write the page and the tables, and say where they are and how to go on."""
+    write_csv(findings_table(audit), folder / "audit.csv")
+    written = ["audit.html", "audit.csv"]
+    if audit.judgement.suspects is not None:
+        num_decided = write_fixes(folder / "fixes.csv", audit.fixes)
+        written.append("fixes.csv" + (f" ({num_decided} rows of yours kept)" if num_decided else ""))
+    write_audit_page(folder / "audit.html", audit, folder / "fixes.csv")
+    say()
+    say(f"saved    {folder}: {', '.join(written)}")
+    if audit.fixes:
+        say(f"next     correct the column `label` in {folder / 'fixes.csv'}, then add --fixes {folder / 'fixes.csv'}")

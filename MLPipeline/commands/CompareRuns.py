@@ -1,0 +1,67 @@
+"""`python Engine.py compare R1 R2`: whether one of two runs is really better, and on which images they differ."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from MLPipeline.commands.Console import say
+from MLPipeline.Comparison import Comparison, compare
+from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
+from MLPipeline.Errors import UsageError
+from MLPipeline.files.RunFolder import find_run
+from MLPipeline.report.ComparisonPage import write_comparison
+
+_MAX_FLIPS = 20
+
+
+def compare_runs(config: Config) -> None:
+    """Print both accuracies, their paired difference, and the images that only one of the runs gets right; draw a page.
+
+    Raises:
+        UsageError: there are not two runs named, or there is no such run.
+        DataError: they were not judged on the same images.
+        ResourceError: the page cannot be written.
+    """
+    if len(config.paths) != 2:
+        raise UsageError(f"compare: {len(config.paths)} runs named, not two", "python Engine.py compare 1 2")
+    first, second = (find_run(config.output, str(name)) for name in config.paths)
+    comparison = compare(first, second)
+    for line in comparison_lines(comparison):
+        say(line)
+    page = config.output / f"compare-{'-'.join(comparison.names)}.html"
+    settings: dict[str, Any] = {}
+    with suppress(UsageError):  # a run from elsewhere may have come without them
+        settings = read_settings(first.path / "config.json")
+    write_comparison(page, comparison, Path(settings.get("data", DEFAULT_DATA)))
+    say(f"page     {page}")
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """Return what the console says of a comparison."""
+    width = max(map(len, (*comparison.names, "difference")))
+    low, high = (100 * bound for bound in comparison.difference_ci95)
+    lines = [f"{'':{width}}  accuracy on {comparison.num_images} {comparison.split} images (95 % interval)"]
+    for name, accuracy, bounds in zip(comparison.names, comparison.accuracies, comparison.intervals, strict=True):
+        lines.append(f"{name:{width}}  {100 * accuracy:5.1f} %  ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %)")
+    lines += [
+        f"{'difference':{width}}  {100 * comparison.difference:+5.1f}    ({low:+.1f} to {high:+.1f})",
+        "",
+        f"verdict  {comparison.verdict} (McNemar's test: p = {comparison.p_value:.2g})",
+    ]
+    return lines + _flip_lines(comparison)
+
+
+def _flip_lines(comparison: Comparison) -> list[str]:
+    """Return one line for each of the images, up to 20, that only one of the runs gets right."""
+    if not comparison.flips:
+        return []
+    first, second = comparison.names
+    width = max(map(len, comparison.names))
+    lines = [f"flipped  {comparison.only_second} right only in {second}, {comparison.only_first} only in {first}"]
+    for flip in comparison.flips[:_MAX_FLIPS]:
+        winner, wrong = (second, flip.predicted[0]) if flip.is_won else (first, flip.predicted[1])
+        lines.append(f"         {winner:{width}}  {flip.true}, not {wrong}: {flip.path}")
+    left_out = len(comparison.flips) - _MAX_FLIPS
+    return [*lines, f"         and {left_out} more"] if left_out > 0 else lines

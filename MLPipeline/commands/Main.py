@@ -1,0 +1,54 @@
+"""One command line from its words to its exit code: the only place that catches errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from MLPipeline.commands.CommandLine import parse
+from MLPipeline.commands.Console import fail, open_console
+from MLPipeline.commands.Signals import Interrupted, stop_signals
+from MLPipeline.Config import Config
+from MLPipeline.Distributed import ranks
+from MLPipeline.Errors import PipelineError, ResourceError, is_out_of_memory
+
+SHARED_VERBS = ("train", "evaluate", "predict")  # what several ranks do together; rank 0 does the others alone
+
+Command = Callable[[Config], None]
+
+
+def run_command(argv: list[str], find: Callable[[str], Command]) -> int:
+    """Return the exit code of a command line whose verbs `find` turns into functions.
+
+    0 ok, 1 our bug, 2 user or data, 3 environment, 4 diverged, 5 a gate missed, 130 Ctrl-C, 143 SIGTERM.
+    """
+    open_console()
+    stop_signals.install()
+    try:
+        if argv in ([], ["--version"]):
+            from MLPipeline.commands.Overview import show_overview, show_versions
+
+            show_versions() if argv else show_overview()
+        else:
+            verb, config = parse(argv)
+            if ranks.is_first or verb in SHARED_VERBS:
+                find(verb)(config)
+        ranks.leave()
+        return 0
+    except PipelineError as error:
+        fail(str(error))
+        return error.exit_code
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    except BrokenPipeError:  # `| head` closed our output: nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if is_out_of_memory(error):
+            fail(f"out of memory ({error}). Use a smaller --batch-size, --image-size or --model")
+            return ResourceError.exit_code
+        traceback.print_exc()
+        fail(f"{type(error).__name__}: {error}. This is a bug of ours: please report it with the lines above")
+        return 1

@@ -1,0 +1,221 @@
+"""`python Engine.py tune`: searches for better settings of a head on stored features, and prints the command for them.
+
+The features are computed once; a trial on them takes a second. Test images are left out before that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from MLPipeline.commands.Console import progress, say
+from MLPipeline.commands.Prepare import build, inspect_and_split, list_images, with_data
+from MLPipeline.commands.Signals import stop_signals
+from MLPipeline.Config import Config, flag_name
+from MLPipeline.Device import choose_device
+from MLPipeline.Errors import ResourceError, UsageError
+from MLPipeline.Features import extract
+from MLPipeline.files.AtomicFile import unwritable
+from MLPipeline.files.RunFolder import Run, lock_run
+from MLPipeline.files.SafeCsv import write_csv
+from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
+from MLPipeline.Models import find_model
+from MLPipeline.report.TunePlot import plot_tune
+from MLPipeline.TrainState import TrainState
+from MLPipeline.Tune import Problem, Search, Trial, in_memory
+
+ON_FEATURES: Mapping[str, Any] = {
+    "freeze": "backbone",
+    "augment": "none",
+}  # so that one row of each image serves all trials
+_SUGGESTED = "Choose --model efficientnet_lite0, whose weights need no network"
+_NUM_SHOWN = 10
+_MIN_FOR_IMPORTANCES = 30  # complete trials
+
+
+class _TimeIsOver(Exception):  # noqa: N818  no error: the way out of a trial
+    pass
+
+
+def tune_head(config: Config) -> None:
+    """Print the ten best trials and the command that trains with the best; write trials.csv and tune.png.
+
+    Raises:
+        UsageError: the model is trained from scratch, or no image is held out for validation.
+        ResourceError: Optuna or the weights are missing, or the output cannot be written.
+    """
+    if find_model(config.model).pretrained is None or config.weights == "none":
+        what = f"--model {config.model}: learns all its layers from scratch, there are no features to store"
+        raise UsageError(what, _SUGGESTED)
+    problem, resolved, folder = _prepare(config)
+    with lock_run(Run(folder, 0, folder.name)):
+        search = Search(problem, resolved, folder)
+        _introduce(search, config.minutes)
+        try:
+            with stop_signals.deferred():
+                seconds = _by_the_second(_trials(search, 60 * config.minutes))
+                for _ in progress(seconds, "tuning, seconds", round(60 * config.minutes)):
+                    pass
+        except KeyboardInterrupt:
+            _report(search, config, folder)
+            raise
+        _report(search, config, folder)
+
+
+def _prepare(config: Config) -> tuple[Problem, Config, Path]:
+    """Return what is to be learned, the model's own settings, and the folder for trials on just this."""
+    config = with_data(config)
+    index = list_images(config)
+    model, resolved, weights = build(replace(config, **ON_FEATURES), len(index.classes))
+    if weights.kind == "none":
+        raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
+    index, inspection = inspect_and_split(index, config)
+    num_test = len(index.positions(TEST))
+    index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
+    if not len(index.positions(VAL)):
+        raise UsageError("--val-fraction: leaves no images to choose by", "Give one above 0, such as 0.15")
+    device, digests = choose_device(config.device), inspection.prints["digest"]
+    dataset = extract(
+        model.to(device),
+        index,
+        resolved.image_size,
+        config.output / "cache",
+        config.precision,
+        config.workers,
+        progress,
+        digests,
+        cache_limit=config.cache_limit,
+    )
+    if dataset.rows.are_pixels:
+        raise ResourceError(f"--cache-limit {config.cache_limit:g}: no room for the features", "Allow more GB")
+    index = dataset.index
+    counts = [len(index.positions(split)) for split in (TRAIN, VAL)]
+    say(f"model    {config.model}, weights: {weights.kind}; its head alone learns, from stored features")
+    say(f"images   {counts[0]:,} training, {counts[1]:,} validation; {num_test:,} test images stay unseen")
+    problem = Problem(model.head, in_memory(dataset.rows, index, device), index, device)
+    folder = config.output / "tune" / f"{config.model}-{_key(index, digests, resolved, weights.sha256)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return problem, resolved, folder
+
+
+def _key(index: ImageIndex, digests: np.ndarray, config: Config, weights: str) -> str:
+    """Return what stands for all that a trial depends on besides its settings."""
+    chosen = np.flatnonzero(index.splits >= 0)
+    state = hashlib.blake2b(digest_size=4)
+    for array in (digests, index.labels, index.splits):
+        state.update(np.ascontiguousarray(array[chosen]).tobytes())
+    names = [each.name for each in dataclasses.fields(Config) if each.metadata["group"] == "training"]
+    settings = {name: getattr(config, name) for name in ("image_size", "precision", *names) if name != "minutes"}
+    state.update(f"{index.classes} {weights} {settings}".encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
+
+
+def _introduce(search: Search, minutes: float) -> None:
+    if search.num_known:
+        say(f"goes on  {search.num_known:,} trials are known from before")
+    say(f"tune     for {minutes:g} minutes; better ones as they come:")
+    say()
+    say(_row(None))
+    if search.best:
+        say(_row(search.best))
+
+
+def _trials(search: Search, duration_s: float) -> Iterator[None]:
+    """Run trials until the time is over, at least one in all; say each that is better than all before."""
+    end = time.monotonic() + duration_s
+
+    def keep(state: TrainState) -> None:
+        stop_signals.check()
+        if search.best and time.monotonic() > end:
+            raise _TimeIsOver
+
+    while not search.best or time.monotonic() < end:
+        try:
+            before, trial = search.best, search.next_trial(keep)
+        except _TimeIsOver:
+            return
+        if search.best is not before:
+            say(_row(trial))
+        yield
+
+
+def _by_the_second(items: Iterator[None]) -> Iterator[None]:
+    """Consume `items`; yield once for every second that this has taken."""
+    start, num_told = time.monotonic(), 0
+    for _ in items:
+        while num_told < int(time.monotonic() - start):
+            num_told += 1
+            yield
+
+
+def _report(search: Search, config: Config, folder: Path) -> None:
+    """Say what was found, and write it into `folder`."""
+    best, complete = (
+        search.best,
+        sorted((trial for trial in search.trials if not trial.is_pruned), key=lambda trial: trial.val_loss),
+    )
+    if best is None:
+        say("no trial was finished")
+        return
+    say()
+    num_new = len(search.trials) - search.num_known
+    say(f"trials   {num_new:,} in this search, {len(search.trials):,} in all, of which {len(complete):,} to their end")
+    say()
+    say(_row(None))
+    for trial in complete[:_NUM_SHOWN]:
+        say(_row(trial))
+    own = search.trials[0]
+    say()
+    say(f"own      {own.val_loss:.4f}, {100 * own.val_accuracy:.1f} %: trial 1 has the model's own settings")
+    if len(complete) >= _MIN_FOR_IMPORTANCES:
+        shares = [f"{name.replace('_', ' ')} {100 * share:.0f} %" for name, share in search.importances().items()]
+        say(f"matters  {', '.join(shares)}")
+    write_csv(trials_table(search.trials), folder / "trials.csv")
+    plot_tune(search.trials, folder / "tune.png")
+    say(f"chosen   by validation loss; it flatters the best of {len(search.trials):,}: the test images will tell")
+    say(f"saved    {folder}: trials.csv, tune.png; the same command goes on from there")
+    say(f"next     {training_command(config, best.settings)}")
+
+
+def _row(trial: Trial | None) -> str:
+    """Return the line of a trial; of none, the line above them."""
+    if trial is None:
+        return " trial  val loss  val acc  epoch        lr  optimizer  batch  decay  smoothing  dropout  hidden"
+    has = trial.settings
+    return (
+        f"{trial.number:6,}  {trial.val_loss:8.4f}  {100 * trial.val_accuracy:5.1f} %  {trial.epoch:5}  {has['lr']:8g}"
+        f"  {has['optimizer']:9}  {has['batch_size']:5}  {has['weight_decay']:5g}  {has['label_smoothing']:9g}"
+        f"  {has['dropout']:7g}  {has['hidden'] or '-':>6}"
+    )
+
+
+def trials_table(trials: list[Trial]) -> pd.DataFrame:
+    """Return one row per trial, in the order in which they ran, its settings in columns of their own."""
+    rows = [dataclasses.asdict(trial) | dict(trial.settings) for trial in trials]
+    return pd.DataFrame(rows).drop(columns="settings").rename(columns={"number": "trial"})
+
+
+def training_command(config: Config, settings: Mapping[str, Any]) -> str:
+    """Return the command line that trains with the settings of a trial, on the images of `config` as it was stated."""
+    shared = [each for each in dataclasses.fields(Config) if {"train", "tune"} <= set(each.metadata["verbs"])]
+    stated = {each.name: getattr(config, each.name) for each in shared}
+    words = ["python", "Engine.py", "--model", stated.pop("model")]
+    defaults = find_model(config.model).defaults
+    own = {name: getattr(Config, name) for name in stated} | {name: defaults.get(name) for name in ON_FEATURES}
+    own |= {"augment": defaults.get("augment", "none"), "hidden": 0}
+    for name, value in {**stated, **ON_FEATURES, **settings}.items():
+        if value != own.get(name):
+            words += [flag_name(name)] if value is True else [flag_name(name), str(value)]
+    return shlex.join(words)

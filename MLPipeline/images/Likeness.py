@@ -1,0 +1,81 @@
+"""How much of one small grey picture another explains, once it is moved, stretched and relit to fit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from MLPipeline.images.ReadImage import cv2
+
+MIN_COARSE = 0.93  # share explained at half the size that makes a fine fit worth its time
+MAX_LOCAL_ERROR = 0.32  # of the contrast, in the worst of 8 x 8 blocks: another face on the same form is more
+_BLOCKS = 8
+_EDGE = 2  # pixels left out all around: gradients are one-sided there, and what was trimmed shows
+_MAX_MOTION = 0.1  # of half a side
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return what share of each picture of `first` (M, 64, 64) uint8 the one of `second` explains: (M,) up to 1.
+
+    The second is moved, stretched and relit to fit the first, as trimming and resaving do; 0 where a part of it does
+    not fit at all. The fit is made coarsely, then finely where the coarse one promises something.
+    """
+    likeness = np.zeros(len(first), np.float32)
+    coarse, motion, _ = _fit(_halve(first), _halve(second))
+    promising = np.flatnonzero(coarse >= MIN_COARSE)
+    if len(promising):
+        moved = np.stack([_move(second[place], motion[place]) for place in promising])
+        share, _, error = _fit(first[promising].astype(np.float32), moved)
+        likeness[promising] = np.where(error <= MAX_LOCAL_ERROR, share, 0)
+    return likeness
+
+
+def _fit(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the share explained (M,), the motion (M, 4) as for `_move`, and the worst block's error (M,).
+
+    Least squares on the second picture, a constant, and its gradients times 1 and the place (Lucas and Kanade 1981,
+    "An iterative image registration technique"): one linear step finds gain, offset, shift and stretch together.
+    """
+    side = first.shape[1]
+    first, second = (np.stack([cv2.GaussianBlur(each, (0, 0), 1.0) for each in many]) for many in (first, second))
+    down, across = np.gradient(second, 2 / side, axis=(1, 2))
+    place = (np.arange(side, dtype=np.float32) * 2 + 1) / side - 1
+    parts = [second, np.ones_like(second), across, across * place, down, down * place[:, None]]
+    inner = slice(_EDGE, -_EDGE)
+    known = np.stack([part[:, inner, inner] for part in parts], axis=-1).reshape(len(first), -1, len(parts))
+    wanted = first[:, inner, inner].reshape(len(first), -1, 1)
+    transposed = known.transpose(0, 2, 1)
+    weights = np.linalg.solve(transposed @ known + 0.01 * np.eye(len(parts), dtype=np.float32), transposed @ wanted)
+    residual = ((wanted - known @ weights) ** 2)[:, :, 0]
+    variance = np.maximum(wanted[:, :, 0].var(axis=1), 1e-6)
+    blocks = _block_means(residual.reshape(len(first), side - 2 * _EDGE, side - 2 * _EDGE))
+    gain = np.where(np.abs(weights[:, :1, 0]) < 0.3, np.inf, weights[:, :1, 0])
+    motion = np.clip(weights[:, 2:, 0] / gain, -_MAX_MOTION, _MAX_MOTION)
+    return 1 - residual.mean(axis=1) / variance, motion, np.sqrt(blocks.max(axis=(1, 2)) / variance)
+
+
+def _block_means(squares: np.ndarray) -> np.ndarray:
+    starts = np.linspace(0, squares.shape[1], _BLOCKS, endpoint=False).astype(int)
+    sums = np.add.reduceat(np.add.reduceat(squares, starts, axis=1), starts, axis=2)
+    counts = np.diff([*starts, squares.shape[1]])
+    return sums / np.outer(counts, counts)
+
+
+def _move(picture: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Return the picture, float32, moved by (shift x, stretch x, shift y, stretch y) in halves of its side."""
+    half = picture.shape[0] / 2
+    (shift_x, stretch_x, shift_y, stretch_y), centre = motion, half - 0.5
+    matrix = np.array(
+        [
+            [1 + stretch_x, 0, shift_x * half - stretch_x * centre],
+            [0, 1 + stretch_y, shift_y * half - stretch_y * centre],
+        ]
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(
+        picture.astype(np.float32), matrix, picture.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def _halve(pictures: np.ndarray) -> np.ndarray:
+    rows = pictures[:, ::2].astype(np.float32) + pictures[:, 1::2]
+    return (rows[:, :, ::2] + rows[:, :, 1::2]) / 4

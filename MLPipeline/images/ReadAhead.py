@@ -1,0 +1,47 @@
+"""Work on many files by threads, in order: while one result is used, those after it are already being made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from MLPipeline.Distributed import ranks
+
+AHEAD_PER_THREAD = 8  # items worked on ahead of their use: hides the disk, and bounds the memory
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[Iterable[Item], str, int], Iterable[Item]]  # items, label, total
+
+
+def no_progress(items: Iterable[Item], label: str, total: int) -> Iterable[Item]:
+    """Return `items` as they are: the progress bar of those who want none."""
+    return items
+
+
+def read_ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Yield `work(item)` for each of `items`, in order, done ahead by `workers` threads."""
+    ahead: deque[Future[Result]] = deque()
+    todo = iter(items)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        ahead.extend(pool.submit(work, item) for item in islice(todo, workers * AHEAD_PER_THREAD))
+        while ahead:
+            result = ahead.popleft().result()
+            ahead.extend(pool.submit(work, item) for item in islice(todo, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def decoding_threads(workers: int | None) -> int:
+    """Return the number of decoding threads: `workers`, or one per core this process may run on, shared by ranks."""
+    cores = os.cpu_count() or 1
+    with contextlib.suppress(AttributeError):  # macOS and Windows do not tell
+        cores = len(os.sched_getaffinity(0))
+    return workers or max(1, cores // ranks.local_size)

@@ -1,0 +1,179 @@
+"""Where the lines, bars and marks of a page's charts lie: numbers only, which `charts.html.jinja` draws as SVG.
+
+Positions are in the units of a picture 400 wide and 242 high, y pointing down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+LEFT, RIGHT, TOP, BOTTOM = 44, 390, 12, 196  # the plot inside, with room for labels left and below
+MAX_DOTS = 60  # past that many epochs they would hide the curve
+NUM_BINS = 10
+FEW = 10  # a bar of fewer images says little
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A position on an axis and what stands there."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a curve, and what a pointer resting on it reads."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a chart."""
+
+    name: str
+    kind: str  # a: the one that counts, b: the other
+    points: str  # "x,y x,y ..."
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Curves over epochs; `best` marks a point of the first curve."""
+
+    title: str
+    curves: tuple[Curve, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    best: Dot | None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar, or a part of one, from `y` down over `height`."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Bars over confidence, 0 to 100 %."""
+
+    bars: tuple[Bar, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+def line_chart(
+    title: str, epochs: Sequence[int], series: Mapping[str, Sequence[float]], best_epoch: int | None, as_share: bool
+) -> LineChart:
+    """Return the curves of `series`, by name, the one that counts first; values that are not finite leave a gap.
+
+    Args:
+        title: what is drawn.
+        epochs: their numbers, ascending.
+        series: one value an epoch for each name.
+        best_epoch: is marked on the first series if that has a value there.
+        as_share: the values are shares, 0 to 1, told in percent.
+    """
+    first, last = (epochs[0], epochs[-1]) if len(epochs) > 1 else (0, 2)  # a single one stands in the middle
+    levels, labels = _levels(list(chain.from_iterable(series.values())), as_share)
+
+    def dot(epoch: int, value: float, what: str) -> Dot:
+        across, up = (epoch - first) / (last - first), (value - levels[0]) / (levels[-1] - levels[0])
+        told = f"{100 * value:.1f} %" if as_share else f"{value:.4f}"
+        return Dot(round(LEFT + (RIGHT - LEFT) * across, 1), _height_of(up), f"{what}{told}")
+
+    curves: list[Curve] = []
+    for name, values in series.items():
+        pairs = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if math.isfinite(value)]
+        dots = tuple(dot(epoch, value, f"epoch {epoch}: {name} ") for epoch, value in pairs)
+        points = " ".join(f"{each.x},{each.y}" for each in dots)
+        kind = "b" if curves or name != next(iter(series)) else "a"
+        curves += [Curve(name, kind, points, dots if len(dots) <= MAX_DOTS else ())] if dots else []
+    best = None
+    if best_epoch is not None and math.isfinite(value := next(iter(series.values()))[list(epochs).index(best_epoch)]):
+        best = dot(best_epoch, value, f"best epoch {best_epoch}: ")
+    ticks = [tick for tick in MaxNLocator(6, integer=True).tick_values(first, last) if epochs[0] <= tick <= epochs[-1]]
+    x_ticks = tuple(Tick(dot(int(tick), levels[0], "").x, f"{int(tick):,}") for tick in ticks)
+    return LineChart(title, tuple(curves), x_ticks, _y_ticks(levels, labels), best)
+
+
+def _levels(values: Sequence[float], as_share: bool) -> tuple[list[float], list[str]]:
+    """Return the places of the horizontal lines, from under the lowest to above the highest value, and their labels."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    levels = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(finite), max(finite)))
+    levels = levels[levels <= 1.0 + 1e-9] if as_share else levels
+    scale = 100 if as_share else 1
+    decimals = max(0, math.ceil(-math.log10(scale * float(np.diff(levels).min())) - 1e-9))
+    return levels.tolist(), [f"{scale * level:.{decimals}f}{' %' * as_share}" for level in levels]
+
+
+def _height_of(share: float) -> float:
+    """Return where a share, 0 to 1, of the plot's height lies."""
+    return round(BOTTOM - (BOTTOM - TOP) * share, 1)
+
+
+def _y_ticks(levels: Sequence[float], labels: Sequence[str]) -> tuple[Tick, ...]:
+    span = levels[-1] - levels[0]
+    places = [_height_of((level - levels[0]) / span) for level in levels]
+    return tuple(Tick(place, label) for place, label in zip(places, labels, strict=True))
+
+
+def confidence_histogram(confidence: np.ndarray, is_right: np.ndarray) -> BarChart:
+    """Return how many answers had which confidence, the wrong ones at the foot of each bar; both `(N,)`."""
+    bins = _bins(confidence)
+    right, wrong = (np.bincount(bins[is_right == flag], minlength=NUM_BINS).tolist() for flag in (True, False))
+    highest = max(1, *map(sum, zip(right, wrong, strict=True)))
+    levels = [int(level) for level in MaxNLocator(4, integer=True).tick_values(0, highest) if level >= 0]
+    bars = []
+    for place in range(NUM_BINS):
+        text = f"{_range(place)} sure: {right[place]:,} right, {wrong[place]:,} wrong"
+        foot = _height_of(wrong[place] / levels[-1])
+        top = _height_of((wrong[place] + right[place]) / levels[-1])
+        bars += [_bar(place, foot, BOTTOM, "wrong", text), _bar(place, top, foot, "a", text)]
+    y_ticks = _y_ticks(levels, [f"{level:,}" for level in levels])
+    return BarChart(tuple(bar for bar in bars if bar.height), _confidence_ticks(), y_ticks)
+
+
+def reliability_diagram(confidence: np.ndarray, is_right: np.ndarray) -> BarChart:
+    """Return the share of right answers among those of each confidence; on the diagonal the model is calibrated."""
+    bins = _bins(confidence)
+    bars = []
+    for place in np.unique(bins).tolist():
+        share, number = float(is_right[bins == place].mean()), int((bins == place).sum())
+        text = f"{_range(place)} sure: {100 * share:.0f} % right of {number:,}"
+        bars.append(_bar(place, _height_of(share), BOTTOM, "a" if number >= FEW else "few", text))
+    quarters = range(0, 101, 25)
+    return BarChart(tuple(bars), _confidence_ticks(), _y_ticks(quarters, [f"{quarter} %" for quarter in quarters]))
+
+
+def _bins(confidence: np.ndarray) -> np.ndarray:
+    return np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+
+
+def _range(place: int) -> str:
+    return f"{100 * place // NUM_BINS} to {100 * (place + 1) // NUM_BINS} %"
+
+
+def _bar(place: int, top: float, foot: float, kind: str, text: str) -> Bar:
+    step = (RIGHT - LEFT) / NUM_BINS
+    return Bar(round(LEFT + step * place + 1.5, 1), top, round(step - 3, 1), round(foot - top, 1), kind, text)
+
+
+def _confidence_ticks() -> tuple[Tick, ...]:
+    return tuple(Tick(LEFT + (RIGHT - LEFT) * share / 4, f"{25 * share} %") for share in range(5))

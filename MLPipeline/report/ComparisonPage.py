@@ -1,0 +1,22 @@
+"""`comparison.html`: two runs on the same images, and every image that only one of them gets right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from MLPipeline.Comparison import Comparison
+from MLPipeline.report.Page import write_page
+from MLPipeline.report.Thumbnails import embed
+
+MAX_BYTES = 11_000_000
+
+
+def write_comparison(page: Path, comparison: Comparison, root: Path) -> None:
+    """Write `page`, which shows what differs between two runs on images below `root`.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    thumbnails = embed([root / flip.path for flip in comparison.flips], MAX_BYTES)
+    shown = list(zip(comparison.flips, thumbnails, strict=False))
+    write_page(page, "comparison.html.jinja", {"comparison": comparison, "shown": shown})

@@ -1,0 +1,137 @@
+"""The pictures of a report: every mistake and right answer that fits onto the page, and samples of each class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import numpy as np
+
+from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
+from MLPipeline.Judge import SplitPredictions
+from MLPipeline.report.PlotStyle import drawable
+from MLPipeline.report.Thumbnails import Thumbnail, embed
+
+MAX_BYTES = 11_000_000  # of all pictures; with everything else a page stays under 15 MB
+SHARE_OF_MISTAKES = 0.75  # of that: some room for right answers is kept
+NUM_WORST = 200  # mistakes come first whatever their classes; then every kind of mistake has its turn
+NUM_SAMPLES = 18
+MAX_NAME = 60  # characters of a file's path
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The answers to the images of one split, each array `(N,)`."""
+
+    positions: np.ndarray  # in the index
+    true: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def is_right(self) -> np.ndarray:
+        """Which answers are right."""
+        return self.true == self.predicted
+
+
+def answers_of(scored: SplitPredictions) -> Answers:
+    """Return the answers behind `scored`, computed once: a softmax over 1,000 classes takes a while."""
+    predictions = scored.predictions
+    true, predicted = predictions.labels, predictions.predicted
+    log_probabilities = (predictions.logits.double() / predictions.temperature).log_softmax(dim=1)
+    confidence, losses = (log_probabilities.gather(1, each[:, None])[:, 0] for each in (predicted, true))
+    return Answers(scored.positions, true.numpy(), predicted.numpy(), confidence.exp().numpy(), -losses.numpy())
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of the gallery."""
+
+    name: str
+    true: int
+    predicted: int
+    confidence: float
+    thumbnail: Thumbnail
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer is right."""
+        return self.true == self.predicted
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The images on the page: mistakes first, within both kinds the highest loss first."""
+
+    items: tuple[Item, ...]
+    num_mistakes: int  # on the page or not
+    num_right: int
+
+    @property
+    def num_left_out(self) -> int:
+        """How many images found no room."""
+        return self.num_mistakes + self.num_right - len(self.items)
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether any image has one."""
+        return any(item.thumbnail.heat for item in self.items)
+
+
+def gallery_of(
+    index: ImageIndex, answers: Answers, heat_maps: Mapping[int, np.ndarray], limit: int = MAX_BYTES
+) -> Gallery:
+    """Return the images of a split that fit into `limit` bytes; `heat_maps` are by position in the index."""
+    shown: dict[int, Thumbnail] = {}
+    for is_right, budget in ((False, SHARE_OF_MISTAKES * limit), (True, limit)):
+        order = choose_order(answers, is_right)
+        positions = answers.positions[order].tolist()
+        maps = {place: heat_maps[position] for place, position in enumerate(positions) if position in heat_maps}
+        spent = sum(thumbnail.num_bytes for thumbnail in shown.values())
+        thumbnails = embed([index.path(position) for position in positions], int(budget - spent), maps)
+        shown |= dict(zip(order.tolist(), thumbnails, strict=False))
+    places = np.array(sorted(shown), np.int64)
+    places = places[np.lexsort((-answers.losses[places], answers.is_right[places]))]
+    items = tuple(
+        Item(
+            drawable(index.name(int(answers.positions[place])), MAX_NAME),
+            int(answers.true[place]),
+            int(answers.predicted[place]),
+            float(answers.confidence[place]),
+            shown[place],
+        )
+        for place in places.tolist()
+    )
+    num_right = int(answers.is_right.sum())
+    return Gallery(items, len(answers.true) - num_right, num_right)
+
+
+def choose_order(answers: Answers, is_right: bool) -> np.ndarray:
+    """Return the images `(M,)` that were classified rightly, or wrongly, in the order in which they deserve a place.
+
+    The worst mistakes come first; then of each cell of the confusion matrix the one of the highest loss, then of each
+    the second, and so on: when places run out, no cell is empty that need not be.
+    """
+    chosen = np.flatnonzero(answers.is_right == is_right)
+    chosen = chosen[np.argsort(-answers.losses[chosen], kind="stable")]
+    ranks = np.empty(len(chosen), np.int64)
+    seen: Counter[tuple[int, int]] = Counter()
+    for place, cell in enumerate(zip(answers.true[chosen].tolist(), answers.predicted[chosen].tolist(), strict=True)):
+        ranks[place] = seen[cell]
+        seen[cell] += 1
+    if not is_right:
+        ranks[:NUM_WORST] = -1
+    return chosen[np.argsort(ranks, kind="stable")]
+
+
+def samples_of(index: ImageIndex) -> list[tuple[str, Thumbnail]]:
+    """Return a few training images with their classes: one of each class in turn, spread over its files."""
+    positions = index.positions(TRAIN)
+    by_class = [positions[index.labels[positions] == label] for label in range(len(index.classes))]
+    in_turn = zip_longest(*(each[:: max(1, len(each) // NUM_SAMPLES)].tolist() for each in by_class[:NUM_SAMPLES]))
+    chosen = sorted([p for p in chain.from_iterable(in_turn) if p is not None][:NUM_SAMPLES])
+    thumbnails = embed([index.path(position) for position in chosen], MAX_BYTES)
+    return [(index.classes[index.labels[p]], thumbnail) for p, thumbnail in zip(chosen, thumbnails, strict=True)]

@@ -1,0 +1,42 @@
+"""The confusion matrix as a page shows it: cells with a shade, and the pairs of classes most often confused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_SHADES = 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How many images of class `true` were taken for class `predicted`; `shade` 0 to 10, deeper for a larger share."""
+
+    true: int
+    predicted: int
+    count: int
+    shade: int = 0
+
+
+def shaded_rows(matrix: np.ndarray) -> list[list[Cell]]:
+    """Return the rows of the counts `(C, C)`; the root lifts small shares: one mistake in twenty must be seen."""
+    supports = matrix.sum(axis=1).tolist()
+    return [
+        [
+            Cell(row, column, count, math.ceil(NUM_SHADES * (share if row == column else math.sqrt(share))))
+            for column, count in enumerate(counts)
+            for share in [count / max(supports[row], 1)]
+        ]
+        for row, counts in enumerate(matrix.tolist())
+    ]
+
+
+def most_confused(matrix: np.ndarray, limit: int) -> list[Cell]:
+    """Return up to `limit` kinds of mistakes, the most frequent first, of the counts `(C, C)`."""
+    mistakes = matrix.copy()
+    np.fill_diagonal(mistakes, 0)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:limit]
+    cells = [divmod(place, len(matrix)) for place in order.tolist()]
+    return [Cell(row, column, int(mistakes[row, column])) for row, column in cells if mistakes[row, column]]

@@ -1,0 +1,96 @@
+"""Pages for people: each one self-contained HTML file, made from the templates beside this file.
+
+A page works by double-click and by e-mail: style, script and pictures are inside, nothing is fetched, and its
+Content-Security-Policy forbids all else. Whatever comes from files or the user stays text: every expression of a
+template is escaped, and control characters and marks that turn the writing direction are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from MLPipeline.Errors import one_line
+from MLPipeline.files.AtomicFile import write_text
+
+FOLDER = Path(__file__).parent
+
+
+def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
+    """Write the page that `template` makes of `content` to `path`, whole or not at all.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    write_text(path, render(template, **content))
+
+
+def render(template: str, **content: object) -> str:
+    """Return the HTML that the `template` of this folder makes of `content`.
+
+    Templates extend `base.html.jinja`, which brings style, script and policy; filters: `percent`, `count`, `duration`.
+    """
+    style, script = _resource("style.css"), _resource("page.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return _environment().get_template(template).render(**content, style=style, script=script, policy=policy)
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """Return `share` (0 to 1) as a percentage with a space that does not break; a dash for None."""
+    return "–" if share is None else f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def count(number: int, noun: str = "", plural: str = "") -> str:
+    """Return `1,234`, `1 image` or `2 images`."""
+    noun = noun if number == 1 else plural or f"{noun}s" * bool(noun)
+    return f"{number:,}" + (f"\N{NO-BREAK SPACE}{noun}" if noun else "")
+
+
+def duration(seconds: float) -> str:
+    """Return `8.3 s`, `2 min 14 s` or `3 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": count, "duration": duration}
+    return environment
+
+
+def _visible(value: object) -> object:
+    """Return text with its control characters as escapes; what templates made themselves (`Markup`) stays."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+@cache
+def _resource(name: str) -> Markup:
+    """Return the text of a style sheet or script of ours, which goes into the page as it is."""
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    assert "</" not in text, f"{name} would end its element"
+    return Markup(text)  # noqa: S704 - our own file
+
+
+def _hash(text: str) -> str:
+    """Return what a Content-Security-Policy calls the one style or script it lets through."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,116 @@
+"""What a run will cost: time, disk and memory for N images and R ranks, from rates measured here; and a check of it.
+
+    python -m tests.benchmarks.CostModel --data Photos --model efficientnet_lite0 --limit 256 --check
+
+First the head for 3 epochs on stored features, then all layers for 5. Ranks are like those measured (a core each), on
+one storage that is never the limit; `--gigabit` is the network between machines. With `--check` a small and a larger
+run are timed: the first tells the time to start, the second what the prediction is worth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from MLPipeline.images.ReadImage import cv2
+from MLPipeline.images.ScanFolders import scan_folders
+from tests.benchmarks.Ranks import ROOT, arguments, rates
+
+HEAD_EPOCHS, TUNED_EPOCHS = 3, 5
+SCORED = 0.15 / 0.7  # validation images per training image
+SCORING = 1 / 3  # time to score an image, of that to train on it
+TRAINED = 0.7  # of all images
+# Per image and rank: place, class and split; fingerprint; its number in, and the packed keys of, four stores.
+BYTES_PER_IMAGE = 60 + 13 + 64 + 4 * (8 + 16 + 8 + 4 + 1)
+FINGERPRINT_BYTES = 4400  # with the small grey picture, on disk
+COPIES_OF_WEIGHTS = 5  # themselves, gradients, two averages of AdamW, the best so far
+TABLE = [(10**5, 2), (10**6, 16), (10**7, 64), (10**8, 512), (10**9, 2048)]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes."""
+
+    seconds: float
+    disk_bytes: float
+    rank_bytes: float  # memory of each rank
+
+
+def predict(num_images: float, num_ranks: int, rate: Mapping[str, float], batch: int, network: float) -> Cost:
+    """Return the cost of a run; `rate` is of one rank, `network` in bytes/s; more ranks share a larger batch.
+
+    A sum over ranks sends 2 (R - 1) / R of the gradients through each (ring all-reduce).
+    """
+    epochs = TRAINED * num_images * (1 + SCORED * SCORING)
+    sent = 2 * (num_ranks - 1) / num_ranks * rate["parameter_bytes"]
+    steps = TUNED_EPOCHS * TRAINED * num_images / (batch * num_ranks)
+    once = num_images / rate["inspected"] + num_images / rate["extracted"] + num_images / rate["decoded"]
+    trained = HEAD_EPOCHS * epochs / rate["extracted_epoch"] + TUNED_EPOCHS * epochs / rate["tuned"]
+    seconds = (once + trained) / num_ranks + steps * sent / network
+    rows = FINGERPRINT_BYTES + rate["extracted_row_bytes"] + rate["tuned_row_bytes"]
+    memory = rate["peak_bytes"] + COPIES_OF_WEIGHTS * rate["parameter_bytes"] + BYTES_PER_IMAGE * num_images
+    return Cost(seconds, num_images * rows + 4 * rate["parameter_bytes"], memory)
+
+
+def timed_run(flags: argparse.Namespace, num_images: int) -> tuple[float, int]:
+    """Return how long a run takes on some of the images, each class in proportion, and how many these are."""
+    index = scan_folders(flags.data)
+    chosen = np.random.default_rng(0).permutation(len(index))[:num_images].tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        for position in chosen:
+            link = Path(folder, "Data", index.name(position))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.write_bytes(index.path(position).read_bytes())
+        command = [sys.executable, ROOT / "Engine.py", "--model", flags.model, "--device", "cpu", "-j", 1]
+        command += ["--image-size", flags.image_size, "-b", flags.batch_size, "--data", f"{folder}/Data"]
+        command += ["--unfreeze-after", HEAD_EPOCHS, "--epochs", HEAD_EPOCHS + TUNED_EPOCHS, "--output", folder]
+        started = time.perf_counter()
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        return time.perf_counter() - started, len(chosen)
+
+
+def check(flags: argparse.Namespace, rate: Mapping[str, float]) -> None:
+    """Print what a run was predicted to take, and what it took."""
+    small_s, small = timed_run(flags, flags.limit // 2)
+    start_s = small_s - predict(small, 1, rate, flags.batch_size, 1).seconds
+    large_s, large = timed_run(flags, 2 * flags.limit)
+    predicted_s = start_s + predict(large, 1, rate, flags.batch_size, 1).seconds
+    print(
+        f"check: {large} images, predicted {predicted_s:.0f} s, took {large_s:.0f} s ({predicted_s / large_s - 1:+.0%})"
+    )
+
+
+def main() -> None:
+    parser = arguments("the cost of a run")
+    parser.add_argument("--gigabit", type=float, default=10.0, help="per second, between machines")
+    parser.add_argument("--check", action="store_true")
+    flags = parser.parse_args()
+    together = rates(2, flags)
+    per_image = ("inspected", "decoded", "extracted", "extracted_epoch", "tuned")
+    rate = {name: value / 2 if name in per_image else value for name, value in together.items()}
+    print(f"rates of one rank, {flags.model}, {flags.image_size} pixels, OpenCV {cv2.__version__}:")
+    print("  " + ", ".join(f"{name} {rate[name]:.1f} images/s" for name in per_image))
+    print(f"  sums over two ranks of this machine: {together['summed_bytes'] / 1e9:.2f} GB/s")
+    if flags.check:
+        alone = rates(1, flags)
+        check(flags, alone)
+    network = flags.gigabit / 8 * 1e9
+    print("\n| images | ranks | time | disk | memory per rank |\n| --- | --- | --- | --- | --- |")
+    for num_images, num_ranks in TABLE:
+        cost = predict(num_images, num_ranks, rate, flags.batch_size, network)
+        disk, memory = cost.disk_bytes / 1e12, cost.rank_bytes / 1e9
+        print(f"| {num_images:.0e} | {num_ranks} | {cost.seconds / 3600:.1f} h | {disk:.2f} TB | {memory:.1f} GB |")
+
+
+if __name__ == "__main__":
+    main()

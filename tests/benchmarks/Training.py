@@ -1,0 +1,77 @@
+"""Training speed, images/s: the usual script against ours, in turns, the best of several rounds.
+
+    python -m tests.benchmarks.Training --data Photos/train --model resnet50 --stage layer3
+    python -m tests.benchmarks.Training --data cifar10/train --model cnn --image-size 32 -b 20 --limit 10000
+
+plain: PlainWay.py --train-all (ImageFolder, PIL, fp32, one layout). ours: every layer, from stored pixels. stage: only
+what comes after `--stage`, from stored activations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from MLPipeline.Config import NEUTRAL, Config
+from MLPipeline.Device import choose_device
+from MLPipeline.Features import extract
+from MLPipeline.images.ScanFolders import TRAIN, VAL, scan_folders
+from MLPipeline.Models import build_model
+from MLPipeline.SplitImages import split_images
+from MLPipeline.Train import fit
+
+PLAIN = Path(__file__).parent / "PlainWay.py"
+ROUNDS = 3
+
+
+def plain_rate(flags: argparse.Namespace) -> float:
+    command = [sys.executable, PLAIN, "--train-all", "--model", flags.model, "--train", flags.data]
+    command += ["--limit", flags.limit, "--image-size", flags.image_size, "--batch-size", flags.batch_size]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    return float(re.search(r"images_per_s=([\d.]+)", done.stdout)[1])
+
+
+def our_rate(flags: argparse.Namespace, freeze: str, cache: Path) -> float:
+    device = choose_device("cpu")
+    index = split_images(scan_folders(flags.data), 0, 0, 0)
+    draw = torch.randperm(len(index), generator=torch.Generator().manual_seed(0)).numpy()
+    index.splits[draw[flags.limit :]] = -1
+    model = build_model(flags.model, len(index.classes), flags.image_size).to(memory_format=torch.channels_last)
+    model.freeze(freeze)
+    dataset = extract(model, index, flags.image_size, cache)
+    config = Config(**{**NEUTRAL, "epochs": 2, "batch_size": flags.batch_size, "optimizer": "adam", "lr": 0.001})
+    train, val = dataset.batches(TRAIN, flags.batch_size, seed=0), dataset.batches(VAL, flags.batch_size)
+    records = list(fit(model.trainable_part(), train, val, config, device))
+    return flags.limit / min(record.seconds for record in records)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--stage", default="", help="also train only what comes after this stage")
+    parser.add_argument("--limit", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=200)
+    parser.add_argument("-b", "--batch-size", type=int, default=8)
+    flags = parser.parse_args()
+    rates = dict.fromkeys(["plain", "ours", *([flags.stage] if flags.stage else [])], 0.0)
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(ROUNDS):
+            rates["plain"] = max(rates["plain"], plain_rate(flags))
+            rates["ours"] = max(rates["ours"], our_rate(flags, "none", Path(cache)))
+            if flags.stage:
+                rates[flags.stage] = max(rates[flags.stage], our_rate(flags, flags.stage, Path(cache)))
+    print(f"{flags.model}, {flags.image_size} pixels, batch {flags.batch_size}, torch {torch.__version__}")
+    for name, rate in rates.items():
+        ratios = f"{rate / rates['plain']:5.2f} x plain  {rate / rates['ours']:5.2f} x ours"
+        print(f"  {name:10}{rate:9.1f} images/s  {ratios}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Pictures that look like photographs, and what happens to photographs on their way through the world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from MLPipeline.images.ReadImage import cv2, decode_image
+
+
+def scene(seed: int, height: int = 240, width: int = 180) -> np.ndarray:
+    """Return a picture (H, W, 3) uint8 RGB with detail at every scale, as photographs have it, of its own colours."""
+    generator = np.random.default_rng(seed)
+    picture = np.zeros((height, width, 3))
+    for cells, strength in ((3, 80.0), (7, 50.0), (19, 35.0), (43, 25.0)):
+        coarse = generator.normal(0, strength, (cells, cells, 3)) * [1, 0.7, 0.4]
+        picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(picture + 128, 0, 255).astype(np.uint8)
+
+
+def encode(pixels: np.ndarray, suffix: str = ".jpg", quality: int = 92) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
+    return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def trim(pixels: np.ndarray, share: float = 0.03) -> np.ndarray:
+    """Cut `share` of the height and of the width off, half of it on either side."""
+    height, width = pixels.shape[:2]
+    top, left = round(height * share / 2), round(width * share / 2)
+    return pixels[top : height - top, left : width - left]
+
+
+def _brighter(pixels: np.ndarray) -> np.ndarray:
+    return cv2.convertScaleAbs(pixels, alpha=1.1)
+
+
+def _scaled(pixels: np.ndarray, factor: float) -> np.ndarray:
+    return cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+
+
+CHANGES: dict[str, Callable[[np.ndarray], bytes]] = {
+    "rescaled": lambda pixels: encode(_scaled(pixels, 0.6)),
+    "enlarged": lambda pixels: encode(_scaled(pixels, 1.7)),
+    "recompressed": lambda pixels: encode(pixels, quality=40),
+    "another format": lambda pixels: encode(pixels, ".png"),
+    "trimmed": lambda pixels: encode(trim(pixels)),
+    "trimmed on every side": lambda pixels: encode(trim(pixels, 0.06)),
+    "brighter": lambda pixels: encode(_brighter(pixels)),
+    "all at once": lambda pixels: encode(_brighter(_scaled(trim(pixels), 0.7)), quality=70),
+}
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return decode_image(path.read_bytes()).pixels

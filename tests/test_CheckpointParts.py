@@ -1,0 +1,66 @@
+"""What `model.pt` says of the training images: it comes back as it was, may be absent, and must make sense."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_Checkpoint import CARD, make, refusal, resave
+
+from MLPipeline.Checkpoint import load_checkpoint, save_checkpoint
+from MLPipeline.Unknown import Fingerprint, UnknownRule
+
+FINGERPRINT = Fingerprint(torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]]).half(), 0.4)
+RULE = UnknownRule(0.98, 0.75, 0.8, 0.9875, (0.95, 0.9975))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_checkpoint(tmp_path / "model.pt", make(), CARD)
+    return tmp_path / "model.pt"
+
+
+@pytest.mark.parametrize("rule", [RULE, replace(RULE, precision=None), None])
+def test_what_is_known_of_the_training_images_comes_back(saved: Path, rule: UnknownRule | None) -> None:
+    size = saved.stat().st_size
+    save_checkpoint(saved, make(), replace(CARD, fingerprint=FINGERPRINT, unknown=rule))
+    _, card = load_checkpoint(saved)
+    assert card.unknown == rule and card.fingerprint is not None
+    assert torch.equal(card.fingerprint.centers, FINGERPRINT.centers) and card.fingerprint.max_distance == 0.4
+    assert saved.stat().st_size < size + 2000
+
+
+def test_a_file_of_before_there_was_any_of_that_is_read(saved: Path) -> None:
+    def make_old(content: dict[str, Any]) -> None:
+        del content["fingerprint"], content["unknown"]
+
+    resave(saved, make_old)
+    _, card = load_checkpoint(saved)
+    assert (card.fingerprint, card.unknown, card.temperature) == (None, None, 1.5)
+
+
+PARTS = {"fingerprint": asdict(FINGERPRINT), "unknown": asdict(RULE)}
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("fingerprint", {"centers": torch.zeros(2, 5)}),  # of three classes
+        ("fingerprint", {"centers": torch.zeros(3)}),
+        ("fingerprint", {"centers": [[1.0]]}),
+        ("fingerprint", {"max_distance": "far"}),
+        ("fingerprint", {"more": 1}),
+        ("unknown", {"min_confidence": None}),
+        ("unknown", {"precision_ci95": 1.0}),
+    ],
+)
+def test_parts_of_the_card_that_make_no_sense(saved: Path, part: str, change: dict[str, Any]) -> None:
+    resave(saved, lambda content: content.update({part: PARTS[part]}))
+    load_checkpoint(saved)
+    resave(saved, lambda content: content.update({part: PARTS[part] | change}))
+    assert "is not a checkpoint of this pipeline" in refusal(saved)
+    resave(saved, lambda content: content.update({part: [1]}))
+    assert "is not a checkpoint of this pipeline" in refusal(saved)

@@ -1,0 +1,167 @@
+"""Rows 37, 38, 49 and 52 of the fault matrix through the command line: runs that go on, and that may not."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from crash import Blow, prepare, result
+from harness import content, refuse, succeed
+from stop_cases import Command, resuming
+
+from MLPipeline.files.RunFolder import Run, lock_run
+
+MakeImages = Callable[..., Path]
+FLAGS = "--model cnn --image-size 8 --epochs 3 -b 4 --lr 0.05"
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -> Command:
+    return Command(tmp_path_factory.mktemp("runs"), make_images, FLAGS)
+
+
+@pytest.fixture(scope="module")
+def stopped(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the output folder of a run that was stopped in its second epoch."""
+    output = tmp_path_factory.mktemp("stopped")
+    assert command.strike(output, Blow("step", 5, signal=signal.SIGINT)).code == 130
+    return output
+
+
+@pytest.fixture
+def path(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the folder of the stopped run."""
+    shutil.copytree(stopped, tmp_path / "output")
+    prepare(monkeypatch.setattr, None)
+    return tmp_path / "output" / "001-run"
+
+
+def test_a_finished_run_is_already_complete(command: Command) -> None:
+    """Row 38."""
+    before = content(command.output)
+    for wanted in ("1", "run", "001-run", command.output / "001-run"):
+        outcome = succeed(["--resume", wanted, "--output", command.output])
+        assert outcome.out.startswith(f"{command.output / '001-run'} is already complete: python Engine.py predict ")
+        assert outcome.err == ""
+    assert content(command.output) == before
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_to_the_same_end(command: Command, path: Path) -> None:
+    outcome = succeed(resuming(path))
+    assert [line.split()[0] for line in outcome.out.splitlines() if line.startswith("    ")][1:] == ["1", "2", "3"]
+    assert result(path.parent) == command.whole
+    assert "is already complete" in succeed(resuming(path)).out
+    assert "1 epoch" not in outcome.out and pd.read_csv(path / "history.csv")["epoch"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: (data / "cat" / "000.png").unlink(), "images"),
+        (lambda data: shutil.copy(data / "dog" / "000.png", data / "dog" / "new.png"), "images"),
+        (lambda data: shutil.copy(data / "dog" / "000.png", data / "cat" / "000.png"), "images"),
+        (lambda data: shutil.move(data / "dog" / "000.png", data / "cat" / "dog.png"), "images"),
+        (lambda data: (data / "cat").rename(data / "tiger"), "classes"),
+    ],
+    ids=["fewer", "more", "another picture", "another class", "class renamed"],
+)
+def test_changed_images_are_refused(
+    path: Path, command: Command, change: Callable[[Path], object], words: str, make_images: MakeImages
+) -> None:
+    """Row 37. What a run was trained on cannot change half-way; a new run is to be started."""
+    before = content(path)
+    kept = path.parent / "kept"
+    shutil.copytree(command.data, kept)
+    try:
+        change(command.data)
+        refuse(resuming(path), 2, f"--resume {path}: not the same", words, "Put them back, or start a new run")
+    finally:
+        shutil.rmtree(command.data)
+        shutil.move(kept, command.data)
+    after = content(path)
+    assert {name for name in after if after[name] != before.get(name)} == {bytes(path / "train.log")}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "was"),
+    [
+        ("--epochs", "9", "3"),
+        ("--lr", "0.5", "0.05"),
+        ("--optimizer", "adam", "sgd"),
+        ("--model", "resnet18", "cnn"),
+        ("--seed", "1", "0"),
+        ("--data", "elsewhere", "Data"),
+        ("--ema", "0.5", "0.0"),
+        ("--name", "other", "run"),
+        ("--unfreeze-after", "1", "none"),
+    ],
+)
+def test_flags_that_contradict_are_refused(path: Path, flag: str, value: str, was: str) -> None:
+    before = content(path)
+    refuse([*resuming(path), flag, value], 2, f"{flag} {value}: the run was started with", was, "Leave the flag out")
+    assert content(path) == before
+
+
+@pytest.mark.slow
+def test_flags_that_agree_or_change_no_result_are_taken(path: Path, command: Command) -> None:
+    succeed([*resuming(path), "--epochs", "3", "-j", "2", "--cache-limit", "1", "--data", command.data])
+    assert result(path.parent) == command.whole
+
+
+def test_what_is_not_there_cannot_go_on(path: Path) -> None:
+    output = path.parent
+    refuse(["--resume", "7", "--output", output], 2, "--resume 7: no such run")
+    (path / "config.json").unlink()
+    refuse(["--resume", "1", "--output", output], 2, "--resume 1: was stopped before it began", "Start it anew")
+    refuse(["--resume", path, "--output", output], 2, f"--resume {path}: there is no config.json in it")
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_folder_are_kept_apart(path: Path) -> None:
+    """Row 49: the other is another process, which holds the lock until it is killed."""
+    holder = f"""if True:
+        import sys, time
+        from pathlib import Path
+        from MLPipeline.files.RunFolder import Run, lock_run
+        with lock_run(Run(Path({str(path)!r}), 1, "run")):
+            print("held", flush=True)
+            time.sleep(120)
+    """
+    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    before = content(path)
+    refuse(resuming(path), 3, f"{path}: in use by process {process.pid}", "Wait until it is done, or end it")
+    assert content(path) == before
+    process.kill()
+    process.wait()
+    with lock_run(Run(path, 1, "run")):
+        pass
+    succeed(resuming(path))
+
+
+@pytest.mark.slow
+def test_a_clock_set_back_changes_nothing(path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 52."""
+
+    def backwards() -> Iterator[float]:
+        now = 2e9
+        while True:
+            yield now
+            now -= 3600.0
+
+    clock = backwards()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: next(clock))
+        succeed(resuming(path))
+    assert result(path.parent) == command.whole
+    assert (pd.read_csv(path / "history.csv")["seconds"] > 0).all()
+    metrics = pd.read_json(path / "metrics.json", typ="series")
+    assert 0 < metrics["timing"]["total_s"] < 600
