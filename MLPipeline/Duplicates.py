@@ -138,7 +138,7 @@ def find_conflicts(index: ImageIndex, pairs: Pairs) -> np.ndarray:
     is_conflict = index.labels[pairs.first] != index.labels[pairs.second]
     for number in np.flatnonzero(is_conflict)[:1].tolist():
         one, other = (index.name(int(each[number])) for each in (pairs.first, pairs.second))
-        logger.warning("%d pictures have two labels: %s and %s", is_conflict.sum(), one, other)
+        logger.warning("pictures with two labels: %d, such as %s and %s", is_conflict.sum(), one, other)
     return is_conflict
 
 

@@ -28,8 +28,7 @@ __all__ = ["Study", "Trial", "TrialState", "importances", "make_sampler", "open_
 
 NUM_RANDOM = 10  # trials before the search begins to learn from them
 _NUM_UNPRUNED = 5  # trials that run to their end before others are measured against them
-_KEPT = 33.0  # percent: what is worse than the best third of them is given up
-_FIRST_PRUNED_EPOCH = 2
+_FIRST_PRUNED_EPOCH = 3
 _JOURNAL = "journal.log"
 
 logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class _Journal(JournalFileBackend):
 
 def _open(journal: Path) -> Study:
     storage = JournalStorage(_Journal(str(journal)))
-    pruner = optuna.pruners.PercentilePruner(_KEPT, n_startup_trials=_NUM_UNPRUNED, n_warmup_steps=_FIRST_PRUNED_EPOCH)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=_NUM_UNPRUNED, n_warmup_steps=_FIRST_PRUNED_EPOCH)
     return optuna.create_study(storage=storage, pruner=pruner, study_name="head", load_if_exists=True)
 
 

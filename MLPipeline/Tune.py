@@ -58,7 +58,7 @@ class Trial:
     val_loss: float  # of its best epoch; infinite if it diverged at once
     val_accuracy: float
     epoch: int  # the best one
-    is_pruned: bool  # given up early: worse than the best third of those before it
+    is_pruned: bool  # given up early: worse than half of those that ran to their end
     seconds: float
 
 

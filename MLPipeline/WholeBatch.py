@@ -79,7 +79,8 @@ class _Normalize(torch.autograd.Function):
 
 def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean (C,), biased variance (C,) and count () of the values of all ranks, each channel's."""
-    blank = torch.zeros(inputs.shape[1], device=inputs.device)  # float32, and so are the statistics of half precision
+    dtype = torch.promote_types(inputs.dtype, torch.float32)  # half precision is too coarse for statistics
+    blank = torch.zeros(inputs.shape[1], dtype=dtype, device=inputs.device)
     mean, variance = torch.batch_norm_update_stats(inputs, blank, blank, 0.0) if len(inputs) else (blank, blank)
     own = torch.cat([mean, variance, mean.new_tensor([inputs.numel() / inputs.shape[1]])])
     everyone = own.new_zeros(ranks.size, len(own))

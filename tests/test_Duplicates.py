@@ -233,7 +233,7 @@ def test_no_leak_no_warning(caplog):
 def test_one_picture_under_two_labels_is_named(caplog):
     index = index_of("cat/0", "dog/1", "dog/2", "cat/3")
     assert find_conflicts(index, pairs_of((0, 1), (1, 2), (2, 3))).tolist() == [True, False, True]
-    assert "2 pictures have two labels: cat/0 and dog/1" in caplog.text
+    assert "pictures with two labels: 2, such as cat/0 and dog/1" in caplog.text
 
 
 def test_the_table_names_both_images_of_a_pair():

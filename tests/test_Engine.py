@@ -17,7 +17,9 @@ import torch
 from harness import SMALL, Outcome, run, succeed
 
 import Engine
+from MLPipeline.Augment import make_augmentation
 from MLPipeline.commands import FitPhases
+from MLPipeline.report import Report
 
 MakeImages = Callable[..., Path]
 PICTURES = ["history.png", "confusion_matrix.png", "samples.png", "mistakes.png"]
@@ -232,3 +234,21 @@ def test_a_bug_of_ours_is_told_from_a_user_error(monkeypatch: pytest.MonkeyPatch
     outcome = run(["runs"])
     assert outcome.code == 1 and "Traceback" in outcome.err
     assert outcome.err.splitlines()[-1].startswith("error: ZeroDivisionError")
+
+
+def test_the_samples_show_what_augmentation_does(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {}
+    real = Report.plot_samples
+    monkeypatch.setattr(
+        Report, "plot_samples", lambda images, titles, path: (shown.update({path: images}), real(images, titles, path))
+    )
+    plain, changed = trained.again("--epochs", "1"), trained.again("--epochs", "1", "--augment", "vflip,jitter")
+    before, after = (torch.from_numpy(np.ascontiguousarray(shown[run / "samples.png"])) for run in (plain, changed))
+    rows = pd.read_csv(plain / "splits.csv")
+    is_after_the_bad_file = (rows["class"] != "cat").to_numpy()  # which has a position, but no row
+    positions = (np.arange(len(rows)) + is_after_the_bad_file)[(rows["split"] == "train").to_numpy()]
+    order = np.arange(len(positions))
+    np.random.default_rng([0, 1]).shuffle(order)
+    positions = torch.from_numpy(positions[order][: len(before)])
+    expected, _ = make_augmentation("vflip,jitter")(before, torch.zeros(len(before), 1), 0, 1, positions)
+    assert torch.equal(after, expected) and not torch.equal(after, before)

@@ -28,12 +28,12 @@ SHARES = (5, 3, 1)  # images of a batch: two ranks have unequal shares, or one h
 def compute(name: str, number: int) -> dict[str, Tensor]:
     """What a layer makes of a batch in two steps, with its gradients; of this rank's share."""
     torch.manual_seed(number)
-    layer = LAYERS[name]()
+    layer = LAYERS[name]().double()  # in which rounding hides nothing
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, 0.5, 2)
     layout = torch.channels_last if "last" in name else torch.contiguous_format
     shape = (number, 5) if name in ("1d", "dropout") else (number, 5, 4, 3)
-    batch, targets = (3 + 2 * torch.randn(2, *shape), torch.randn(shape))
+    batch, targets = 3 + 2 * torch.randn(2, *shape).double(), torch.randn(shape).double()
     mine = ranks.mine(number)
     ranks.batch_size = number
     results: dict[str, Tensor] = {}
@@ -90,12 +90,10 @@ def test_two_ranks_equal_one_process(of_two: list[Any], name: str, number: int) 
     for each, tensor in alone.items():
         if each.startswith(("outputs", "inputs")):
             assert len(first[each]) == number // 2
-            torch.testing.assert_close(
-                torch.cat([first[each], second[each]]), tensor, rtol=1e-5, atol=1e-4 if "gradient" in each else 1e-5
-            )
+            torch.testing.assert_close(torch.cat([first[each], second[each]]), tensor, rtol=1e-9, atol=1e-9)
         else:
             assert torch.equal(first[each], second[each])
-            torch.testing.assert_close(first[each], tensor, rtol=1e-5, atol=1e-4 if "gradient" in each else 1e-5)
+            torch.testing.assert_close(first[each], tensor, rtol=1e-9, atol=1e-9)
 
 
 def test_half_precision_keeps_its_statistics_in_full(of_two: list[Any]) -> None:

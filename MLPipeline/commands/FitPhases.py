@@ -76,7 +76,8 @@ def read_rows(job: Job, phase: Phase) -> Dataset:
             note(line)
         shown = dataset.batches(TRAIN, config.batch_size, config.seed)
         if ranks.is_first:
-            write_inputs(job.run.path, dataset, config.image_size, shown.positions[shown.epoch(1).order])
+            positions, augmentation = shown.positions[shown.epoch(1).order], make_augmentation(job.config.augment)
+            write_inputs(job.run.path, dataset, config.image_size, positions, augmentation, config.seed)
         if not _is_classic(config):
             say(epoch_line(None))
     return dataset

@@ -39,7 +39,7 @@ ON_FEATURES: Mapping[str, Any] = {
 }  # so that one row of each image serves all trials
 _SUGGESTED = "Choose --model efficientnet_lite0, whose weights need no network"
 _NUM_SHOWN = 10
-_MIN_FOR_IMPORTANCES = 30  # complete trials
+_MIN_FOR_IMPORTANCES = 20  # complete trials
 
 
 class _TimeIsOver(Exception):  # noqa: N818  no error: the way out of a trial

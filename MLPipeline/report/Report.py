@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from MLPipeline.Augment import Augmentation
 from MLPipeline.Config import Config
 from MLPipeline.Errors import one_line
 from MLPipeline.Evaluate import baseline_accuracy, predictions_table, worst_mistakes
@@ -37,8 +38,13 @@ from MLPipeline.Unknown import UnknownRule
 from MLPipeline.Weights import WeightsReport
 
 
-def write_inputs(folder: Path, dataset: Dataset, image_size: int, shown: np.ndarray) -> None:
-    """Write what a run starts from: classes, splits, skipped files, versions, pictures of those `shown`."""
+def write_inputs(
+    folder: Path, dataset: Dataset, image_size: int, shown: np.ndarray, augment: Augmentation, seed: int
+) -> None:
+    """Write what a run starts from: classes, splits, skipped files, versions, and pictures of those `shown`.
+
+    These are as the network sees them in its first epoch, changed by `augment`.
+    """
     index = dataset.index
     write_text(folder / "classes.txt", "".join(f"{one_line(name)}\n" for name in index.classes))
     used = np.flatnonzero(index.splits >= 0)
@@ -53,7 +59,9 @@ def write_inputs(folder: Path, dataset: Dataset, image_size: int, shown: np.ndar
     write_json(folder / "environment.json", environment())
     shown = shown[:MAX_GRID_IMAGES]
     titles = [index.classes[index.labels[position]] for position in shown]
-    plot_samples(_pixels(index, shown, image_size), titles, folder / "samples.png")
+    images, unused = torch.from_numpy(_pixels(index, shown, image_size)), torch.zeros(len(shown), 1)
+    seen, _ = augment(images, unused, seed, 1, torch.from_numpy(shown))
+    plot_samples(seen.numpy(), titles, folder / "samples.png")
 
 
 def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
