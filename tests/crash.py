@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ import pandas as pd
 import torch
 from made_up_net import SPEC
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 import Engine
 from MLPipeline import Models, Resume
@@ -144,6 +146,7 @@ def _start_server() -> None:
 
 def _command(words: list[str], log: Path, blow: Blow | None, forget_optimizer: bool) -> None:
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1), os.dup2(handle, 2)
     sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))

@@ -59,6 +59,14 @@ def test_a_run_holds_exactly_its_files(trained: Trained) -> None:
     )
 
 
+def test_the_report_tells_what_the_console_told(trained: Trained) -> None:
+    page = (trained.path / "report.html").read_text(encoding="utf-8")
+    scores = trained.metrics["test"]
+    assert f"{100 * scores['accuracy']:.1f}" in page and scores["weakest_class"] in page
+    assert page.count("data:image/jpeg;base64,") >= scores["n"]
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page
+
+
 def test_the_model_file_reads_in_a_bare_torch(trained: Trained) -> None:
     stored = torch.load(trained.path / "model.pt", weights_only=True)
     assert (stored["model"], stored["classes"], stored["image_size"]) == ("cnn", ["cat", "dog", "eel"], 16)
@@ -195,6 +203,8 @@ def test_an_interrupted_run_keeps_the_weights_of_its_best_epoch(
         f"to go on: python Engine.py --resume {path}",
     ]
     assert pd.read_csv(path / "history.csv")["val_loss"].tolist() == [0.1, 0.2, 0.3]
+    page = (path / "report.html").read_text(encoding="utf-8")
+    assert "stopped by hand" in page and "--resume" in page
     stopped, best = (torch.load(each / "model.pt", weights_only=True) for each in (path, first))
     assert stopped["epoch"] == 1
     assert all(torch.equal(stopped["state_dict"][name], tensor) for name, tensor in best["state_dict"].items())
