@@ -60,19 +60,22 @@ def train(config: Config) -> None:
     from MLPipeline.commands.FitPhases import fit_phases
     from MLPipeline.commands.Job import Job
     from MLPipeline.commands.Prepare import build, inspect_and_split, list_images, with_data
+    from MLPipeline.commands.ShowRates import show_rates
     from MLPipeline.Device import join_ranks
     from MLPipeline.report.Report import summary_lines
 
     config = go_on(config)
     if is_complete(config):
         return
-    config = with_data(config)
     device = join_ranks(config.device)
+    config = with_data(config)
     index = list_images(config)
     model, config, weights = build(config, len(index.classes))
     index, inspection = inspect_and_split(index, config)
+    model.to(device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
+    if config.find_lr:
+        return show_rates(model, config, index, inspection, device)
     with open_run(config) as run:
-        model.to(device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
         job = Job(run, config, index, inspection, model, weights, device, start)
         for line in (f"run      {run.path}", *summary_lines(index, config, weights, device)):
             say(line)

@@ -57,7 +57,7 @@ NEUTRAL: Mapping[str, Any] = {
     "layer_decay": 1.0,
     "augment": "none",
 }
-_NOT_STORED = ("paths", "config", "resume")
+_NOT_STORED = ("paths", "config", "resume", "find_lr")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class Config:
     batch_size: int = _flag(None, "images per step (the model's)", "training", short="-b", low=1, high=65_536)
     optimizer: str = _flag(None, "update rule (the model's)", "training", choices=("adam", "adamw", "sgd"))
     lr: float = _flag(None, "learning rate (the model's)", "training", low=1e-12, high=100)
+    find_lr: bool = _flag(False, "only look for a learning rate: a picture and a number", "training")
     schedule: str = _flag(
         None,
         "how the learning rate moves (the model's)",

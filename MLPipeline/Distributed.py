@@ -24,9 +24,10 @@ _AT_ONCE = 64  # answers of a rank sent to rank 0
 
 if TYPE_CHECKING:  # torch is imported where ranks meet: the console asks for its rank, and `--help` must not wait
     import numpy as np
-    from torch import Tensor, nn
+    from torch import Tensor
 
 ANSWER_S = 600.0  # for all ranks to come to the same place
+_PATIENCE_S = 20.0  # with rank 0 when all are to stop; torchrun gives 30
 _FAREWELL_S = 3.0  # for those that are alive to say so, once one does not answer
 
 Item = TypeVar("Item")
@@ -79,6 +80,13 @@ class Ranks:
             dist.init_process_group(backend, timeout=limit, rank=self.rank, world_size=size, store=self._board.store)
         self.size = size
 
+    def let_first_end(self) -> None:
+        """Wait until rank 0, which is here last, has saved what it has to: torchrun ends all once one rank is gone."""
+        if self._board and self.is_first:
+            self._board.leave("done")
+        elif self._board:
+            self._board.missing("done", [0], _PATIENCE_S)
+
     def leave(self) -> None:
         """Leave the group; the others can go on by themselves."""
         if self.size > 1:
@@ -130,22 +138,6 @@ class Ranks:
         whole = rows.new_zeros(number, *rows.shape[1:])
         whole[places] = rows
         return self.reduce(whole)
-
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Sum the gradients of `model` over all ranks.
-
-        In one piece after the backward pass, not in buckets during it as DistributedDataParallel has it: on a CPU
-        there is no idle core to send them meanwhile, and the model stays the plain module that is saved.
-        """
-        if self.size == 1:
-            return
-        import torch
-
-        gradients = [each.grad for each in model.parameters() if each.grad is not None]
-        flat = self.reduce(torch.cat([gradient.flatten() for gradient in gradients]))
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view(gradient.shape))
 
     def gather(self, item: Item) -> list[Item]:
         """Return what all ranks have given, in their order."""
@@ -251,7 +243,8 @@ class Ranks:
             yield
         except RuntimeError as error:  # gloo's errors, NCCL's and the store's all are
             assert self._board is not None
-            gone = self._board.missing("alive", _FAREWELL_S)
+            self._board.leave("alive")
+            gone = self._board.missing("alive", range(self.size), _FAREWELL_S)
             who = names(gone) if gone else "the network"
             what = f"{who}: ended, or gave no answer within {ANSWER_S:.0f} s"
             raise ResourceError(what, "See what was said before; --resume RUN goes on where the run stood") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ class Board:
         """
         import torch.distributed as dist
 
-        self.rank, self.size = rank, size
+        self.rank = rank
         host, port = environment.get("MASTER_ADDR", "localhost"), int(environment.get("MASTER_PORT", 29500))
         is_ours = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         limit = timedelta(seconds=MEETING_S)
@@ -37,16 +37,20 @@ class Board:
             what = f"rank 0 cannot be reached at {host}, port {port}, within {MEETING_S:.0f} s"
             raise ResourceError(what, "Start it too, or give its --master-addr and --master-port") from error
         self.store: Any = dist.PrefixStore(f"ranks/{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        if missing := self.missing("here", MEETING_S):
+        self.leave("here")
+        if missing := self.missing("here", range(size), MEETING_S):
             what = f"{names(missing)} of {size} did not come within {MEETING_S:.0f} s"
             raise ResourceError(what, "See what they say, or on the other machines whether they were started")
 
-    def missing(self, word: str, seconds: float) -> list[int]:
-        """Leave a word, and return the ranks that have not left the same after so many seconds."""
+    def leave(self, word: str) -> None:
+        """Leave a word for the others."""
         self.store.set(f"{word}/{self.rank}", "")
+
+    def missing(self, word: str, ranks: Sequence[int], seconds: float) -> list[int]:
+        """Return those of `ranks` that have not left this word after so many seconds."""
         deadline = time.monotonic() + seconds
         while True:
-            missing = [rank for rank in range(self.size) if not self.store.check([f"{word}/{rank}"])]
+            missing = [rank for rank in ranks if not self.store.check([f"{word}/{rank}"])]
             if not missing or time.monotonic() > deadline:
                 return missing
             time.sleep(0.05)

@@ -27,7 +27,7 @@ from MLPipeline.Evaluate import predict_batches
 from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.Optimizer import SCHEDULES, set_learning_rate
 from MLPipeline.TrainState import EpochRecord, TrainState
-from MLPipeline.WholeBatch import is_shared, whole_batch
+from MLPipeline.WholeBatch import is_shared, sum_gradients, whole_batch
 
 Item = TypeVar("Item")
 Keep = Callable[[TrainState], None]
@@ -125,7 +125,7 @@ def _step(state: TrainState, inputs: Tensor, targets: Tensor, config: Config, we
     loss, num_right = ranks.sum(loss, num_right)
     if not math.isfinite(loss):
         raise _diverged(f"epoch {state.epoch + 1}, batch {state.batch + 1}: the loss is {loss}", config)
-    ranks.sum_gradients(state.model)
+    sum_gradients(state.model)
     if config.clip_norm:
         state.scaler.unscale_(state.optimizer)
         clip_grad_norm_(state.model.parameters(), config.clip_norm)

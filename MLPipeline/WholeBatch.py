@@ -1,4 +1,4 @@
-"""Layers that depend on the whole batch, for ranks that hold a share of it each: BatchNorm, dropout, stochastic depth.
+"""What depends on the whole batch, for ranks that hold a share of it each: gradients, BatchNorm, dropout.
 
 While `whole_batch(model)` is on, they compute what one process with all of the batch would: BatchNorm's statistics are
 those of all ranks, and dropout's draws are the ones for this rank's images. So results do not depend on the number of
@@ -38,6 +38,21 @@ def whole_batch(model: nn.Module) -> Iterator[None]:
 def is_shared(model: nn.Module) -> bool:
     """Return whether ranks exchange something in the midst of `model`, so that none may compute its share in parts."""
     return any(isinstance(layer, _BatchNorm) and layer.training for layer in model.modules())
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Sum the gradients of `model` over all ranks.
+
+    In one piece after the backward pass, not in buckets during it as DistributedDataParallel has it: on a CPU there is
+    no idle core to send them meanwhile, and the model stays the plain module that is saved.
+    """
+    if ranks.size == 1:
+        return
+    gradients = [each.grad for each in model.parameters() if each.grad is not None]
+    flat = ranks.reduce(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view(gradient.shape))
 
 
 class _Normalize(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The command line with something wrong on rank 1: `torchrun ... rank_faults.py killed|elsewhere <argv>`."""
+"""The command line with something wrong on rank 1: `torchrun ... rank_faults.py killed|diverged|elsewhere <argv>`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import Engine
-from MLPipeline import Resume
+from MLPipeline import Resume, Train
 
-KILLED_AT = 9  # training steps of all epochs so far
+FAILS_AT = 9  # training steps of all epochs so far
 
 
 def kill_in_a_step() -> None:
@@ -21,11 +22,22 @@ def kill_in_a_step() -> None:
 
     def counted(self: torch.optim.SGD, closure: None = None) -> None:
         taken.append(1)
-        if len(taken) == KILLED_AT:
+        if len(taken) == FAILS_AT:
             os.kill(os.getpid(), signal.SIGKILL)
         step(self)
 
     torch.optim.SGD.step = counted
+
+
+def lose_the_loss() -> None:
+    """Have no finite loss from a training step on."""
+    taken, cross_entropy = [], Train.cross_entropy
+
+    def failing(*given: Any, **more: Any) -> torch.Tensor:
+        taken.append(1)
+        return cross_entropy(*given, **more) * (float("nan") if len(taken) >= FAILS_AT else 1)
+
+    Train.cross_entropy = failing
 
 
 def main(fault: str, argv: list[str]) -> int:
@@ -33,6 +45,8 @@ def main(fault: str, argv: list[str]) -> int:
     Resume.SECONDS_BETWEEN_SAVES = 0
     if is_wrong and fault == "killed":
         kill_in_a_step()
+    if is_wrong and fault == "diverged":
+        lose_the_loss()
     if is_wrong and fault == "elsewhere":
         data = argv.index("--data") + 1
         argv[data] = str(Path(argv[data]).with_name("Others"))

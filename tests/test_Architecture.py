@@ -34,7 +34,7 @@ LEVELS = (
     "Features  report/FindLrPlot  Tune",
     "Judge  audit/Findings  report/TunePlot",
     "Phases  Predict  audit/Audit  commands/Job  commands/Main  report/Gallery",
-    "audit/AuditPage  commands/PredictImages  commands/Prepare  report/Report  report/RunPage",
+    "audit/AuditPage  commands/PredictImages  commands/Prepare  commands/ShowRates  report/Report  report/RunPage",
     "commands/AuditImages  commands/FinishRun  commands/EvaluateRun  commands/FitPhases  commands/TuneHead",
     "Engine",
 )

@@ -120,6 +120,19 @@ def test_a_killed_rank_costs_nothing_where_torchrun_may_restart(trained: Trained
         assert torch.equal(tensor, weights(run)[name])
 
 
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_in_good_order(trained: Trained, tmp_path: Path) -> None:
+    process = torchrun(["diverged", *FLAGS, "--data", trained.data, "--output", tmp_path], script=FAULTS)
+    _, err = process.communicate(timeout=300)
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 2 and all(
+        "epoch 3, batch 1: the loss is nan at --lr 0.05. Try --lr 0.005" in line for line in said
+    )
+    assert "exitcode  : 4" in err and "exitcode  : 1" not in err
+    run = tmp_path / "001-cnn"
+    assert load_file(run / "model.pt")["epoch"] == len(history(run)) == 2
+    assert (run / "report.html").exists()
+
+
 def test_ranks_that_see_other_files_do_not_begin(trained: Trained, tmp_path: Path, make_images: MakeImages) -> None:
     others = trained.data.with_name("Others")
     if not others.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from importlib.metadata import version
@@ -244,6 +245,14 @@ def test_a_bug_of_ours_is_told_from_a_user_error(monkeypatch: pytest.MonkeyPatch
     outcome = run(["runs"])
     assert outcome.code == 1 and "Traceback" in outcome.err
     assert outcome.err.splitlines()[-1].startswith("error: ZeroDivisionError")
+
+
+def test_a_rate_is_looked_for_and_nothing_trained(trained: Trained) -> None:
+    before = sorted(trained.output.glob("[0-9]*-*"))
+    outcome = succeed([*SMALL, "--data", trained.data, "--output", trained.output, "--find-lr"])
+    rate = float(re.search(r"suggested --lr (\S+):", outcome.out)[1])
+    assert 1e-5 < rate < 1 and cv2.imread(str(trained.output / "find_lr.png")).shape[1] > 500
+    assert sorted(trained.output.glob("[0-9]*-*")) == before
 
 
 def test_the_samples_show_what_augmentation_does(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

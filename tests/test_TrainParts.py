@@ -21,6 +21,7 @@ from train_cases import (
     settings,
     train_points,
     val_points,
+    with_dropout,
 )
 
 from MLPipeline.CreateDataset import Batches
@@ -108,3 +109,20 @@ def test_the_bar_gets_each_epoch_with_its_length() -> None:
 
     list(fit(linear(), batches(*points(17)), no_points(), settings(epochs=2), CPU, progress))  # type: ignore[arg-type]
     assert labels == [("epoch 1/2", 2), ("epoch 2/2", 2)]  # 8 and 9: a last batch of one joins the one before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_is_no_longer_than_the_clipped_gradient(precision: str) -> None:
+    """With fp16, whose gradients are scaled up, too: it is the true gradient that is clipped."""
+    model = linear()
+    before = copy_state(model)
+    config = settings(optimizer="sgd", lr=0.5, clip_norm=0.01, epochs=1, precision=precision)
+    run(model, train_points(batch_size=24), val_points(), config)
+    moved_by = torch.cat([(model.state_dict()[name] - tensor).flatten() for name, tensor in before.items()])
+    assert moved_by.norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
+
+
+def test_dropout_is_drawn_from_the_seed_of_the_run() -> None:
+    """The batches are the same here: what they draw from has a seed of its own."""
+    losses = [run(with_dropout(), train_points(), no_points(), settings(seed=seed))[0][0].train_loss for seed in (0, 1)]
+    assert losses[0] != losses[1]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from MLPipeline.Distributed import ranks
-from MLPipeline.WholeBatch import is_shared, whole_batch
+from MLPipeline.WholeBatch import is_shared, sum_gradients, whole_batch
 
 LAYERS = {
     "2d": lambda: nn.BatchNorm2d(5),
@@ -45,7 +45,7 @@ def compute(name: str, number: int) -> dict[str, Tensor]:
             ((outputs - targets[mine]) ** 3).sum().backward()
             results |= {f"outputs {step}": outputs.detach(), f"inputs' gradient {step}": inputs.grad}
         if list(layer.parameters()):
-            ranks.sum_gradients(layer)
+            sum_gradients(layer)
     results |= {each: parameter.grad for each, parameter in layer.named_parameters()}
     return results | layer.state_dict()
 

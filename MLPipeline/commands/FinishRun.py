@@ -36,6 +36,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     """
     config = job.config
     card, scored = judge(job.model, dataset, job.card, config.precision, config.target_precision)
+    ranks.leave()  # what follows is for rank 0 alone
     if not ranks.is_first:
         return
     save_checkpoint(job.run.model_file, job.model, card)

@@ -14,7 +14,7 @@ from MLPipeline.commands.Signals import stop_signals
 from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import Batches
 from MLPipeline.Distributed import ranks
-from MLPipeline.Errors import DivergedError, PipelineError, UsageError
+from MLPipeline.Errors import PipelineError, UsageError
 from MLPipeline.Features import NO_VIEWS, Dataset, Views, extract
 from MLPipeline.images.ImageWalk import count_reasons
 from MLPipeline.images.ScanFolders import TRAIN, VAL
@@ -115,10 +115,8 @@ def run_phase(job: Job, dataset: Dataset, phase: Phase, number: int, standing: S
                 if is_due:
                     saver.save(state)
                     saved = time.monotonic()
-    except (KeyboardInterrupt, PipelineError, BrokenPipeError) as stop:
+    except (KeyboardInterrupt, PipelineError, BrokenPipeError):
         _save_best(job)
-        if isinstance(stop, (KeyboardInterrupt, DivergedError)):
-            ranks.wait()  # all ranks stop, but torchrun ends rank 0 as soon as another one is gone
         raise
     _save(job)
     saver.save(state)

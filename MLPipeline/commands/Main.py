@@ -12,7 +12,7 @@ from MLPipeline.commands.Console import fail, open_console
 from MLPipeline.commands.Signals import Interrupted, stop_signals
 from MLPipeline.Config import Config
 from MLPipeline.Distributed import ranks
-from MLPipeline.Errors import PipelineError, ResourceError, is_out_of_memory
+from MLPipeline.Errors import DivergedError, PipelineError, ResourceError, is_out_of_memory
 
 SHARED_VERBS = ("train", "evaluate", "predict")  # what several ranks do together; rank 0 does the others alone
 
@@ -39,8 +39,11 @@ def run_command(argv: list[str], find: Callable[[str], Command]) -> int:
         return 0
     except PipelineError as error:
         fail(str(error))
+        if isinstance(error, DivergedError):  # and so it is on all ranks
+            ranks.let_first_end()
         return error.exit_code
     except Interrupted as interrupted:
+        ranks.let_first_end()
         return interrupted.exit_code
     except BrokenPipeError:  # `| head` closed our output: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

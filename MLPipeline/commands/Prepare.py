@@ -32,14 +32,14 @@ def with_data(config: Config) -> Config:
         ResourceError: it cannot be fetched or unpacked.
     """
     config = config.resolve({"data": DEFAULT_DATA})
-    return replace(config, data=named_data(config.data, config.output) or config.data)
+    with ranks.in_turn():
+        return replace(config, data=named_data(config.data, config.output) or config.data)
 
 
 def list_images(config: Config) -> ImageIndex:
     """Return the images below the data folder, none of which is opened yet, with the corrected labels of `--fixes`."""
     check_output(config.output, config.name or config.model, config.data)
-    with ranks.in_turn():
-        index = scan_folders(config.data, config.follow_links)
+    index = scan_folders(config.data, config.follow_links)
     ranks.require_same({"images": index.identity})
     return apply_fixes(index, config.fixes) if config.fixes else index
 
