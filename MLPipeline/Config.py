@@ -121,7 +121,11 @@ class Config:
         None, "share of its inputs that the last layer does not see (the model's)", "what to train", low=0, high=0.95
     )
     unfreeze_after: int | None = _flag(
-        None, "train the head for this many epochs, then all layers (never)", "what to train", low=1, high=100_000
+        None,
+        "train the head for this many epochs, then what is not frozen (never)",
+        "what to train",
+        low=1,
+        high=100_000,
     )
     views: int | None = _flag(
         None, "augmented views stored per image for a frozen backbone (none)", "training", low=1, high=1000

@@ -146,6 +146,9 @@ MODELS: dict[str, ModelSpec] = {
             "lr": 0.001,
             "freeze": "backbone",
         },
+        # The early stages see edges and colours, which ImageNet has taught them, and cost more than half of a step: as
+        # accurate with them frozen, in half the time.
+        fine_tune={"freeze": "stage3"},
         min_image_size=32,
         pretrained=Pretrained(
             file_name="efficientnet-lite0-57934424.pth",

@@ -1,4 +1,4 @@
-"""What is trained when: the head first on stored features, then all layers, and only as much as the time allows."""
+"""What is trained when: the head first on stored features, then more layers, and only as much as the time allows."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ FINE_TUNE: Mapping[str, Any] = {
     "weight_decay": 0.01,
     "label_smoothing": 0.1,
     "clip_norm": 1.0,
+    "ema": 0.99,
     "augment": "hflip,crop",
 }
 HEAD_EPOCHS = 3  # before all layers are trained, where `--time` alone asks for it

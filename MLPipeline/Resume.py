@@ -27,7 +27,7 @@ class Standing:
     phase: int  # the number of the phase that was running
     num_epochs: int  # with which epoch that phase ends: `--time` may have shortened it
     state: Mapping[str, Any]  # of its TrainState
-    head: Predictions | None  # of the best head on validation images, once all layers are trained
+    head: Predictions | None  # of the best head on validation images, once more than the head is trained
 
 
 def load_standing(folder: Path, identity: Mapping[str, str]) -> Standing | None:

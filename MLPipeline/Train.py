@@ -142,13 +142,13 @@ def _gradient(
     state: TrainState, inputs: Tensor, targets: Tensor, config: Config, weights: Tensor | None
 ) -> tuple[float, Tensor]:
     """Leave the gradient of this rank's share in the parameters; return its part of the mean loss, and its hits."""
-    device = next(state.model.parameters()).device
-    total, num_right = 0.0, torch.zeros((), dtype=torch.int64, device=device)
+    total, num_right = 0.0, torch.zeros((), dtype=torch.int64, device=state.device)
     num_chunks = max(1, min(state.num_chunks, len(inputs)))  # the last batch of an epoch may be small
-    for images, wanted in zip(inputs.tensor_split(num_chunks), targets.tensor_split(num_chunks), strict=True):
-        wanted = wanted.to(device, non_blocking=True)
-        with torch.autocast(device.type, state.dtype, enabled=state.dtype != torch.float32):
-            logits = state.forward(images.to(device, non_blocking=True))
+    chunks = zip(inputs.tensor_split(num_chunks), targets.tensor_split(num_chunks), strict=True)
+    for images, wanted in chunks if num_chunks > 1 else [(inputs, targets)]:
+        wanted = wanted.to(state.device, non_blocking=True)
+        with state.autocast():
+            logits = state.forward(images.to(state.device, non_blocking=True))
         losses = cross_entropy(logits.float(), wanted, weights, reduction="sum", label_smoothing=config.label_smoothing)
         loss = losses / ranks.batch_size
         state.scaler.scale(loss).backward()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stopped_run import _struck, command, stopped  # noqa: F401  fixtures
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
 from MLPipeline.images.ReadImage import cv2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,35 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from crash import Blow, prepare, result
+from crash import result
 from harness import content, refuse, succeed
 from stop_cases import Command, resuming
 
 from MLPipeline.files.RunFolder import Run, lock_run
 
 MakeImages = Callable[..., Path]
-FLAGS = "--model cnn --image-size 8 --epochs 3 -b 4 --lr 0.05"
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -> Command:
-    return Command(tmp_path_factory.mktemp("runs"), make_images, FLAGS)
-
-
-@pytest.fixture(scope="module")
-def stopped(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the output folder of a run that was stopped in its second epoch."""
-    output = tmp_path_factory.mktemp("stopped")
-    assert command.strike(output, Blow("step", 5, signal=signal.SIGINT)).code == 130
-    return output
-
-
-@pytest.fixture
-def path(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the folder of the stopped run."""
-    shutil.copytree(stopped, tmp_path / "output")
-    prepare(monkeypatch.setattr, None)
-    return tmp_path / "output" / "001-run"
 
 
 def test_a_finished_run_is_already_complete(command: Command) -> None:
@@ -54,12 +31,12 @@ def test_a_finished_run_is_already_complete(command: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_to_the_same_end(command: Command, path: Path) -> None:
-    outcome = succeed(resuming(path))
+def test_a_stopped_run_goes_on_to_the_same_end(command: Command, stopped: Path) -> None:
+    outcome = succeed(resuming(stopped))
     assert [line.split()[0] for line in outcome.out.splitlines() if line.startswith("    ")][1:] == ["1", "2", "3"]
-    assert result(path.parent) == command.whole
-    assert "is already complete" in succeed(resuming(path)).out
-    assert "1 epoch" not in outcome.out and pd.read_csv(path / "history.csv")["epoch"].tolist() == [1, 2, 3]
+    assert result(stopped.parent) == command.whole
+    assert "is already complete" in succeed(resuming(stopped)).out
+    assert "1 epoch" not in outcome.out and pd.read_csv(stopped / "history.csv")["epoch"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -74,20 +51,20 @@ def test_a_stopped_run_goes_on_to_the_same_end(command: Command, path: Path) -> 
     ids=["fewer", "more", "another picture", "another class", "class renamed"],
 )
 def test_changed_images_are_refused(
-    path: Path, command: Command, change: Callable[[Path], object], words: str, make_images: MakeImages
+    stopped: Path, command: Command, change: Callable[[Path], object], words: str, make_images: MakeImages
 ) -> None:
     """Row 37. What a run was trained on cannot change half-way; a new run is to be started."""
-    before = content(path)
-    kept = path.parent / "kept"
+    before = content(stopped)
+    kept = stopped.parent / "kept"
     shutil.copytree(command.data, kept)
     try:
         change(command.data)
-        refuse(resuming(path), 2, f"--resume {path}: not the same", words, "Put them back, or start a new run")
+        refuse(resuming(stopped), 2, f"--resume {stopped}: not the same", words, "Put them back, or start a new run")
     finally:
         shutil.rmtree(command.data)
         shutil.move(kept, command.data)
-    after = content(path)
-    assert {name for name in after if after[name] != before.get(name)} == {bytes(path / "train.log")}
+    after = content(stopped)
+    assert {name for name in after if after[name] != before.get(name)} == {bytes(stopped / "train.log")}
 
 
 @pytest.mark.parametrize(
@@ -104,51 +81,51 @@ def test_changed_images_are_refused(
         ("--unfreeze-after", "1", "none"),
     ],
 )
-def test_flags_that_contradict_are_refused(path: Path, flag: str, value: str, was: str) -> None:
-    before = content(path)
-    refuse([*resuming(path), flag, value], 2, f"{flag} {value}: the run was started with", was, "Leave the flag out")
-    assert content(path) == before
+def test_flags_that_contradict_are_refused(stopped: Path, flag: str, value: str, was: str) -> None:
+    before = content(stopped)
+    refuse([*resuming(stopped), flag, value], 2, f"{flag} {value}: the run was started with", was, "Leave the flag out")
+    assert content(stopped) == before
 
 
 @pytest.mark.slow
-def test_flags_that_agree_or_change_no_result_are_taken(path: Path, command: Command) -> None:
-    succeed([*resuming(path), "--epochs", "3", "-j", "2", "--cache-limit", "1", "--data", command.data])
-    assert result(path.parent) == command.whole
+def test_flags_that_agree_or_change_no_result_are_taken(stopped: Path, command: Command) -> None:
+    succeed([*resuming(stopped), "--epochs", "3", "-j", "2", "--cache-limit", "1", "--data", command.data])
+    assert result(stopped.parent) == command.whole
 
 
-def test_what_is_not_there_cannot_go_on(path: Path) -> None:
-    output = path.parent
+def test_what_is_not_there_cannot_go_on(stopped: Path) -> None:
+    output = stopped.parent
     refuse(["--resume", "7", "--output", output], 2, "--resume 7: no such run")
-    (path / "config.json").unlink()
+    (stopped / "config.json").unlink()
     refuse(["--resume", "1", "--output", output], 2, "--resume 1: was stopped before it began", "Start it anew")
-    refuse(["--resume", path, "--output", output], 2, f"--resume {path}: there is no config.json in it")
+    refuse(["--resume", stopped, "--output", output], 2, f"--resume {stopped}: there is no config.json in it")
 
 
 @pytest.mark.slow
-def test_two_runs_in_one_folder_are_kept_apart(path: Path) -> None:
+def test_two_runs_in_one_folder_are_kept_apart(stopped: Path) -> None:
     """Row 49: the other is another process, which holds the lock until it is killed."""
     holder = f"""if True:
         import sys, time
         from pathlib import Path
         from MLPipeline.files.RunFolder import Run, lock_run
-        with lock_run(Run(Path({str(path)!r}), 1, "run")):
+        with lock_run(Run(Path({str(stopped)!r}), 1, "run")):
             print("held", flush=True)
             time.sleep(120)
     """
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
-    before = content(path)
-    refuse(resuming(path), 3, f"{path}: in use by process {process.pid}", "Wait until it is done, or end it")
-    assert content(path) == before
+    before = content(stopped)
+    refuse(resuming(stopped), 3, f"{stopped}: in use by process {process.pid}", "Wait until it is done, or end it")
+    assert content(stopped) == before
     process.kill()
     process.wait()
-    with lock_run(Run(path, 1, "run")):
+    with lock_run(Run(stopped, 1, "run")):
         pass
-    succeed(resuming(path))
+    succeed(resuming(stopped))
 
 
 @pytest.mark.slow
-def test_a_clock_set_back_changes_nothing(path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_set_back_changes_nothing(stopped: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 52."""
 
     def backwards() -> Iterator[float]:
@@ -160,8 +137,8 @@ def test_a_clock_set_back_changes_nothing(path: Path, command: Command, monkeypa
     clock = backwards()
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: next(clock))
-        succeed(resuming(path))
-    assert result(path.parent) == command.whole
-    assert (pd.read_csv(path / "history.csv")["seconds"] > 0).all()
-    metrics = pd.read_json(path / "metrics.json", typ="series")
+        succeed(resuming(stopped))
+    assert result(stopped.parent) == command.whole
+    assert (pd.read_csv(stopped / "history.csv")["seconds"] > 0).all()
+    metrics = pd.read_json(stopped / "metrics.json", typ="series")
     assert 0 < metrics["timing"]["total_s"] < 600

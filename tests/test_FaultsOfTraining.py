@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from crash import Blow, prepare, result
+from crash import result
 from harness import refuse, succeed
 from stop_cases import Command, resuming
 
@@ -21,28 +19,6 @@ from MLPipeline import Train
 from MLPipeline.files.SafeLoad import load_file
 
 MakeImages = Callable[..., Path]
-FLAGS = "--model cnn --image-size 8 --epochs 3 -b 4 --lr 0.05"
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -> Command:
-    return Command(tmp_path_factory.mktemp("runs"), make_images, FLAGS)
-
-
-@pytest.fixture(scope="module")
-def stopped(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the output folder of a run that was stopped in its second epoch."""
-    output = tmp_path_factory.mktemp("stopped")
-    assert command.strike(output, Blow("step", 5, signal=signal.SIGINT)).code == 130
-    return output
-
-
-@pytest.fixture
-def path(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the folder of the stopped run."""
-    shutil.copytree(stopped, tmp_path / "output")
-    prepare(monkeypatch.setattr, None)
-    return tmp_path / "output" / "001-run"
 
 
 def no_space(*_: object, **__: object) -> None:
@@ -54,7 +30,7 @@ def no_space(*_: object, **__: object) -> None:
     ("file", "moment"), [("last.pt", 1), ("last.pt", 4), ("model.pt", 1), ("history.csv", 1), ("history.png", 1)]
 )
 def test_a_full_disk_ends_it_and_what_was_saved_still_loads(
-    path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, file: str, moment: int
+    stopped: Path, command: Command, monkeypatch: pytest.MonkeyPatch, file: str, moment: int
 ) -> None:
     """Row 41: no space for the n-th writing of a file; once there is some, the run goes on."""
     replace, calls = os.replace, []
@@ -67,15 +43,15 @@ def test_a_full_disk_ends_it_and_what_was_saved_still_loads(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        outcome = refuse(resuming(path), 3, f"{path}/", "cannot be written (No space left on device)")
-    assert f"to go on: python Engine.py --resume {path}" in outcome.notes
-    assert load_file(path / "last.pt") and load_file(path / "model.pt")
-    assert not list(path.glob(".*")) and not (path / "metrics.json").exists()
-    succeed(resuming(path))
-    assert result(path.parent) == command.whole
+        outcome = refuse(resuming(stopped), 3, f"{stopped}/", "cannot be written (No space left on device)")
+    assert f"to go on: python Engine.py --resume {stopped}" in outcome.notes
+    assert load_file(stopped / "last.pt") and load_file(stopped / "model.pt")
+    assert not list(stopped.glob(".*")) and not (stopped / "metrics.json").exists()
+    succeed(resuming(stopped))
+    assert result(stopped.parent) == command.whole
 
 
-def test_a_loss_that_is_no_number_never_reaches_the_weights(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_never_reaches_the_weights(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 50: the second step that is taken fails."""
     stepped, losses = [], iter([1.0, float("nan")])
     gradient = Train._gradient
@@ -87,14 +63,14 @@ def test_a_loss_that_is_no_number_never_reaches_the_weights(path: Path, monkeypa
     step = torch.amp.GradScaler.step
     monkeypatch.setattr(Train, "_gradient", failing)
     monkeypatch.setattr(torch.amp.GradScaler, "step", lambda *given: (stepped.append(1), step(*given))[1])
-    before = load_file(path / "model.pt")
-    refuse(resuming(path), 4, "epoch 3, batch 1: the loss is nan at --lr 0.05", "Try --lr 0.005")
+    before = load_file(stopped / "model.pt")
+    refuse(resuming(stopped), 4, "epoch 3, batch 1: the loss is nan at --lr 0.05", "Try --lr 0.005")
     assert len(stepped) == 1
-    last, best = load_file(path / "last.pt"), load_file(path / "model.pt")
+    last, best = load_file(stopped / "last.pt"), load_file(stopped / "model.pt")
     for state in (last["state"]["model"], best["state_dict"]):  # type: ignore[index,call-overload]
         assert all(bool(tensor.isfinite().all()) for tensor in state.values())
     assert best["epoch"] >= before["epoch"] > 0  # type: ignore[index,call-overload]
-    history = pd.read_csv(path / "history.csv")
+    history = pd.read_csv(stopped / "history.csv")
     assert history["val_loss"].notna().all() and history["epoch"].tolist() == [1, 2]
 
 
@@ -106,23 +82,23 @@ def test_a_loss_that_is_no_number_never_reaches_the_weights(path: Path, monkeypa
     ],
     ids=["cuda", "cpu"],
 )
-def test_memory_that_never_suffices(path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_memory_that_never_suffices(stopped: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Row 43."""
 
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(Train, "_gradient", fail)
-    outcome = refuse(resuming(path), 3, "out of memory at a single image", "Use a smaller --image-size")
+    outcome = refuse(resuming(stopped), 3, "out of memory at a single image", "Use a smaller --image-size")
     assert [note for note in outcome.notes if "parts" in note] == [
         f"out of memory: a batch is now computed in {parts} parts, its size stays" for parts in (2, 4)
     ]
 
 
 @pytest.mark.slow
-def test_memory_that_is_short_elsewhere_is_no_bug_of_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_short_elsewhere_is_no_bug_of_ours(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise MemoryError("Unable to allocate 9 TiB")
 
     monkeypatch.setattr("MLPipeline.commands.FinishRun.measure", fail)
-    refuse(resuming(path), 3, "out of memory (Unable to allocate 9 TiB)")
+    refuse(resuming(stopped), 3, "out of memory (Unable to allocate 9 TiB)")

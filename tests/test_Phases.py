@@ -17,6 +17,7 @@ from MLPipeline import Phases
 from MLPipeline.Classifier import ModelSpec
 from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
+from MLPipeline.Models import find_model
 from MLPipeline.Phases import FINE_TUNE, Phase, fit_into, plan, resolve, seconds_per_epoch
 from MLPipeline.TrainState import TrainState
 
@@ -138,3 +139,20 @@ def test_steps_are_measured_and_not_the_batches_that_are_scored(
     train, val = of_images(num_images, slow), of_images(8, quick)
     expected = 10.0 * (len(train) + len(val) / 3)  # scoring is taken to cost a third of training
     assert seconds_per_epoch(network(), train, val, settings(batch_size=4), CPU) == pytest.approx(expected)
+
+
+def test_lite0_keeps_its_early_stages_and_trains_the_average_of_its_weights() -> None:
+    """The setting the README's accuracies were measured with: whoever changes it has to measure anew."""
+    lite0 = find_model("efficientnet_lite0")
+    _, whole = plan(resolve(Config(model="efficientnet_lite0", unfreeze_after=3), lite0), lite0)
+    fitted = whole.config
+    assert (fitted.freeze, fitted.epochs, fitted.batch_size, fitted.optimizer, fitted.lr) == (
+        "stage3",
+        8,
+        32,
+        "adamw",
+        1e-3,
+    )
+    assert (fitted.schedule, fitted.ema, fitted.label_smoothing, fitted.augment) == ("cosine", 0.99, 0.1, "hflip,crop")
+    every = resolve(Config(model="efficientnet_lite0", unfreeze_after=3, freeze="none"), lite0)
+    assert every.freeze == "none"

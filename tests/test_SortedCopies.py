@@ -54,7 +54,7 @@ def test_names_that_would_share_a_folder_are_numbered() -> None:
 def test_whatever_classes_are_called_each_has_a_folder_of_its_own_right_below(names: list[str]) -> None:
     folders = folder_names(names)
     assert len({each.casefold() for each in folders} | {"_unknown"}) == len(names) + 1
-    root = Path("/root/of/copies")
+    root = Path("/copies")
     for each in folders:
         assert Path(os.path.normpath(root / each)).parent == root and Path(each).name == each
         assert 0 < len(os.fsencode(each)) <= 110

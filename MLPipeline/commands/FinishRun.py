@@ -93,7 +93,7 @@ def _fine_tuning(job: Job, scored: Sequence[SplitPredictions]) -> dict[str, Any]
     interval = paired_interval(both, lost, won, len(after.labels) - both - lost - won)
     best = max((record.epoch for record in job.history if record.is_best), default=0)
     return {
-        "kept": "all layers" if best > (job.config.unfreeze_after or 0) else "head",
+        "kept": "fine-tuned" if best > (job.config.unfreeze_after or 0) else "head",
         "head_accuracy": _accuracy(job.head),
         "accuracy": _accuracy(after),
         "difference_ci95": list(interval),
@@ -110,7 +110,7 @@ def _say_all(job: Job, metrics: Mapping[str, Any], total_s: float) -> None:
         low, high = (100 * bound for bound in found["difference_ci95"])
         gain = 100 * (found["accuracy"] - found["head_accuracy"])
         better = f"kept: {gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-        what = better if found["kept"] == "all layers" else "brought no lower validation loss: the head alone is kept"
+        what = better if found["kept"] == "fine-tuned" else "brought no lower validation loss: the head alone is kept"
         say(f"tuned    validation accuracy of the head {100 * found['head_accuracy']:.1f} %; fine-tuning {what}")
     for line in closing_lines(metrics):
         say(line)

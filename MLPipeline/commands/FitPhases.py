@@ -27,7 +27,7 @@ from MLPipeline.Train import fit
 from MLPipeline.TrainState import EpochRecord, TrainState
 
 SECONDS_BETWEEN_SAVES = 15  # best weights reach the disk at most this often, and at the end
-DEFAULT_VIEWS = 4
+DEFAULT_VIEWS = 5
 _RESERVE = 0.1  # of the time that `--time` allows: for scoring and drawing
 
 

@@ -32,7 +32,7 @@ class Job:
     start: float  # of the process, by time.perf_counter
     history: list[EpochRecord] = field(default_factory=list)
     features_s: float = 0.0
-    head: Predictions | None = None  # of the best head on validation images, once all layers are trained
+    head: Predictions | None = None  # of the best head on validation images, once more than the head is trained
 
     @property
     def card(self) -> ModelCard:

@@ -1,0 +1,119 @@
+"""The README's commands, run one after the other as a reader would, in a copy of the project: they do what it shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from MLPipeline.Recipes import RECIPES
+
+pytestmark = pytest.mark.slow
+
+PROJECT = Path(__file__).resolve().parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+FIRST, *OTHERS = dict.fromkeys(
+    re.sub(r"\s+#.*", "", command).strip().replace("\\\n", "")
+    for command in re.findall(r"((?:python Engine\.py|torchrun --)(?:[^`\n\\]|\\\n)*)", README)
+)
+# What stands in the README for the reader's own names, machines and patience.
+STAND_INS = {
+    "001-...": "001-efficientnet_lite0",
+    "IMAGE_OR_FOLDER": "Data/others",
+    "--minutes 5": "--minutes 0.1",
+    "--nnodes 4 --nproc-per-node gpu": "--nnodes 1 --nproc-per-node 2",
+    "HOST0:29500": "localhost:0",
+    "/shared/Photos": "few",
+    "/shared/output": "output",
+    "-- Engine.py --model resnet50": "-- Engine.py --model resnet18 --data few --epochs 4",
+}
+FLAGS = re.findall(r"^\| `(--(?!recipe)[^`]*)`", section("Train it further"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., Path]) -> Path:
+    """Return a copy of the project as it is after the README's first command; `shown.txt` is what that printed."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("Engine.py", "MLPipeline", "Data"):
+        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
+        copy(PROJECT / name, home / name)
+    make_images(home / "few", {"circle": 10, "square": 10}, size=64)
+    shutil.copytree(home / "Data" / "others", home / "new")
+    (home / "shown.txt").write_text(run(home, FIRST), encoding="utf-8")
+    return home
+
+
+def run(home: Path, command: str) -> str:
+    """Return what a shell prints for `command`; fails unless it exits 0."""
+    for name, own in STAND_INS.items():
+        command = command.replace(name, own)
+    folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = os.environ | {"PATH": os.pathsep.join(folders), "COLUMNS": "120"}
+    done = subprocess.run(["bash", "-c", command], cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def shape(line: str) -> str:
+    """Return a line without what differs from machine to machine: figures, and the blanks they take up."""
+    return re.sub(r"\s+", " ", re.sub(r"\d+", "0", line)).strip().rstrip("*").strip()
+
+
+def test_the_first_command_prints_what_the_readme_shows(home: Path) -> None:
+    block = README.partition(f"$ {FIRST}\n")[2].partition("```")[0]
+    promised = [shape(line) for line in block.splitlines() if line.strip(" .") and not line.startswith("weakest")]
+    printed = {shape(line) for line in (home / "shown.txt").read_text(encoding="utf-8").splitlines()}
+    assert len(promised) > 8
+    assert [line for line in promised if line not in printed] == []
+
+
+def test_the_files_it_lists_are_there(home: Path) -> None:
+    table = README.partition("| file | what is in it |")[2].partition("\n\n")[0]
+    names = re.findall(r"`([a-z_]+\.[a-z]+)`", "".join(row.split(" | ")[0] for row in table.splitlines()))
+    assert len(names) > 15
+    there = {path.name for path in (home / "output" / "001-efficientnet_lite0").iterdir()}
+    assert {name for name in there if not name.endswith(".prev")} == {*names}
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_a_command_runs(home: Path, command: str) -> None:
+    if "--model tiny" in command:
+        (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        (home / "MLPipeline" / "Tiny_Model.py").write_text(example, encoding="utf-8")
+    printed = run(home, command)
+    shown = README.partition(f"$ {command}")[2].partition("\n```")[0].partition("\n\n$ ")[0].splitlines()[1:]
+    assert printed.strip()
+    assert len(printed.splitlines()) >= len([line for line in shown if line.strip()])
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_a_flag_of_training_works(home: Path, flags: str) -> None:
+    beside = "" if flags.startswith("--resume") else "--model cnn --data few --epochs 4"
+    printed = run(home, f"python Engine.py {beside} {flags.replace('--resume 7', '--resume 1')}")
+    assert "test accuracy" in printed or "is already complete" in printed
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs(home: Path, name: str) -> None:
+    short = "--unfreeze-after 1 --epochs 2" if "unfreeze_after" in RECIPES[name] else "--epochs 2"
+    printed = run(home, f"python Engine.py --recipe {name} --data few {short}")
+    assert "test accuracy" in printed
+    assert printed.count("Saving model...") >= 1 or not name.startswith("cifar10")
+
+
+def test_the_recipes_of_the_readme_are_all_there_are() -> None:
+    table = README.partition("| `--recipe` | what it trains |")[2].partition("\n\n")[0]
+    rows = "".join(row.split(" | ")[0] for row in table.splitlines())
+    assert set(re.findall(r"`([a-z0-9-]+)`", rows)) == set(RECIPES)
