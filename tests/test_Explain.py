@@ -73,7 +73,7 @@ def test_every_family_is_explained_by_its_last_map(name: str, stage: str) -> Non
     model = build_model(name, 3, SIZE).eval()
     images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
     maps: list[Tensor] = []
-    hook = getattr(model.backbone, stage).register_forward_hook(lambda *call: maps.append(call[2].clone()))
+    hook = getattr(model.backbone, stage).register_forward_hook(lambda *call: maps.append(call[2].float()))
     heat = heat_maps(model, images, torch.tensor([1, 1]))
     hook.remove()
     assert heat.shape == (2, SIZE, SIZE) and bool(heat.isfinite().all())

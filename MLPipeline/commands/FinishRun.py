@@ -26,7 +26,7 @@ from MLPipeline.Judge import SplitPredictions, judge
 from MLPipeline.report.Report import closing_lines, measure, write_json, write_results
 from MLPipeline.report.RunPage import ReportContent, write_report
 
-MAX_HEAT_MAPS = 48  # of the worst mistakes: the first screen of the gallery
+MAX_HEAT_MAPS = 24  # of the worst mistakes: the first rows of the gallery; each costs a forward pass
 
 
 def finish_run(job: Job, dataset: Dataset) -> None:
