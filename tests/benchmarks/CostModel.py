@@ -71,7 +71,16 @@ def timed_run(flags: argparse.Namespace, num_images: int) -> tuple[float, int]:
             link.write_bytes(index.path(position).read_bytes())
         command = [sys.executable, ROOT / "Engine.py", "--model", flags.model, "--device", "cpu", "-j", 1]
         command += ["--image-size", flags.image_size, "-b", flags.batch_size, "--data", f"{folder}/Data"]
-        command += ["--unfreeze-after", HEAD_EPOCHS, "--epochs", HEAD_EPOCHS + TUNED_EPOCHS, "--output", folder]
+        command += [
+            "--freeze",
+            "none",
+            "--unfreeze-after",
+            HEAD_EPOCHS,
+            "--epochs",
+            HEAD_EPOCHS + TUNED_EPOCHS,
+            "--output",
+            folder,
+        ]
         started = time.perf_counter()
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         if done.returncode:
