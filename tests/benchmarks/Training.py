@@ -27,7 +27,7 @@ from MLPipeline.SplitImages import split_images
 from MLPipeline.Train import fit
 
 PLAIN = Path(__file__).parent / "PlainWay.py"
-ROUNDS = 2
+ROUNDS = 3
 
 
 def plain_rate(flags: argparse.Namespace) -> float:
