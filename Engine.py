@@ -134,7 +134,7 @@ def open_run(config: Config) -> Iterator[Run]:
 
 
 if __name__ == "__main__":
-    # Imports make a million objects that stay: to look for garbage among them, then and at exit, took three seconds.
+    # Imports make a million objects that stay: to look for garbage among them, then and at exit, took two seconds.
     gc.set_threshold(10_000)
     exit_code = main(sys.argv[1:])
     gc.freeze()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -77,6 +78,11 @@ def training_dtype(device: torch.device, model: nn.Module, precision: str = "aut
         if not convolutions or any(m.groups == m.in_channels > 1 for m in convolutions):
             return torch.float32
     return fast_dtypes(device, precision)[0]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Return the context in which a network with fp32 weights computes in `dtype`; fp32 costs nothing."""
+    return torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

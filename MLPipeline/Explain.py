@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.Device import training_dtype
+from MLPipeline.Device import autocast, training_dtype
 from MLPipeline.Errors import UsageError
 from MLPipeline.Evaluate import in_eval_mode
 from MLPipeline.images.ReadImage import UnreadableImage, read_image
@@ -44,7 +44,7 @@ def heat_maps(model: Classifier, images: Tensor, classes: Tensor | None = None) 
     images = images.to(model.mean.device)
     with in_eval_mode(model):
         dtype = training_dtype(images.device, model)  # ResNet50 in bf16: half the time, maps correlated by 0.9999
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(images.device, dtype):
             activations, rest = _last_map(model, images)
         with torch.enable_grad():
             activations = activations.detach().float().clone().requires_grad_()

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import Batches
+from MLPipeline.Device import autocast
 from MLPipeline.Errors import DivergedError
 from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.Optimizer import set_learning_rate
@@ -60,7 +61,7 @@ def find_lr(
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (NUM_STEPS - 1))
         set_learning_rate(state.optimizer, rate / config.lr)
         state.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, state.dtype, enabled=state.dtype != torch.float32):
+        with autocast(device, state.dtype):
             logits = state.model(inputs.to(device))
         loss = cross_entropy(logits.float(), targets.to(device), label_smoothing=config.label_smoothing)
         state.scaler.scale(loss).backward()

@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from MLPipeline.Balance import class_weights
 from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import Batches
-from MLPipeline.Device import threads_for
+from MLPipeline.Device import autocast, threads_for
 from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import DivergedError, ResourceError, is_out_of_memory
 from MLPipeline.Evaluate import predict_batches
@@ -147,7 +147,7 @@ def _gradient(
     chunks = zip(inputs.tensor_split(num_chunks), targets.tensor_split(num_chunks), strict=True)
     for images, wanted in chunks if num_chunks > 1 else [(inputs, targets)]:
         wanted = wanted.to(state.device, non_blocking=True)
-        with state.autocast():
+        with autocast(state.device, state.dtype):
             logits = state.forward(images.to(state.device, non_blocking=True))
         losses = cross_entropy(logits.float(), wanted, weights, reduction="sum", label_smoothing=config.label_smoothing)
         loss = losses / ranks.batch_size

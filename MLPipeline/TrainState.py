@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -74,10 +74,6 @@ class TrainState:
     def judged(self) -> nn.Module:
         """The model that is scored and kept: the average of the weights, where one is made."""
         return self.average.module if self.average else self.model
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return the context in which the model computes in its number format."""
-        return torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Take note of a finished epoch."""
