@@ -168,7 +168,8 @@ def _write_cells(
     font_size = min(10.0, 72 * cell * 0.45, 72 * cell * 1.3 / max(map(len, texts.flat)))
     for row, column in np.argwhere(counts):
         color = "white" if shares[row, column] > 0.8 else INK
-        axes.text(column, row, texts[row, column], ha="center", va="center", fontsize=font_size, color=color)
+        look: Any = {"ha": "center", "va": "center", "fontsize": font_size, "color": color}
+        axes.text(column, row, texts[row, column], in_layout=False, **look)  # a cell holds it: no room is to be found
 
 
 def _add_scale(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
@@ -216,19 +217,21 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
         return figure
     num_columns = max(3, math.ceil(math.sqrt(len(pictures))))  # two are narrower than the title
     num_rows = math.ceil(len(pictures) / num_columns)
-    picture_height = 2.0 * pictures.shape[2] / pictures.shape[3]
+    side, gap, top = 2.0, 0.1, 0.35  # inches: a picture's width, the space beside it, the title's height
+    picture_height = side * pictures.shape[2] / pictures.shape[3]
     caption_height = 0.1 + 0.16 * (1 + max(text.count("\n") for text in captions))
-    # Placed by arithmetic: matplotlib's layout engine takes a second for sixteen pictures.
-    height = 0.45 + num_rows * (picture_height + caption_height)
-    figure = Figure(figsize=(2.1 * num_columns, height), dpi=100)
+    row_height = caption_height + picture_height
+    width, height = num_columns * (side + gap) + gap, top + num_rows * row_height + gap
+    figure = Figure(figsize=(width, height), dpi=100)
     figure.set_layout_engine("none")
-    figure.suptitle(title, x=0.02, y=1 - 0.1 / height, ha="left", va="top", fontsize=11, weight="bold")
-    spaces = {"left": 0.02, "right": 0.98, "bottom": 0.1 / height, "top": 1 - (0.35 + caption_height) / height}
-    spaces |= {"hspace": caption_height / picture_height, "wspace": 0.05}
-    grid = figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=spaces)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
-        axes.imshow(picture.transpose(1, 2, 0))
-        axes.set_title(caption, loc="center", fontsize=9, weight="normal", pad=4, y=1)
+    # One pair of axes in inches, from the upper left: a pair for each picture takes four times as long.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.text(gap, gap, title, ha="left", va="top", fontsize=11, weight="bold")
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=False)):
+        row, column = divmod(number, num_columns)
+        left, upper = gap + column * (side + gap), top + row * row_height + caption_height
+        axes.imshow(picture.transpose(1, 2, 0), extent=(left, left + side, upper + picture_height, upper))
+        axes.text(left + side / 2, upper - 0.05, caption, ha="center", va="bottom", fontsize=9)
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return figure
