@@ -24,6 +24,7 @@ from MLPipeline.commands.Main import Command, run_command
 from MLPipeline.Config import Config
 from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import ResourceError
+from MLPipeline.report.Drawing import drawing
 
 if TYPE_CHECKING:  # the heavy imports happen in the verbs: --help must not wait for torch
     from MLPipeline.files.RunFolder import Run
@@ -55,6 +56,8 @@ def command_of(verb: str) -> Command:
 def train(config: Config) -> None:
     """Train, evaluate and save a classifier: the main job."""
     start = time.perf_counter()  # before the imports: loading torch is part of the wait
+    if ranks.is_first:
+        drawing.begin()  # so that it is ready by then
     import torch
 
     from MLPipeline.commands.FinishRun import finish_run, reported_if_stopped

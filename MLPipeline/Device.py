@@ -93,9 +93,16 @@ def threads_for(module: nn.Module) -> Iterator[None]:
     another process keeps one of the cores busy, for every operation waits for the slowest thread.
     """
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    is_small = not convolves and sum(parameter.numel() for parameter in module.parameters()) < _FEW_PARAMETERS
+    with threads(1 if is_small else torch.get_num_threads()):
+        yield
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute on `number` CPU threads inside the `with` block."""
     before = torch.get_num_threads()
-    if not convolves and sum(parameter.numel() for parameter in module.parameters()) < _FEW_PARAMETERS:
-        torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:

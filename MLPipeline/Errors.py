@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 # Line ends, terminal escapes (C0, C1, DEL) and marks that turn the direction of the text around.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -22,6 +23,9 @@ class PipelineError(Exception):
         self.what = what.rstrip(".")
         self.mend = mend
         super().__init__(one_line(f"{self.what}. {mend}"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what, self.mend)  # else it could not be told from one process to another
 
 
 class UsageError(PipelineError):

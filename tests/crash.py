@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 import torch
 from made_up_net import SPEC
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tqdm import tqdm
 
 import Engine
@@ -33,6 +33,7 @@ from MLPipeline import Models, Resume
 from MLPipeline.commands import FinishRun, FitPhases, Prepare  # noqa: F401  imported once, for all
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.images.ImageWalk import ImageWalk
+from MLPipeline.report.Drawing import drawing
 
 # Where a signal may strike: before or after any call of these.
 MOMENTS: dict[str, tuple[Any, str]] = {
@@ -43,7 +44,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "fsync": (os, "fsync"),
     "link": (os, "link"),
     "replace": (os, "replace"),
-    "plot": (Figure, "savefig"),
+    "plot": (FigureCanvasAgg, "draw"),
     "head": (FitPhases, "predict_split"),
     "score": (FinishRun, "judge"),
     "report": (FinishRun, "write_report"),
@@ -78,13 +79,15 @@ class Ended:
 def prepare(replace_by: Callable[[Any, str, Any], None], blow: Blow | None) -> dict[str, itertools.count[int]]:
     """Return what counts the calls of each moment, of which one strikes, once `replace_by` (a setattr) has armed them.
 
-    Runs save all they can after every step, do not draw, which takes longer than all else, and have a model `made_up`.
+    Runs save all they can after every step, draw nothing, and that in the process itself, and have a model `made_up`.
     """
     models = Models.all_models() | {"made_up": replace(SPEC, defaults=MADE_UP)}
     replace_by(Models, "all_models", lambda: models)
     replace_by(Resume, "SECONDS_BETWEEN_SAVES", -1)
     replace_by(FitPhases, "SECONDS_BETWEEN_SAVES", -1)
-    replace_by(Figure, "savefig", lambda figure, file, **options: file.write(b"picture"))
+    replace_by(drawing, "begin", lambda: None)
+    replace_by(drawing, "_process", None)
+    replace_by(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
     calls = {moment: itertools.count(1) for moment in MOMENTS}
     for moment, (owner, name) in MOMENTS.items():
         wanted = blow if blow and blow.moment == moment else None

@@ -15,21 +15,22 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file imports only from rows above its own. A new file gets a place here: think where it belongs.
 LEVELS = (
     "Balance  Errors  Intervals  audit/Folds  audit/LinearHead  audit/OddImages  augment/KeyedDraws"
-    "  augment/Pixels  fast/Compile  fast/FuseConvolutions  report/Charts  report/Environment  report/MatrixView",
+    "  augment/Pixels  fast/Compile  fast/FuseConvolutions  report/Charts  report/Environment"
+    "  report/MatrixView  report/Names  report/Scores",
     "Rendezvous",
     "Distributed",
     "images/ReadAhead",
     "Augment  Classifier  Config  Device  Evaluate  Head  Recipes  WholeBatch  commands/Signals  files/AtomicFile"
-    "  files/SafeLoad  images/ImageHeader",
+    "  files/SafeLoad  images/ImageHeader  report/Drawing",
     "*_Model  Calibrate  Optimizer  Study  Unknown  audit/Judgement  commands/Console  fast/FastForward"
     "  files/Cache  files/Download  files/SafeCsv  files/SafeSave  files/SortedCopies  images/ReadImage"
-    "  report/Page  report/PlotStyle",
+    "  report/Page",
     "Models  NamedData  TrainState  Weights  audit/LabelSuspects  audit/LearningCurve  files/CacheLimit"
-    "  files/CsvStream  files/RunFolder  images/Fingerprint  images/ImageWalk  images/Likeness  report/Plots"
+    "  files/CsvStream  files/RunFolder  images/Fingerprint  images/ImageWalk  images/Likeness  report/PlotStyle"
     "  report/Thumbnails",
     "Checkpoint  Comparison  Resume  audit/Shortcuts  commands/CommandLine  commands/ListRuns  images/ScanFolders"
-    "  report/ScorePlots  report/Verdict",
-    "CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage",
+    "  report/Plots  report/Verdict",
+    "CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage  report/ScorePlots",
     "Duplicates  KnownRows  FindLr  Rows  Train  commands/CompareRuns  commands/Overview",
     "Features  report/FindLrPlot  Tune",
     "Judge  audit/Findings  report/TunePlot",

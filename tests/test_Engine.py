@@ -21,6 +21,7 @@ import Engine
 from MLPipeline.Augment import make_augmentation
 from MLPipeline.commands import FitPhases
 from MLPipeline.report import Report
+from MLPipeline.report.Drawing import drawing
 
 MakeImages = Callable[..., Path]
 PICTURES = ["history.png", "confusion_matrix.png", "samples.png", "mistakes.png"]
@@ -215,7 +216,6 @@ def test_a_file_that_vanishes_before_it_is_drawn_does_not_stop_the_run(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from MLPipeline.images.ReadImage import UnreadableImage
-    from MLPipeline.report import Report
 
     def gone(*_: object) -> None:
         raise UnreadableImage("no such file or directory")
@@ -257,10 +257,13 @@ def test_a_rate_is_looked_for_and_nothing_trained(trained: Trained) -> None:
 
 def test_the_samples_show_what_augmentation_does(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = {}
-    real = Report.plot_samples
-    monkeypatch.setattr(
-        Report, "plot_samples", lambda images, titles, path: (shown.update({path: images}), real(images, titles, path))
-    )
+    real = drawing.draw
+
+    def draw(name: str, images: np.ndarray, *others: object) -> None:
+        shown[others[-1]] = images
+        real(name, images, *others)
+
+    monkeypatch.setattr(drawing, "draw", draw)
     plain, changed = trained.again("--epochs", "1"), trained.again("--epochs", "1", "--augment", "vflip,jitter")
     before, after = (torch.from_numpy(np.ascontiguousarray(shown[run / "samples.png"])) for run in (plain, changed))
     rows = pd.read_csv(plain / "splits.csv")

@@ -17,7 +17,8 @@ from MLPipeline.Evaluate import Predictions, evaluate
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex, scan_folders
 from MLPipeline.Judge import SplitPredictions
-from MLPipeline.report import Report
+from MLPipeline.report import Plots, Report
+from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Report import (
     closing_lines,
     counted,
@@ -38,6 +39,11 @@ from MLPipeline.Weights import WeightsReport
 
 RECORD = EpochRecord(3, 0.5, 0.75, 0.25, 1.0, 0.01, 1.25, True)
 COLUMNS = "epoch train_loss train_accuracy val_loss val_accuracy lr seconds".split()
+
+
+@pytest.fixture(autouse=True)
+def _drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "_process", None)  # which an earlier test may have begun
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +114,7 @@ def test_mistakes_and_their_captions_go_together(
     index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = {}
-    monkeypatch.setattr(Report, "plot_mistakes", lambda *given: drawn.update(given=given))
+    monkeypatch.setattr(Plots, "plot_mistakes", lambda *given: drawn.update(given=given))
     scored = [scores_of(index, TEST, [1, 0, 0])]
     write_results(tmp_path, index, scored, measure(index, scored), [RECORD], 8)
     images, true, predicted, confidence, number, _ = drawn["given"]

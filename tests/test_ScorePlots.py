@@ -16,7 +16,6 @@ from MLPipeline.Evaluate import Predictions, evaluate
 from MLPipeline.images.ReadImage import read_image
 from MLPipeline.report.ScorePlots import (
     FIGURES,
-    Scores,
     per_class_figure,
     plot_scores,
     rank,
@@ -24,12 +23,14 @@ from MLPipeline.report.ScorePlots import (
     reliability_figure,
     shares_figure,
 )
+from MLPipeline.report.Scores import Scores
 
 
 def scores_of(logits: list[list[float]], labels: list[int], classes: tuple[str, ...] = ("cat", "dog", "emu")) -> Scores:
     given = torch.tensor(logits, dtype=torch.float32).reshape(len(labels), len(classes))
     predictions = Predictions(given, torch.tensor(labels, dtype=torch.int64))
-    return Scores(predictions, evaluate(predictions, classes), classes)
+    arrays = (each.numpy() for each in (predictions.probabilities, predictions.predicted, predictions.labels))
+    return Scores(*arrays, evaluate(predictions, classes), classes)
 
 
 # Two cats, one of them taken for a dog; one dog, surely found; no emu.

@@ -10,10 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
 from MLPipeline.Checkpoint import save_checkpoint
 from MLPipeline.commands.Console import say
 from MLPipeline.commands.Job import Job
+from MLPipeline.Device import threads
 from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import PipelineError, UsageError
 from MLPipeline.Evaluate import Predictions, worst_mistakes
@@ -23,6 +25,7 @@ from MLPipeline.files.RunFolder import record_run
 from MLPipeline.images.ScanFolders import VAL
 from MLPipeline.Intervals import paired_interval
 from MLPipeline.Judge import SplitPredictions, judge
+from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Report import closing_lines, measure, write_json, write_results
 from MLPipeline.report.RunPage import ReportContent, write_report
 
@@ -52,6 +55,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
         config, job.weights, dataset.index, notes, job.history, scored, metrics, timing, heat_maps=heat_maps
     )
     write_report(job.run.path, content)
+    drawing.finish()
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", metrics | {"timing": timing})
     _say_all(job, metrics, total_s)
@@ -78,7 +82,8 @@ def _heat_maps(job: Job, dataset: Dataset, scored: Sequence[SplitPredictions]) -
     if judged is None:
         return {}
     worst = worst_mistakes(judged.predictions, MAX_HEAT_MAPS)
-    with contextlib.suppress(UsageError):
+    # A core is left to the process that draws: each operation waits for its slowest thread.
+    with contextlib.suppress(UsageError), threads(max(1, torch.get_num_threads() - 1)):
         return explain_images(job.model, dataset.index, judged.positions[worst], job.config.image_size)
     return {}
 

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from MLPipeline.Errors import DataError
 
@@ -49,7 +50,7 @@ class UnreadableImage(DataError):  # noqa: N818 - it is a finding about a file m
         self.reason = reason
         super().__init__(f"the image cannot be read: {reason}", "Replace it, or save it anew as JPEG or PNG")
 
-    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return UnreadableImage, (self.reason,)  # as it travels between processes
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 from MLPipeline.Judge import SplitPredictions
-from MLPipeline.report.PlotStyle import drawable
+from MLPipeline.report.Names import drawable
 from MLPipeline.report.Thumbnails import Thumbnail, embed
 
 MAX_BYTES = 11_000_000  # of all pictures; with everything else a page stays under 15 MB

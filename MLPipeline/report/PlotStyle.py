@@ -1,4 +1,4 @@
-"""How every picture of this project looks, which names it can draw, and how it is saved.
+"""How every picture of this project looks, and how it is saved.
 
 Colours are Okabe and Ito's, told apart by everyone (Color Universal Design, 2008).
 """
@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import cv2
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from MLPipeline.files.AtomicFile import write_file
+from MLPipeline.images.ReadImage import encode_png
 
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#777777", "#E8E8E8"
 BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE])
@@ -49,18 +49,6 @@ STYLE: Any = {
 styled = matplotlib.rc_context(STYLE)
 
 
-def drawable(name: str, max_length: int) -> str:
-    """Return `name` on one line of printable characters, at most `max_length` long, cut in its middle.
-
-    The middle goes because long class names differ at their ends as often as at their beginnings.
-    """
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(name.split()))
-    if len(line) <= max_length:
-        return line
-    tail = (max_length - 1) // 2
-    return f"{line[: max_length - 1 - tail]}…{line[len(line) - tail :]}"
-
-
 def percent(share: float, decimals: int = 1) -> str:
     """Return `share` (0 to 1) as a percentage."""
     return f"{100 * share:.{decimals}f} %"
@@ -77,5 +65,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas.draw()  # `savefig` draws everything a first time to lay it out; here both happen in one go
-    pixels = np.asarray(canvas.buffer_rgba())[..., 2::-1]  # blue first, as OpenCV has it; the paper is not transparent
-    write_file(path, lambda file: file.write(cv2.imencode(".png", pixels)[1]))
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # the paper is not transparent
+    write_file(path, lambda file: file.write(encode_png(pixels)))

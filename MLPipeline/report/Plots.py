@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from MLPipeline.report.Names import drawable
 from MLPipeline.report.PlotStyle import (
     BLUE,
     BLUES,
@@ -28,7 +29,6 @@ from MLPipeline.report.PlotStyle import (
     ORANGE,
     ORANGES,
     PALE,
-    drawable,
     percent,
     save_figure,
     styled,
@@ -36,7 +36,6 @@ from MLPipeline.report.PlotStyle import (
 
 Names = Sequence[str]
 
-MAX_GRID_IMAGES = 16
 MIN_CELL = 0.16  # inches of a confusion matrix's cell whose class can be named
 MAX_CLASSES_WITH_COUNTS = 60  # beyond, a cell is too small for its number
 
@@ -180,7 +179,7 @@ def _add_scale(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None
 
 @styled
 def samples_figure(images: npt.ArrayLike, titles: Names) -> Figure:
-    """Return a grid of the first 16 of `images` `(N, 3, H, W)` uint8 RGB, each under its title."""
+    """Return a grid of `images` `(N, 3, H, W)` uint8 RGB, each under its title."""
     captions = [drawable(title, 22) for title in titles]
     return _image_grid(images, captions, "What the network sees", "No images")
 
@@ -189,7 +188,7 @@ def samples_figure(images: npt.ArrayLike, titles: Names) -> Figure:
 def mistakes_figure(
     images: npt.ArrayLike, true: Names, predicted: Names, confidence: Sequence[float], num_images: int
 ) -> Figure:
-    """Return a grid of the first 16 mistakes, captioned `true → predicted 97 %`; without any, a page that says so.
+    """Return a grid of mistakes, captioned `true → predicted 97 %`; without any, a page that says so.
 
     Args:
         images: the N wrongly classified ones, the worst first, `(N, 3, H, W)` uint8 RGB.
@@ -207,8 +206,8 @@ def mistakes_figure(
 
 
 def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str) -> Figure:
-    """Return up to 16 `images` `(N, 3, H, W)` with their captions, or a page that says `if_none`."""
-    pictures = np.asarray(images)[:MAX_GRID_IMAGES]
+    """Return `images` `(N, 3, H, W)` with their captions, or a page that says `if_none`."""
+    pictures = np.asarray(images)
     if not len(pictures):
         figure = Figure(figsize=(6, 2))
         axes = figure.subplots(subplot_kw={"xticks": [], "yticks": []})
@@ -228,7 +227,7 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.text(gap, gap, title, ha="left", va="top", fontsize=11, weight="bold")
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=False)):
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(number, num_columns)
         left, upper = gap + column * (side + gap), top + row * row_height + caption_height
         axes.imshow(picture.transpose(1, 2, 0), extent=(left, left + side, upper + picture_height, upper))

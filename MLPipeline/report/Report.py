@@ -24,18 +24,15 @@ from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadImage import UnreadableImage, read_image
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.Judge import SplitPredictions
+from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Environment import environment
-from MLPipeline.report.Plots import (
-    MAX_GRID_IMAGES,
-    plot_history,
-    plot_mistakes,
-    plot_samples,
-)
-from MLPipeline.report.PlotStyle import drawable
-from MLPipeline.report.ScorePlots import Scores, plot_scores
+from MLPipeline.report.Names import drawable
+from MLPipeline.report.Scores import Scores
 from MLPipeline.TrainState import EpochRecord
 from MLPipeline.Unknown import UnknownRule
 from MLPipeline.Weights import WeightsReport
+
+MAX_GRID_IMAGES = 16
 
 
 def write_inputs(
@@ -61,7 +58,7 @@ def write_inputs(
     titles = [index.classes[index.labels[position]] for position in shown]
     images, unused = torch.from_numpy(_pixels(index, shown, image_size)), torch.zeros(len(shown), 1)
     seen, _ = augment(images, unused, seed, 1, torch.from_numpy(shown))
-    plot_samples(seen.numpy(), titles, folder / "samples.png")
+    drawing.draw("Plots.plot_samples", seen.numpy(), titles, folder / "samples.png")
 
 
 def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
@@ -84,17 +81,23 @@ def write_results(
     history: Sequence[EpochRecord],
     image_size: int,
 ) -> None:
-    """Write predictions and pictures of a run whose `metrics` are known; `metrics.json` is the caller's, and last."""
+    """Write predictions of a run whose `metrics` are known, and order its pictures: `drawing` tells when all are there.
+
+    `metrics.json` is the caller's, and last.
+    """
     write_csv(pd.concat([table_of(index, each) for each in scored]), folder / "predictions.csv")
-    plot_history(_history_table(history), folder / "history.png")
+    drawing.draw("Plots.plot_history", _history_table(history), folder / "history.png")
     judged = _judged(scored)
-    plot_scores(Scores(judged.predictions, metrics[SPLITS[judged.split]], index.classes), folder)
-    predicted, labels = judged.predictions.predicted, judged.predictions.labels
+    predicted, labels = judged.predictions.predicted.numpy(), judged.predictions.labels.numpy()
+    probabilities = judged.predictions.probabilities.numpy()
+    scores = Scores(probabilities, predicted, labels, metrics[SPLITS[judged.split]], index.classes)
+    drawing.draw("ScorePlots.plot_scores", scores, folder)
     worst = worst_mistakes(judged.predictions, MAX_GRID_IMAGES)
-    plot_mistakes(
+    drawing.draw(
+        "Plots.plot_mistakes",
         _pixels(index, judged.positions[worst], image_size),
-        [index.classes[int(labels[k])] for k in worst],
-        [index.classes[int(predicted[k])] for k in worst],
+        [index.classes[labels[k]] for k in worst],
+        [index.classes[predicted[k]] for k in worst],
         judged.predictions.confidence[worst].tolist(),
         len(labels),
         folder / "mistakes.png",

@@ -6,7 +6,7 @@ N images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from MLPipeline.Evaluate import Predictions
+from MLPipeline.report.Names import drawable
 from MLPipeline.report.Plots import confusion_figure
-from MLPipeline.report.PlotStyle import BLUE, BLUES, GREY, INK, ORANGE, drawable, percent, save_figure, styled
+from MLPipeline.report.PlotStyle import BLUE, BLUES, GREY, INK, ORANGE, percent, save_figure, styled
+from MLPipeline.report.Scores import Scores
 
 MAX_BARS = 60  # classes in the picture of all: the weakest
 NUM_WORST = 3  # classes whose own curve is drawn
@@ -26,15 +27,6 @@ NUM_BINS = 10
 FEW = 10  # a bar of fewer images says little
 _GRID = np.linspace(0, 1, 201)
 _COLOURS = (ORANGE, "#CC79A7", "#E69F00")  # of the worst classes; all of Okabe and Ito's
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a model achieved on one split."""
-
-    predictions: Predictions
-    metrics: Mapping[str, Any]  # of `evaluate`
-    classes: Sequence[str]
 
 
 def plot_scores(scores: Scores, folder: Path) -> None:
@@ -93,11 +85,9 @@ def reliability_figure(scores: Scores) -> Figure:
 
     Source: A. Niculescu-Mizil and R. Caruana, Predicting Good Probabilities with Supervised Learning, ICML 2005.
     """
-    confidence = scores.predictions.confidence.numpy()
-    is_right = (scores.predictions.predicted == scores.predictions.labels).numpy()
-    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    bins = np.minimum((scores.probabilities.max(axis=1) * NUM_BINS).astype(int), NUM_BINS - 1)
     numbers = np.bincount(bins, minlength=NUM_BINS)
-    right = np.bincount(bins, weights=is_right, minlength=NUM_BINS)
+    right = np.bincount(bins, weights=scores.is_right, minlength=NUM_BINS)
     shares = right / np.maximum(numbers, 1)
     edges = np.arange(NUM_BINS) / NUM_BINS
     figure = Figure(figsize=(5, 5.6))
@@ -130,8 +120,7 @@ def ranking_figure(scores: Scores) -> Figure:
 
     Source: T. Fawcett, An introduction to ROC analysis, Pattern Recognition Letters 27 (2006).
     """
-    probabilities = np.nan_to_num(scores.predictions.probabilities.numpy())
-    labels = scores.predictions.labels.numpy()
+    probabilities, labels = np.nan_to_num(scores.probabilities), scores.labels
     rankings = {
         drawable(name, 22): rank(probabilities[:, label], labels == label)
         for label, name in enumerate(scores.classes)

@@ -1,0 +1,122 @@
+"""Drawing: the same pictures from a process of its own, which neither outlives nor fails the one that ordered them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from MLPipeline.Errors import ResourceError
+from MLPipeline.report.Drawing import Drawing
+from MLPipeline.report.Plots import plot_history
+
+ROOT = Path(__file__).resolve().parents[1]
+HISTORY = pd.DataFrame(
+    {"epoch": [1, 2], "train_loss": 0.5, "train_accuracy": 0.7, "val_loss": [0.6, 0.4], "val_accuracy": 0.8}
+)
+
+
+@pytest.fixture
+def drawing() -> Iterator[Drawing]:
+    started = Drawing()
+    started.begin()
+    yield started
+    started.end()
+
+
+def pid_of(drawing: Drawing) -> int:
+    assert drawing._process is not None
+    return drawing._process.pid
+
+
+def test_another_process_draws_the_same(drawing: Drawing, tmp_path: Path) -> None:
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "there.png")
+    drawing.finish()
+    plot_history(HISTORY, tmp_path / "here.png")
+    assert (tmp_path / "there.png").read_bytes() == (tmp_path / "here.png").read_bytes()
+
+
+def test_it_does_so_without_torch_and_prints_what_it_likes(drawing: Drawing, tmp_path: Path) -> None:
+    pid = pid_of(drawing)
+    drawing.draw("Drawing.print", "a library says")  # `print` is no function of that file, so a bug of ours
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "there.png")
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*'MLPipeline.report.Drawing' has no attribute 'print'"):
+        drawing.finish()
+    assert (tmp_path / "there.png").exists() and pid_of(drawing) == pid
+    if sys.platform == "linux":
+        loaded = Path(f"/proc/{pid}/maps").read_text()
+        assert "libtorch" not in loaded and "ft2font" in loaded
+
+
+def test_a_picture_that_cannot_be_saved_is_the_users_error_as_if_drawn_here(drawing: Drawing, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ResourceError) as here:
+        plot_history(HISTORY, tmp_path / "file" / "history.png")
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "file" / "history.png")
+    with pytest.raises(ResourceError) as there:
+        drawing.finish()
+    assert str(there.value) == str(here.value) and there.value.mend == here.value.mend
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
+    drawing.finish()
+    assert (tmp_path / "history.png").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_a_killed_process_leaves_undone_is_drawn_here(drawing: Drawing, tmp_path: Path, when: str) -> None:
+    os.kill(pid_of(drawing), signal.SIGSTOP if when == "after" else signal.SIGKILL)
+    for number in range(3):
+        drawing.draw("Plots.plot_history", HISTORY, tmp_path / f"{number}.png")
+    if when == "after":
+        os.kill(pid_of(drawing), signal.SIGKILL)
+    drawing.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "2.png"]
+    drawing.begin()
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "3.png")
+    drawing.finish()
+    assert (tmp_path / "3.png").exists() and pid_of(drawing)
+
+
+def test_without_a_process_it_is_drawn_at_once(tmp_path: Path) -> None:
+    Drawing().draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
+    assert (tmp_path / "history.png").exists()
+
+
+def test_a_new_run_does_not_wait_for_the_pictures_of_a_stopped_one(drawing: Drawing, tmp_path: Path) -> None:
+    before = pid_of(drawing)
+    os.kill(before, signal.SIGSTOP)
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "old.png")
+    drawing.begin()
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "new.png")
+    drawing.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["new.png"] and pid_of(drawing) != before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL, SIGINT to a group")
+@pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_the_process_that_began_it(signal_sent: signal.Signals) -> None:
+    code = "import time; from MLPipeline.report.Drawing import drawing"
+    code += "; drawing.begin(); print(drawing._process.pid, flush=True)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; time.sleep(60)"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    os.killpg(parent.pid, signal_sent)  # as the terminal does: to all of the group
+    assert "MLPipeline/report" not in parent.communicate()[1]  # the child tells no tale
+    for _ in range(200):
+        if not Path(f"/proc/{pid}").exists():
+            return
+        time.sleep(0.1)
+    pytest.fail("it is still there")
