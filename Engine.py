@@ -75,7 +75,7 @@ def train(config: Config) -> None:
     config = with_data(config)
     index = list_images(config)
     model, config, weights = build(config, len(index.classes))
-    index, inspection = inspect_and_split(index, config)
+    index, inspection = inspect_and_split(index, model, config)
     model.to(device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)

@@ -174,25 +174,20 @@ class _Computation:
 
     def __init__(self, model: Classifier, image_size: int, precision: str) -> None:
         self.model, self.image_size, self.precision = model, image_size, precision
-        self.kind, self.identity, self.keeps_nothing = "", "", False
-        self.row_shape: tuple[int, ...] = ()
-        self.row_dtype: np.dtype = np.dtype(np.uint8)
+        self.keeps_nothing = False
         self.keep_pixels()
         if model.num_frozen_stages:
             self.batch_size = forward_batch(model.mean.device)
             # The numbers depend on the processor too: it decides on the number format.
             machine = f"{precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
-            self.kind, self.identity = "features", f"{self.identity} {machine} {frozen_hash(model)}"
+            self.kind, self._identity = "features", f"{image_size} {DECODER} {machine} {frozen_hash(model)}"
             with torch.inference_mode():
                 blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
-                self.row_shape = tuple(model.frozen_features(blank).shape[1:])
-            self.row_dtype = np.dtype(np.float16)
+                self._row_shape = tuple(model.frozen_features(blank).shape[1:])
 
     def keep_pixels(self) -> None:
         """Compute nothing: a row is a decoded image."""
-        self.batch_size = 1  # nothing to gain where there is nothing to compute
-        self.kind, self.identity = "pixels", f"{self.image_size} {DECODER}"
-        self.row_shape, self.row_dtype = (self.image_size, self.image_size, 3), np.dtype(np.uint8)
+        self.kind, self.batch_size = "pixels", 1  # nothing to gain where there is nothing to compute
 
     def label(self, view: int) -> str:
         """Return what is being computed, for a progress bar."""
@@ -200,7 +195,9 @@ class _Computation:
 
     def store(self, cache: Path) -> RowStore:
         """Return where the rows are kept."""
-        return RowStore(cache, self.kind, self.identity, self.row_shape, self.row_dtype)
+        if self.kind == "pixels":
+            return pixel_store(cache, self.image_size)
+        return RowStore(cache, self.kind, self._identity, self._row_shape, np.dtype(np.float16))
 
     def stream(self, batches: Iterator[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
         """Yield the batches with rows (B, ...) in place of their pixels, in order."""
@@ -210,6 +207,11 @@ class _Computation:
         forward = FastForward(self.model, self.image_size, self.precision)
         for item, rows in forward.stream(itertools.chain([first], batches)):
             yield item, rows.numpy()
+
+
+def pixel_store(cache: Path, image_size: int) -> RowStore:
+    """Return where decoded images (image_size, image_size, 3) uint8 are kept for what is trained on pixels."""
+    return RowStore(cache, "pixels", f"{image_size} {DECODER}", (image_size, image_size, 3), np.dtype(np.uint8))
 
 
 def frozen_hash(model: Classifier) -> str:

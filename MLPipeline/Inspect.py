@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ import numpy as np
 from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import DIGEST_BYTES, RowStore, digest
-from MLPipeline.images.Fingerprint import FINGERPRINT, IDENTITY, NOTED, ROW, UNREADABLE, make_row
+from MLPipeline.images.Fingerprint import FINGERPRINT, IDENTITY, NOTED, ROW, UNREADABLE, make_rows
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
 from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
@@ -29,6 +32,7 @@ VANISHED = os.strerror(errno.ENOENT).lower()
 MAX_VANISHED = 0.01  # share of the files that may disappear between the scan and the reading
 _BYTES = np.dtype(np.uint8)
 _HANDED_OVER = 256  # findings of a rank that wait to be written
+_AT_ONCE = 16  # files a thread takes: the fewer the hands, the less they wait for the interpreter
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,11 @@ def inspect_images(
     workers: int = 1,
     verify: bool = False,
     progress: Progress = no_progress,
+    pixels: RowStore | None = None,
 ) -> Inspection:
     """Return what is known of each image of `index`; files are read where they changed, or all of them to `verify`.
+
+    What is decoded goes into the store of `pixels` (S, S, 3), too, if there is one: training need not decode it again.
 
     A file has changed if its size, its times or its inode have: the same bytes at another place are read again, too.
     Of several ranks, each reads its share, and rank 0 writes.
@@ -85,11 +92,14 @@ def inspect_images(
     """
     contents = RowStore(cache, "files", str(index.root.resolve()), (DIGEST_BYTES,), _BYTES)
     store = RowStore(cache, "fingerprints", IDENTITY, (ROW.itemsize,), _BYTES)
-    with contents.writing(), store.writing():
-        files = _Files(index, contents, store)
+    with ExitStack() as opened:
+        for each in (contents, store, *([pixels] if pixels else [])):
+            opened.enter_context(each.writing())
+        files = _Files(index, contents, store, pixels)
         mine = np.arange(len(index))[ranks.dealt]
         changed = mine if verify else files.recall(mine)
-        findings = read_ahead(files.read, changed.tolist(), workers)
+        chunks = [changed[first : first + _AT_ONCE].tolist() for first in range(0, len(changed), _AT_ONCE)]
+        findings: Iterator[_Finding] = chain.from_iterable(read_ahead(files.read, chunks, workers))
         if len(changed):
             findings = iter(progress(findings, "inspecting", len(changed)))
         for finding in ranks.in_step(findings, len(changed), _HANDED_OVER, files.hand_over):
@@ -102,7 +112,7 @@ def inspect_images(
     return inspection
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Finding:
     """What reading one file has come to."""
 
@@ -111,14 +121,20 @@ class _Finding:
     content: bytes = b""  # digest of its bytes
     number: int | None = None  # of the row that the store has already
     row: np.ndarray | None = None  # or the row made
+    pixels: np.ndarray | None = None  # decoded on the way
     error: str = ""  # or why it could not be opened
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no row is known for what the file contains."""
+        return not self.error and self.number is None
 
 
 class _Files:
     """The files of an index, and the rows that are known of them."""
 
-    def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore) -> None:
-        self.index, self.contents, self.store = index, contents, store
+    def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore, pixels: RowStore | None) -> None:
+        self.index, self.contents, self.store, self.pixels = index, contents, store, pixels
         self.numbers = np.full(len(index), -1, np.int32)
         self.unopened: dict[int, str] = {}
         self.findings: list[_Finding] = []  # that rank 0 does not know of yet
@@ -132,23 +148,35 @@ class _Files:
             self.numbers[position] = -1 if number is None else number
         return positions[self.numbers[positions] < 0]
 
-    def read(self, position: int) -> _Finding:
-        """Read a file, and decode it if no row is known for what it contains. Safe to call from several threads."""
-        path = self.index.path(position)
-        state = _state(path)  # before reading: a change in between shows the next time
-        try:
-            data = read_bytes(path)
-        except UnreadableImage as error:
-            return _Finding(position, error=error.reason)
-        content = digest(data)
-        number = self.store.find(content)
-        return _Finding(position, state, content, number, make_row(data) if number is None else None)
+    def read(self, positions: Sequence[int]) -> list[_Finding]:
+        """Read files, and decode those for whose content no row is known. Safe to call from several threads."""
+        findings: list[_Finding] = []
+        rows, pixels = make_rows(self._unknown(positions, findings), self.pixels.shape[0] if self.pixels else 0)
+        made = zip(rows, pixels, strict=True)
+        for finding in findings:
+            if finding.is_new:
+                finding.row, finding.pixels = next(made)
+        return findings
+
+    def _unknown(self, positions: Sequence[int], findings: list[_Finding]) -> Iterator[bytes]:
+        """Yield the content of those files whose rows are to be made, one at a time; add a finding for each file."""
+        for position in positions:
+            path = self.index.path(position)
+            state = _state(path)  # before reading: a change in between shows the next time
+            try:
+                data = read_bytes(path)
+            except UnreadableImage as error:
+                findings.append(_Finding(position, error=error.reason))
+                continue
+            content = digest(data)
+            findings.append(_Finding(position, state, content, self.store.find(content)))
+            if findings[-1].is_new:
+                yield data
 
     def hand_over(self) -> None:
         """Let rank 0 remember what all ranks have found."""
         for findings in ranks.to_first(self.findings):
-            for finding in findings:
-                self._keep(finding)
+            self._keep(findings)
         self.findings = []
 
     def share(self) -> None:
@@ -158,18 +186,23 @@ class _Files:
         ranks.share_numbers(self.numbers)
         self.unopened = ranks.from_first(self.unopened)
 
-    def _keep(self, finding: _Finding) -> None:
-        """Remember what reading a file has come to, in this run and the next."""
-        if finding.error:
-            self.unopened[finding.position] = finding.error
-            return
-        if finding.row is not None:
-            (self.numbers[finding.position],) = self.store.append(
-                [finding.content], finding.row.reshape(1).view(np.uint8)
-            )
-        elif finding.number is not None:
-            self.numbers[finding.position] = finding.number
-        self.contents.append([finding.state], np.frombuffer(finding.content, np.uint8)[None])
+    def _keep(self, findings: Sequence[_Finding]) -> None:
+        """Remember what reading files has come to, in this run and the next."""
+        self.unopened |= {each.position: each.error for each in findings if each.error}
+        read = [each for each in findings if not each.error]
+        made = [each for each in read if each.is_new]
+        if made:
+            rows = np.array([each.row for each in made], ROW).view(np.uint8).reshape(len(made), -1)
+            self.numbers[[each.position for each in made]] = self.store.append([each.content for each in made], rows)
+        for each in read:
+            if each.number is not None:
+                self.numbers[each.position] = each.number
+        if read:
+            contents = np.frombuffer(b"".join(each.content for each in read), np.uint8).reshape(len(read), -1)
+            self.contents.append([each.state for each in read], contents)
+        decoded = {each.content: each.pixels for each in read if each.pixels is not None}
+        if self.pixels and (new := [content for content in decoded if self.pixels.find(content) is None]):
+            self.pixels.append(new, np.stack([decoded[content] for content in new]))
 
 
 def _state(path: Path) -> bytes:

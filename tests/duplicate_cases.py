@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from MLPipeline.images.Fingerprint import make_rows
 from MLPipeline.images.ReadImage import cv2, decode_image
 
 
@@ -54,3 +55,8 @@ CHANGES: dict[str, Callable[[np.ndarray], bytes]] = {
 
 def pixels_of(path: Path) -> np.ndarray:
     return decode_image(path.read_bytes()).pixels
+
+
+def row_of(data: bytes) -> np.ndarray:
+    """Return the fingerprint's row of one file."""
+    return make_rows([data])[0][0]

@@ -25,13 +25,12 @@ LEVELS = (
     "*_Model  Calibrate  Optimizer  Study  Unknown  audit/Judgement  commands/Console  fast/FastForward"
     "  files/Cache  files/Download  files/SafeCsv  files/SafeSave  files/SortedCopies  images/ReadImage"
     "  report/Page",
-    "Models  NamedData  TrainState  Weights  audit/LabelSuspects  audit/LearningCurve  files/CacheLimit"
-    "  files/CsvStream  files/RunFolder  images/Fingerprint  images/ImageWalk  images/Likeness  report/PlotStyle"
-    "  report/Thumbnails",
-    "Checkpoint  Comparison  Resume  audit/Shortcuts  commands/CommandLine  commands/ListRuns  images/ScanFolders"
-    "  report/Plots  report/Verdict",
-    "CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage  report/ScorePlots",
-    "Duplicates  KnownRows  FindLr  Rows  Train  commands/CompareRuns  commands/Overview",
+    "Models  TrainState  Weights  audit/LabelSuspects  audit/LearningCurve  files/CacheLimit  files/CsvStream"
+    "  files/RunFolder  images/EncodeImage  images/Fingerprint  images/ImageWalk  images/Likeness",
+    "Checkpoint  Comparison  NamedData  Resume  audit/Shortcuts  commands/CommandLine  commands/ListRuns"
+    "  images/ScanFolders  report/PlotStyle  report/Thumbnails  report/Verdict",
+    "CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage  report/Plots",
+    "Duplicates  KnownRows  FindLr  Rows  Train  commands/CompareRuns  commands/Overview  report/ScorePlots",
     "Features  report/FindLrPlot  Tune",
     "Judge  audit/Findings  report/TunePlot",
     "Phases  Predict  audit/Audit  commands/Job  commands/Main  report/Gallery",

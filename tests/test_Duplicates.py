@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from duplicate_cases import CHANGES, encode, scene
+from duplicate_cases import CHANGES, encode, row_of, scene
 from hypothesis import given
 from hypothesis import strategies as st
 from split_cases import index_from
@@ -16,7 +16,7 @@ from split_cases import index_from
 from MLPipeline import Duplicates
 from MLPipeline.Duplicates import Pairs, find_conflicts, find_duplicates, find_leaks, group_images
 from MLPipeline.Errors import UsageError
-from MLPipeline.images.Fingerprint import ROW, UNREADABLE, make_row
+from MLPipeline.images.Fingerprint import UNREADABLE, make_rows
 from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadImage import cv2
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
@@ -24,7 +24,7 @@ from MLPipeline.Inspect import Inspection
 
 
 def inspection_of(*files: bytes) -> Inspection:
-    rows = np.array([make_row(data) for data in files], ROW)
+    rows, _ = make_rows(files)
     return Inspection(rows["print"].copy(), rows, np.arange(len(rows), dtype=np.int32), {}, len(rows))
 
 
@@ -136,7 +136,7 @@ def test_candidates_are_those_that_a_search_of_all_pairs_finds():
 
 
 def test_likeness_is_a_share_and_does_not_mind_light():
-    small = [make_row(encode(each))["thumbnail"] for each in (scene(0), scene(0) // 2 + 30, scene(1))]
+    small = [row_of(encode(each))["thumbnail"] for each in (scene(0), scene(0) // 2 + 30, scene(1))]
     first, second = np.stack([small[0]] * 3), np.stack(small)
     same, darker, other = compare(first, second).tolist()
     assert same > 0.9999 and darker > 0.999 and other == 0

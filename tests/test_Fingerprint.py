@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from duplicate_cases import CHANGES, encode, scene
+from duplicate_cases import CHANGES, encode, row_of, scene
 from PIL import Image
 
 from MLPipeline.files.Cache import digest
@@ -20,8 +20,9 @@ from MLPipeline.images.Fingerprint import (
     NOTED,
     TRANSPARENT,
     UNREADABLE,
-    make_row,
+    make_rows,
 )
+from MLPipeline.images.ReadImage import decode_image
 
 
 def saved(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -35,11 +36,32 @@ def plain(colour: tuple[int, ...] | int, mode: str = "RGB") -> Image.Image:
 
 
 def fingerprint(data: bytes) -> np.ndarray:
-    return make_row(data)["print"]
+    return row_of(data)["print"]
 
 
 def bits(one: np.ndarray, other: np.ndarray, name: str) -> int:
     return int(one[name] ^ other[name]).bit_count()
+
+
+def test_an_image_has_the_same_row_in_any_company():
+    files = [encode(scene(0)), b"", *(encode(scene(k, 60 + k, 50)) for k in range(5)), encode(scene(6) * 0, ".png")]
+    rows, _ = make_rows(iter(files))
+    assert (rows == np.array([row_of(data) for data in files])).all() and len(set(rows["print"]["phash"])) > 5
+
+
+@pytest.mark.parametrize(
+    "data, sides",
+    [  # decoded at a half for the fingerprint, the large photo is too coarse for 400 and too fine for 16 and 64
+        (encode(scene(0, 900, 700)), {200}),
+        (encode(scene(0, 30, 20), ".png"), {16, 64, 200, 400}),
+        (encode(scene(0))[:-2], {200, 400}),
+    ],
+)
+def test_pixels_are_those_of_the_reader_or_none(data, sides):
+    made = {side: make_rows([data], side)[1][0] for side in (16, 64, 200, 400)}
+    assert {side for side, pixels in made.items() if pixels is not None} == sides
+    assert all(np.array_equal(made[side], decode_image(data, (side, side)).pixels) for side in sides)
+    assert make_rows([data, b""])[1] == [None, None] == make_rows([b"", b"x"], 64)[1]
 
 
 def test_an_image_takes_64_bytes():
@@ -48,7 +70,7 @@ def test_an_image_takes_64_bytes():
 
 def test_a_photo_is_described():
     data = encode(scene(0))
-    row = make_row(data)
+    row = row_of(data)
     found, small = row["print"], scene(0).reshape(-1, 3).mean(axis=0)
     assert found["digest"].tobytes() == digest(data) and found["size"] == len(data)
     assert (found["width"], found["height"]) == (180, 240) and KINDS[found["kind"]] == "JPEG"
@@ -94,15 +116,15 @@ def test_a_turned_photo_is_told_by_its_upright_size(form, orientation):
 
 def test_what_is_odd_about_a_file_is_kept():
     frames = [plain((200, 30, 30)), plain((30, 200, 30))]
-    row = make_row(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    row = row_of(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert row["print"]["flags"] == ANIMATED | NOTED and row["note"] == b"first of 2 frames"
-    row = make_row(encode(scene(0))[:-2])
+    row = row_of(encode(scene(0))[:-2])
     assert row["print"]["flags"] == NOTED and row["note"] == b"end marker missing"
 
 
 @pytest.mark.parametrize("data, reason", [(b"", b"empty file"), (encode(scene(0))[:900], b"truncated or corrupt JPEG")])
 def test_an_unreadable_file_has_a_reason_and_nothing_else(data, reason):
-    row = make_row(data)
+    row = row_of(data)
     assert row["print"]["flags"] == UNREADABLE and row["note"] == reason
     assert row["print"]["digest"].tobytes() == digest(data) and row["print"]["size"] == len(data)
     rest = [name for name in FINGERPRINT.names if name not in ("digest", "size", "flags")]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from page_cases import index_of, scores_of
 
-from MLPipeline.images.ReadImage import cv2, decode_image, encode_jpeg, read_thumbnail
+from MLPipeline.images.EncodeImage import encode_jpeg
+from MLPipeline.images.ReadImage import cv2, decode_image, read_thumbnail
 from MLPipeline.images.ScanFolders import TEST, TRAIN
 from MLPipeline.report import Gallery as GalleryFile
 from MLPipeline.report.Gallery import Answers, answers_of, choose_order, gallery_of, samples_of

@@ -18,7 +18,7 @@ NUM_MUTATIONS, TIME_LIMIT_S = 10_000, 240  # 20 s on a quiet core
 CHILD = f"""
 import faulthandler, random, sys
 from pathlib import Path
-from MLPipeline.images.Fingerprint import UNREADABLE, make_row
+from MLPipeline.images.Fingerprint import UNREADABLE, make_rows
 from MLPipeline.images.ReadImage import UnreadableImage, decode_image
 
 faulthandler.dump_traceback_later({TIME_LIMIT_S - 20}, exit=True)
@@ -40,7 +40,7 @@ for number in range({NUM_MUTATIONS}):
         else:
             data[at:at] = data[at // 2 : at]
     data = bytes(data or b"x")
-    row = make_row(data)
+    row = make_rows([data])[0][0]
     outcomes[int(bool(row["print"]["flags"] & UNREADABLE))] += 1
     if number % 4 == 0:
         try:

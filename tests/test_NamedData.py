@@ -18,7 +18,8 @@ from torchvision import datasets
 
 from MLPipeline import NamedData
 from MLPipeline.Errors import ResourceError
-from MLPipeline.images.ReadImage import encode_png, read_image
+from MLPipeline.images.EncodeImage import encode_png
+from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TEST, TRAIN, scan_folders
 from MLPipeline.NamedData import named_data
 

@@ -12,7 +12,8 @@ from test_NamedData import md5, pixels, put, tar
 from torchvision import datasets
 
 from MLPipeline.Errors import ResourceError
-from MLPipeline.images.ReadImage import encode_jpeg, read_image
+from MLPipeline.images.EncodeImage import encode_jpeg
+from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, scan_folders
 from MLPipeline.NamedData import SOURCES, named_data
 

@@ -20,8 +20,8 @@ from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.CsvStream import open_csv
 from MLPipeline.files.RunFolder import Run, find_run
 from MLPipeline.files.SortedCopies import SortedCopies
+from MLPipeline.images.EncodeImage import encode_jpeg
 from MLPipeline.images.ReadAhead import no_progress
-from MLPipeline.images.ReadImage import encode_jpeg
 from MLPipeline.Predict import Answer, answer_columns, find_images, predict
 from MLPipeline.Unknown import differs_from_training
 

@@ -12,6 +12,9 @@ from MLPipeline.Config import DEFAULT_DATA, Config
 from MLPipeline.Distributed import ranks
 from MLPipeline.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
 from MLPipeline.Errors import UsageError
+from MLPipeline.Features import pixel_store
+from MLPipeline.files.Cache import RowStore
+from MLPipeline.files.CacheLimit import has_room
 from MLPipeline.files.RunFolder import check_output
 from MLPipeline.Fixes import apply_fixes
 from MLPipeline.Head import make_head
@@ -44,13 +47,14 @@ def list_images(config: Config) -> ImageIndex:
     return apply_fixes(index, config.fixes) if config.fixes else index
 
 
-def inspect_and_split(index: ImageIndex, config: Config) -> tuple[ImageIndex, Inspection]:
+def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> tuple[ImageIndex, Inspection]:
     """Return the index with each image in a split or unusable, and what is known of each.
 
-    Pictures that show the same stay on one side of the split.
+    Pictures that show the same stay on one side of the split. What `model` will be trained on as pixels is kept.
     """
     cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
-    inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress)
+    pixels = _room_for_pixels(index, model, config)
+    inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, pixels)
     pairs = find_duplicates(inspection, cache)
     groups = group_images(index, inspection, pairs, config.group)
     find_conflicts(index, pairs)
@@ -61,6 +65,14 @@ def inspect_and_split(index: ImageIndex, config: Config) -> tuple[ImageIndex, In
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
     find_leaks(index, groups)  # of the user's own split folders, or where a new picture joins two old ones
     return index, inspection
+
+
+def _room_for_pixels(index: ImageIndex, model: Classifier, config: Config) -> RowStore | None:
+    """Return where the pixels of all images go; None where training reads features, or where there is no room."""
+    if ranks.size > 1 or model.num_frozen_stages:
+        return None
+    store = pixel_store(config.output / "cache", config.image_size)
+    return store if has_room(config.output / "cache", store, len(index), config.cache_limit) else None
 
 
 def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:

@@ -78,7 +78,7 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     model, resolved, weights = build(replace(config, **ON_FEATURES), len(index.classes))
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
-    index, inspection = inspect_and_split(index, config)
+    index, inspection = inspect_and_split(index, model, config)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):

@@ -32,9 +32,9 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Picture",
     "UnreadableImage",
+    "decode_for",
     "decode_image",
-    "encode_jpeg",
-    "encode_png",
+    "decodes_alike",
     "read_bytes",
     "read_image",
     "read_thumbnail",
@@ -116,9 +116,23 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> Picture:
     Raises:
         UnreadableImage: not an image we decode, truncated, corrupt, or too large.
     """
-    header = read_header(data)
-    picture = _decode_jpeg(data, header, size) if header.kind == "JPEG" else _decode_other(data, header)
+    picture = decode_for(data, size)
     return picture if size is None else replace(picture, pixels=resize(picture.pixels, size))
+
+
+def decode_for(data: bytes, size: tuple[int, int] | None) -> Picture:
+    """Return the picture as `decode_image` has it before resizing: a large JPEG is decoded no larger than it needs.
+
+    Raises:
+        UnreadableImage: see `decode_image`.
+    """
+    header = read_header(data)
+    return _decode_jpeg(data, header, size) if header.kind == "JPEG" else _decode_other(data, header)
+
+
+def decodes_alike(header: ImageHeader, size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether `decode_for` gives the same pixels for both sizes."""
+    return header.kind != "JPEG" or _jpeg_flag(header, size) == _jpeg_flag(header, other)
 
 
 def read_thumbnail(path: Path, side: int) -> np.ndarray:
@@ -127,24 +141,10 @@ def read_thumbnail(path: Path, side: int) -> np.ndarray:
     Raises:
         UnreadableImage: see `read_bytes` and `decode_image`.
     """
-    data = read_bytes(path)
-    header = read_header(data)
-    picture = _decode_jpeg(data, header, (side, side)) if header.kind == "JPEG" else _decode_other(data, header)
+    picture = decode_for(read_bytes(path), (side, side))
     height, width = picture.pixels.shape[:2]
     scale = min(1.0, side / max(height, width))
     return resize(picture.pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
-
-
-def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """Return `pixels` (H, W, 3) uint8 RGB as a JPEG file of `quality` 0 to 100."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return data.tobytes()
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Return `pixels`, (H, W, 3) RGB or (H, W) grey, uint8, as a PNG file, which loses nothing."""
-    _, data = cv2.imencode(".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    return data.tobytes()
 
 
 def _decode_jpeg(data: bytes, header: ImageHeader, size: tuple[int, int] | None) -> Picture:

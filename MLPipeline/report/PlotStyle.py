@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from MLPipeline.files.AtomicFile import write_file
-from MLPipeline.images.ReadImage import encode_png
+from MLPipeline.images.EncodeImage import encode_png
 
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#777777", "#E8E8E8"
 BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE])

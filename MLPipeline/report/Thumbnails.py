@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from MLPipeline.images.EncodeImage import encode_jpeg
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ReadImage import UnreadableImage, encode_jpeg, read_thumbnail, resize
+from MLPipeline.images.ReadImage import UnreadableImage, read_thumbnail, resize
 
 SIDE = 160  # pixels: sharp enough to see why, small enough for hundreds
 QUALITY = 78
