@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from stopped_run import _struck, command, stopped  # noqa: F401  fixtures
+from trained_run import trained  # noqa: F401  a fixture
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
 from MLPipeline.images.ReadImage import cv2
