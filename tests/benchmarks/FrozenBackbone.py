@@ -65,15 +65,13 @@ def made_up_weights(model: str, folder: str) -> str:
     return f"{folder}/{model}.pth"
 
 
-def with_new_class(data: Path, copy: Path) -> Path:
-    """Return `copy`, which has what `data` has and a class more."""
-    shutil.copytree(data, copy)
+def drop_in_new_class(data: Path) -> None:
+    """Put a class folder of specimens into each split of `data`."""
     specimens = sorted((PROJECT / "Data" / "driving_license").iterdir())
     for split, number in NEW_CLASS.items():
-        (copy / split / "driving_license").mkdir()
+        (data / split / "driving_license").mkdir()
         for _ in range(number):
-            shutil.copy(specimens.pop(), copy / split / "driving_license")
-    return copy
+            shutil.copy(specimens.pop(), data / split / "driving_license")
 
 
 def main() -> None:
@@ -87,14 +85,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = "auto" if flags.model == "efficientnet_lite0" else made_up_weights(flags.model, folder)
         ours = [str(PROJECT / "Engine.py"), "--model", flags.model, "--output", f"{folder}/output"]
-        ours += ["--weights", weights, "--freeze", "backbone", "--epochs", "10", "--data"]
-        fresh, _ = run(*ours, str(flags.data))
+        data = shutil.copytree(flags.data, Path(folder) / "data")
+        ours += ["--weights", weights, "--freeze", "backbone", "--epochs", "10", "--data", str(data)]
+        fresh, _ = run(*ours)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         print(f"  ours, nothing cached: {fresh:.1f} s, {peak:.1f} GB at most (machine {machine_speed()})", flush=True)
         plain = [other_way(flags, num_images, "PlainWay.py")]
-        cached = min(run(*ours, str(flags.data))[0] for _ in range(3))
+        cached = min(run(*ours)[0] for _ in range(3))
         print(f"  ours, cached: {cached:.1f} s", flush=True)
-        more, _ = run(*ours, str(with_new_class(flags.data, Path(folder) / "data")))
+        drop_in_new_class(data)
+        more, _ = run(*ours)
         print(f"  ours, with a new class of {sum(NEW_CLASS.values())} images: {more:.1f} s", flush=True)
         plain.append(other_way(flags, num_images, "PlainWay.py"))
         fastai = other_way(flags, num_images, "FastaiWay.py", flags.fastai) if flags.fastai else None
