@@ -26,7 +26,7 @@ _DIMMED, _FULL_GLOW = 0.75, 0.45  # brightness where it is cold; the heat from w
 _IMAGES_AT_ONCE = 8
 
 
-def heat_maps(model: Classifier, images: Tensor, classes: Tensor | None = None) -> Tensor:
+def heat_maps(model: Classifier, images: Tensor, classes: Tensor | None = None, precision: str = "auto") -> Tensor:
     """Return how much each pixel speaks for a class: (B, H, W) float32 on the CPU, 0 to 1 (the hottest of its image).
 
     The activations of the last stage that still has places are summed over their channels, each weighted by how much
@@ -37,13 +37,16 @@ def heat_maps(model: Classifier, images: Tensor, classes: Tensor | None = None) 
         model: any classifier whose backbone has a stage that gives (B, K, h, w).
         images: (B, 3, H, W) uint8.
         classes: (B,) int64; by default the ones answered.
+        precision: as `--precision` has it; the activations are computed in it.
 
     Raises:
         UsageError: no stage gives a map of more than one place.
     """
     images = images.to(model.mean.device)
     with in_eval_mode(model):
-        dtype = training_dtype(images.device, model)  # ResNet50 in bf16: half the time, maps correlated by 0.9999
+        dtype = training_dtype(
+            images.device, model, precision
+        )  # ResNet50 in bf16: half the time, maps correlated by 0.9999
         with autocast(images.device, dtype):
             activations, rest = _last_map(model, images)
         with torch.enable_grad():
@@ -72,7 +75,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def explain_images(
-    model: Classifier, index: ImageIndex, positions: np.ndarray, image_size: int
+    model: Classifier, index: ImageIndex, positions: np.ndarray, image_size: int, precision: str = "auto"
 ) -> dict[int, np.ndarray]:
     """Return by position (H, W, 3) uint8 pictures with the heat of the class answered; none for a file gone since."""
     pictures: dict[int, np.ndarray] = {}
@@ -82,14 +85,14 @@ def explain_images(
     shown = list(pictures)
     for first in range(0, len(shown), _IMAGES_AT_ONCE):
         batch = shown[first : first + _IMAGES_AT_ONCE]
-        drawn = draw_heat(model, np.stack([pictures[position] for position in batch]))
+        drawn = draw_heat(model, np.stack([pictures[position] for position in batch]), precision)
         pictures |= dict(zip(batch, drawn, strict=True))
     return pictures
 
 
-def draw_heat(model: Classifier, pixels: np.ndarray) -> list[np.ndarray]:
+def draw_heat(model: Classifier, pixels: np.ndarray, precision: str = "auto") -> list[np.ndarray]:
     """Return the pictures `pixels` (B, H, W, 3) uint8 RGB with the heat of the class answered upon each."""
-    heat = heat_maps(model, torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
+    heat = heat_maps(model, torch.from_numpy(pixels).permute(0, 3, 1, 2), precision=precision).numpy()
     return [overlay(*pair) for pair in zip(pixels, heat, strict=True)]
 
 

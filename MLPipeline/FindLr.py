@@ -60,7 +60,7 @@ def find_lr(
     for step, (inputs, targets) in enumerate(progress(itertools.islice(batches, NUM_STEPS), "find-lr", NUM_STEPS)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (NUM_STEPS - 1))
         set_learning_rate(state.optimizer, rate / config.lr)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.model.zero_grad()
         with autocast(device, state.dtype):
             logits = state.model(inputs.to(device))
         loss = cross_entropy(logits.float(), targets.to(device), label_smoothing=config.label_smoothing)

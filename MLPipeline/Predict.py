@@ -127,7 +127,7 @@ def predict(
             logits = model.head(rows.to(forward.device).float()).cpu().double()
         answers = iter(_answers(card, logits, rows, topk))
         pixels = [reading.pixels for reading in batch if reading.pixels is not None]
-        pictures = iter(draw_heat(model, np.stack(pixels)) if with_heat and pixels else [])
+        pictures = iter(draw_heat(model, np.stack(pixels), precision) if with_heat and pixels else [])
         for reading in batch:
             if reading.reason:
                 yield Answer(reading.path, (), reading.reason)

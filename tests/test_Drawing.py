@@ -88,7 +88,17 @@ def test_without_a_process_it_is_drawn_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "history.png").exists()
 
 
-def test_a_new_run_does_not_wait_for_the_pictures_of_a_stopped_one(drawing: Drawing, tmp_path: Path) -> None:
+def test_what_was_begun_is_finished_when_all_ends(drawing: Drawing, tmp_path: Path) -> None:
+    for number in range(4):
+        drawing.draw("Plots.plot_history", HISTORY, tmp_path / f"{number}.png")
+    drawing.end()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number}.png" for number in range(4)]
+
+
+def test_a_new_run_does_not_wait_for_the_pictures_of_a_stopped_one(
+    drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("MLPipeline.report.Drawing._PATIENCE_S", 0.1)
     before = pid_of(drawing)
     os.kill(before, signal.SIGSTOP)
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "old.png")

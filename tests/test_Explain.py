@@ -88,6 +88,15 @@ def test_every_family_is_explained_by_its_last_map(name: str, stage: str) -> Non
     torch.testing.assert_close(heat, expected / highest.where(highest > 0, 1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_activations_are_computed_in_the_precision_asked_for(precision: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, found = build_model("resnet18", 3, SIZE).eval(), []
+    model.backbone.layer1.register_forward_hook(lambda *call: found.append(call[2].dtype))
+    heat_maps(model, torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8), precision=precision)
+    assert found == [dtype]
+
+
 def test_images_so_small_that_the_last_map_is_a_point_have_a_map_of_an_earlier_stage() -> None:
     torch.manual_seed(0)
     heat = heat_maps(build_model("efficientnet_lite0", 3, 32), torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8))

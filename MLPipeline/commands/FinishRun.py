@@ -84,7 +84,8 @@ def _heat_maps(job: Job, dataset: Dataset, scored: Sequence[SplitPredictions]) -
     worst = worst_mistakes(judged.predictions, MAX_HEAT_MAPS)
     # A core is left to the process that draws: each operation waits for its slowest thread.
     with contextlib.suppress(UsageError), threads(max(1, torch.get_num_threads() - 1)):
-        return explain_images(job.model, dataset.index, judged.positions[worst], job.config.image_size)
+        positions, config = judged.positions[worst], job.config
+        return explain_images(job.model, dataset.index, positions, config.image_size, config.precision)
     return {}
 
 

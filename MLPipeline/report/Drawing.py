@@ -5,7 +5,7 @@
     drawing.finish()                                                   # all are there, or an error says why not
 
 Where there is no such process - none was begun, none could be, it ended early - the pictures are drawn here instead.
-It ends when this one does, in whatever way: its orders come through a pipe.
+It ends with this one, in whatever way that ends, once it has drawn what it has to: its orders come through a pipe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from typing import Any, BinaryIO
 from MLPipeline.Errors import PipelineError
 
 Order = tuple[str, tuple[Any, ...]]  # "file in this folder.function", arguments without tensors
+_NO_MORE: Order = ("", ())
 
+_PATIENCE_S = 5.0
 _ROOT = Path(__file__).parents[2]
 _SERVE = f"import sys; sys.path[0] = {str(_ROOT)!r}; from MLPipeline.report.Drawing import serve; serve()"
 
@@ -92,11 +94,14 @@ class Drawing:
             raise error
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process once it has finished what it is drawing: a run that is stopped leaves no file half-written."""
         if self._process is not None:
             atexit.unregister(self.end)
-            self._process.kill()
-            self._process.communicate()
+            try:
+                self._process.communicate(timeout=_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.communicate()
             self._process = None
 
     def _draw_here(self) -> None:
@@ -113,18 +118,19 @@ def serve() -> None:
     orders: SimpleQueue[Order] = SimpleQueue()
     threading.Thread(target=_receive, args=(orders,), daemon=True).start()
     import_module("MLPipeline.report.ScorePlots")  # meanwhile
-    while True:
-        pickle.dump(_error_of(orders.get()), answers)
-        answers.flush()
+    with contextlib.suppress(BrokenPipeError):  # whoever ordered it is gone
+        while (order := orders.get()) is not _NO_MORE:
+            pickle.dump(_error_of(order), answers)
+            answers.flush()
+    os._exit(0)  # not a word about what could not be said
 
 
 def _receive(orders: SimpleQueue[Order]) -> None:
     """Take orders as they come, so that nobody waits to give one."""
-    try:
+    with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the last one may have been cut off
         while True:
             orders.put(pickle.load(sys.stdin.buffer))
-    finally:
-        os._exit(0)  # no more input: whoever wanted the pictures has them all, or is gone
+    orders.put(_NO_MORE)
 
 
 def _obey(order: Order) -> None:
@@ -136,7 +142,7 @@ def _obey(order: Order) -> None:
 def _error_of(order: Order) -> Exception | None:
     try:
         _obey(order)
-    except PipelineError as error:
+    except (PipelineError, MemoryError) as error:
         return error
     except Exception:
         return RuntimeError(traceback.format_exc())
