@@ -94,7 +94,7 @@ class Drawing:
             raise error
 
     def end(self) -> None:
-        """End the process once it has finished what it is drawing: a run that is stopped leaves no file half-written."""
+        """End the process once it has drawn what it has begun: a run that is stopped leaves no file half-written."""
         if self._process is not None:
             atexit.unregister(self.end)
             try:
