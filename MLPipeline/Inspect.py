@@ -93,7 +93,7 @@ def inspect_images(
     contents = RowStore(cache, "files", str(index.root.resolve()), (DIGEST_BYTES,), _BYTES)
     store = RowStore(cache, "fingerprints", IDENTITY, (ROW.itemsize,), _BYTES)
     with ExitStack() as opened:
-        for each in (contents, store, *([pixels] if pixels else [])):
+        for each in (contents, store, *([] if pixels is None else [pixels])):
             opened.enter_context(each.writing())
         files = _Files(index, contents, store, pixels)
         mine = np.arange(len(index))[ranks.dealt]
@@ -151,7 +151,7 @@ class _Files:
     def read(self, positions: Sequence[int]) -> list[_Finding]:
         """Read files, and decode those for whose content no row is known. Safe to call from several threads."""
         findings: list[_Finding] = []
-        rows, pixels = make_rows(self._unknown(positions, findings), self.pixels.shape[0] if self.pixels else 0)
+        rows, pixels = make_rows(self._unknown(positions, findings), 0 if self.pixels is None else self.pixels.shape[0])
         made = zip(rows, pixels, strict=True)
         for finding in findings:
             if finding.is_new:
@@ -200,9 +200,10 @@ class _Files:
         if read:
             contents = np.frombuffer(b"".join(each.content for each in read), np.uint8).reshape(len(read), -1)
             self.contents.append([each.state for each in read], contents)
-        decoded = {each.content: each.pixels for each in read if each.pixels is not None}
-        if self.pixels and (new := [content for content in decoded if self.pixels.find(content) is None]):
-            self.pixels.append(new, np.stack([decoded[content] for content in new]))
+        if self.pixels is not None:
+            decoded = {each.content: each.pixels for each in read if each.pixels is not None}
+            if new := [content for content in decoded if self.pixels.find(content) is None]:
+                self.pixels.append(new, np.stack([decoded[content] for content in new]))
 
 
 def _state(path: Path) -> bytes:

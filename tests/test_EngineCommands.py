@@ -18,9 +18,10 @@ from harness import SMALL, run, succeed
 from trained_run import Trained
 
 import Engine
+from MLPipeline import CreateDataset, Inspect
 from MLPipeline.Augment import make_augmentation
 from MLPipeline.commands import FitPhases
-from MLPipeline.images.ReadImage import UnreadableImage
+from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.report import Report
 from MLPipeline.report.Drawing import drawing
 
@@ -116,3 +117,19 @@ def test_the_samples_show_what_augmentation_does(trained: Trained, monkeypatch: 
     positions = torch.from_numpy(positions[order][: len(before)])
     expected, _ = make_augmentation("vflip,jitter")(before, torch.zeros(len(before), 1), 0, 1, positions)
     assert torch.equal(after, expected) and not torch.equal(after, before)
+
+
+def test_what_is_trained_on_pixels_opens_each_file_once(
+    tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*SMALL, "--data", make_images(tmp_path / "Data", {"cat": 12, "dog": 12}), "--output"]
+    opened: list[Path] = []
+    for module in (CreateDataset, Inspect):
+        monkeypatch.setattr(module, "read_bytes", lambda path: (opened.append(path), read_bytes(path))[1])
+    succeed([*flags, tmp_path / "kept"])
+    assert len(opened) == len(set(opened)) == 24
+    opened.clear()
+    succeed([*flags, tmp_path / "not kept", "--cache-limit", "0"])  # there is no room: decoded anew in every epoch
+    assert len(opened) > 2 * 24 and not list((tmp_path / "not kept").glob("cache/pixels-*"))
+    histories = [pd.read_csv(next(tmp_path.glob(f"{name}/001-*/history.csv"))) for name in ("kept", "not kept")]
+    assert histories[0].drop(columns="seconds").equals(histories[1].drop(columns="seconds"))
