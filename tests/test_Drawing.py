@@ -111,7 +111,8 @@ def test_a_new_run_does_not_wait_for_the_pictures_of_a_stopped_one(
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL, SIGINT to a group")
 @pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_the_process_that_began_it(signal_sent: signal.Signals) -> None:
-    code = "import time; from MLPipeline.report.Drawing import drawing"
+    code = "import signal, time; from MLPipeline.report.Drawing import drawing"
+    code += "; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs do without
     code += "; drawing.begin(); print(drawing._process.pid, flush=True)"
     parent = subprocess.Popen(
         [sys.executable, "-c", f"{code}; time.sleep(60)"],

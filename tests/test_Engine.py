@@ -85,7 +85,7 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
     assert np.allclose(shares.max(1), predictions["confidence"])
     assert metrics["baseline_accuracy"] == 3 / 8  # cat and dog are the largest, and cat comes first
     assert metrics["weights"]["kind"] == "none" and "from scratch" in metrics["weights"]["note"]
-    assert 0 < metrics["timing"]["features_s"] < metrics["timing"]["total_s"]
+    assert 0 <= metrics["timing"]["features_s"] < metrics["timing"]["total_s"]
 
 
 def test_the_validation_figures_are_those_of_the_best_epoch(trained: Trained) -> None:
