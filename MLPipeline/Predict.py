@@ -20,6 +20,7 @@ from torch import Tensor
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
 from MLPipeline.CreateDataset import Reading, read_images
+from MLPipeline.Device import threads
 from MLPipeline.Errors import DataError
 from MLPipeline.Explain import draw_heat
 from MLPipeline.fast.FastForward import FastForward
@@ -123,9 +124,10 @@ def predict(
     readings = read_images(files, card.image_size, decoding_threads(workers))
     batches = _batches(progress(readings, "predicting", len(files)), forward.batch_size, card.image_size)
     for batch, rows in forward.stream(batches):
-        with torch.inference_mode():
+        # The cores are busy with the batches to come: an operation on all of them would wait 6 ms for its threads.
+        with torch.inference_mode(), threads(1):
             logits = model.head(rows.to(forward.device).float()).cpu().double()
-        answers = iter(_answers(card, logits, rows, topk))
+            answers = iter(_answers(card, logits, rows, topk))
         pixels = [reading.pixels for reading in batch if reading.pixels is not None]
         pictures = iter(draw_heat(model, np.stack(pixels), precision) if with_heat and pixels else [])
         for reading in batch:
