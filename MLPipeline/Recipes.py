@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from MLPipeline.Config import flag_name
 from MLPipeline.Errors import UsageError, did_you_mean
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -32,7 +33,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 32,
         "epochs": 5,
     },
-    # Two convolutions on CIFAR-10. Its text allows Adam, too: then a rate of 0.001, for at 0.01 it gets stuck.
+    # Two convolutions on CIFAR-10. Its text allows Adam, too, which gets its own usual rate: at 0.01 it gets stuck.
     "cifar10": {
         "data": Path("cifar10"),
         "model": "cnn",
@@ -78,12 +79,22 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def recipe(name: str) -> dict[str, Any]:
-    """Return the settings of the recipe called `name`, by their names in `Config`.
+def recipe(name: str, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the recipe called `name` under those that are `stated`, by their names in `Config`.
+
+    Its learning rate is for its optimizer: with another one stated, the rate is left open.
 
     Raises:
         UsageError: there is no such recipe.
     """
     if name not in RECIPES:
         raise UsageError(f"--recipe {name}: no such recipe", did_you_mean(name, RECIPES))
-    return dict(RECIPES[name])
+    chosen = dict(RECIPES[name])
+    if (stated.get("optimizer", chosen.get("optimizer")) == "sgd") != (chosen.get("optimizer") == "sgd"):
+        chosen.pop("lr", None)
+    return chosen | dict(stated)
+
+
+def flags_of(name: str) -> str:
+    """Return what the recipe called `name` stands for, as one would type it."""
+    return " ".join(f"{flag_name(key)} {value}" for key, value in RECIPES[name].items())

@@ -20,9 +20,9 @@ LEVELS = (
     "Rendezvous",
     "Distributed",
     "images/ReadAhead",
-    "Augment  Classifier  Config  Device  Evaluate  Head  Recipes  WholeBatch  commands/Signals  files/AtomicFile"
+    "Augment  Classifier  Config  Device  Evaluate  Head  WholeBatch  commands/Signals  files/AtomicFile"
     "  files/SafeLoad  images/ImageHeader  report/Drawing",
-    "*_Model  Calibrate  Optimizer  Study  Unknown  audit/Judgement  commands/Console  fast/FastForward"
+    "*_Model  Calibrate  Optimizer  Recipes  Study  Unknown  audit/Judgement  commands/Console  fast/FastForward"
     "  files/Cache  files/Download  files/SafeCsv  files/SafeSave  files/SortedCopies  images/ReadImage"
     "  report/Page",
     "Models  TrainState  Weights  audit/LabelSuspects  audit/LearningCurve  files/CacheLimit  files/CsvStream"

@@ -11,7 +11,7 @@ from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
 from MLPipeline.Models import find_model
 from MLPipeline.Phases import plan, resolve
-from MLPipeline.Recipes import RECIPES
+from MLPipeline.Recipes import RECIPES, flags_of
 
 
 def settings(*argv: str) -> Config:
@@ -35,6 +35,38 @@ def test_a_recipe_can_be_run(name: str) -> None:
 def test_flags_win() -> None:
     config = settings("cifar10", "--optimizer", "adam", "--lr", "0.001", "--epochs", "3")
     assert (config.optimizer, config.lr, config.epochs, config.batch_size) == ("adam", 0.001, 3, 20)
+
+
+@pytest.mark.parametrize(
+    ("words", "lr", "is_told"),
+    [
+        (("cifar10",), 0.01, False),
+        (("cifar10", "--optimizer", "adam"), 0.001, True),  # at SGD's rate it gets stuck
+        (("cifar10-best", "--optimizer", "adamw"), 0.001, True),
+        (("documents", "--optimizer", "adamw"), 0.001, False),
+        (("documents", "--optimizer", "sgd"), 0.01, True),
+        (("tenclass", "--optimizer", "sgd"), 0.01, True),
+        (("cifar10", "--optimizer", "adam", "--lr", "0.02"), 0.02, False),
+    ],
+)
+def test_an_optimizer_gets_a_rate_that_suits_it(
+    words: tuple[str, ...], lr: float, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(*words)
+    assert resolve(config, find_model(config.model)).lr == lr
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.startswith(f"{' '.join(words[1:])}: at --lr {lr:g}, ") for text in said] == [True] * is_told
+
+
+def test_without_a_recipe_too() -> None:
+    config = parse(["--model", "cnn", "--optimizer", "adam"])[1]
+    assert resolve(config, find_model("cnn")).lr == 0.001
+
+
+def test_a_recipe_says_what_it_stands_for() -> None:
+    assert flags_of("documents") == (
+        "--model resnet50 --image-size 200 --freeze backbone --optimizer adam --lr 0.001 --batch-size 8 --epochs 10"
+    )
 
 
 def test_a_misspelt_recipe_is_named() -> None:

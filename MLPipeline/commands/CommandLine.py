@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
     if "resume" in values:
         values = _resumed(values)
     elif "recipe" in values:
-        values = recipe(values["recipe"]) | values
+        values = recipe(values["recipe"], values)
     elif "config" in values:
         values = read_settings(values["config"]) | values
     return verb, Config(**values)

@@ -24,6 +24,7 @@ from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadImage import UnreadableImage, read_image
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.Judge import SplitPredictions
+from MLPipeline.Recipes import flags_of
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Names import drawable
@@ -110,6 +111,7 @@ def summary_lines(index: ImageIndex, config: Config, weights: WeightsReport, dev
     start = {"imagenet": "ImageNet weights", "file": "weights of a file", "none": "random weights"}[weights.kind]
     trained = {"backbone": "the head is trained", "none": "every layer is trained"}
     return [
+        *([f"recipe   {config.recipe} stands for {flags_of(config.recipe)}"] if config.recipe else []),
         f"images   {len(index.classes)} classes in {index.root}: {sizes}",
         f"model    {config.model} with {start}; {trained.get(str(config.freeze), f'layers after {config.freeze}')}",
         *([f"         {weights.note}"] if weights.kind == "none" and config.weights != "none" else []),
