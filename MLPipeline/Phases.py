@@ -84,7 +84,7 @@ def _suit_rate(config: Config, defaults: Mapping[str, Any]) -> Config:
     if stated is None or config.lr is not None or (stated == "sgd") == (default == "sgd"):
         return config
     logger.warning(
-        "--optimizer %s: at --lr %g, for the default rate is one for %s", stated, USUAL_RATES[stated], default
+        "--optimizer %s: at --lr %g, the default rate is one for %s", stated, USUAL_RATES[stated], default
     )
     return replace(config, lr=USUAL_RATES[stated])
 
