@@ -6,6 +6,7 @@
 
 Where there is no such process - none was begun, none could be, it ended early - the pictures are drawn here instead.
 It ends with this one, in whatever way that ends, once it has drawn what it has to: its orders come through a pipe.
+What is pickled travels between the two alone, and no file or network has a say in it.
 """
 
 from __future__ import annotations
