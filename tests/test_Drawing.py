@@ -43,9 +43,9 @@ def test_another_process_draws_the_same(drawing: Drawing, tmp_path: Path) -> Non
     assert (tmp_path / "there.png").read_bytes() == (tmp_path / "here.png").read_bytes()
 
 
-def test_it_does_so_without_torch_and_prints_what_it_likes(drawing: Drawing, tmp_path: Path) -> None:
+def test_it_does_so_without_torch_and_outlives_a_bug_of_ours(drawing: Drawing, tmp_path: Path) -> None:
     pid = pid_of(drawing)
-    drawing.draw("Drawing.print", "a library says")  # `print` is no function of that file, so a bug of ours
+    drawing.draw("Drawing.print", "there is no such function in that file")
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "there.png")
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*'MLPipeline.report.Drawing' has no attribute 'print'"):
         drawing.finish()
