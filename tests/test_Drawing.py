@@ -95,6 +95,16 @@ def test_what_was_begun_is_finished_when_all_ends(drawing: Drawing, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number}.png" for number in range(4)]
 
 
+def test_after_a_failure_nothing_more_is_written(drawing: Drawing, tmp_path: Path) -> None:
+    for number in range(4):
+        drawing.draw("Plots.plot_history", HISTORY, tmp_path / f"{number}.png")
+    drawing.abandon()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert not any(name.startswith(".") for name in before)
+    time.sleep(0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_a_new_run_does_not_wait_for_the_pictures_of_a_stopped_one(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +112,7 @@ def test_a_new_run_does_not_wait_for_the_pictures_of_a_stopped_one(
     before = pid_of(drawing)
     os.kill(before, signal.SIGSTOP)
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "old.png")
+    drawing.abandon()
     drawing.begin()
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "new.png")
     drawing.finish()

@@ -13,6 +13,7 @@ from MLPipeline.commands.Signals import Interrupted, stop_signals
 from MLPipeline.Config import Config
 from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import DivergedError, PipelineError, ResourceError, is_out_of_memory
+from MLPipeline.report.Drawing import drawing
 
 SHARED_VERBS = ("train", "evaluate", "predict")  # what several ranks do together; rank 0 does the others alone
 
@@ -55,3 +56,5 @@ def run_command(argv: list[str], find: Callable[[str], Command]) -> int:
         traceback.print_exc()
         fail(f"{type(error).__name__}: {error}. This is a bug of ours: please report it with the lines above")
         return 1
+    finally:
+        drawing.abandon()  # of a run that was stopped or failed: finished ones have waited for their pictures

@@ -43,10 +43,7 @@ class Drawing:
         self._unanswered: deque[Order] = deque()
 
     def begin(self) -> None:
-        """Start the process, unless it is there and idle."""
-        if self._unanswered:  # by a run that was stopped
-            self._unanswered.clear()
-            self.end()
+        """Start the process, unless it is there."""
         if self._process is not None:
             return
         # A session of its own: Ctrl-C in the terminal is for this process, which then tells it.
@@ -94,8 +91,14 @@ class Drawing:
         for error in filter(None, errors):
             raise error
 
+    def abandon(self) -> None:
+        """Nobody will wait for what is still ordered: once this returns, nothing more is written."""
+        if self._unanswered:
+            self._unanswered.clear()
+            self.end()
+
     def end(self) -> None:
-        """End the process once it has drawn what it has begun: a run that is stopped leaves no file half-written."""
+        """End the process once it has drawn what it was told to: a run that is stopped leaves no file half-written."""
         if self._process is not None:
             atexit.unregister(self.end)
             try:
