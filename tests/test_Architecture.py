@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file imports only from rows above its own. A new file gets a place here: think where it belongs.
 LEVELS = (
     "Balance  Errors  Intervals  audit/Folds  audit/LinearHead  audit/OddImages  augment/KeyedDraws"
-    "  augment/Pixels  fast/Compile  fast/FuseConvolutions  report/Charts  report/Environment"
+    "  augment/Pixels  fast/Compile  fast/FuseConvolutions  fast/PostponeDynamo  report/Charts  report/Environment"
     "  report/MatrixView  report/Names  report/Scores",
     "Rendezvous",
     "Distributed",
@@ -29,9 +29,9 @@ LEVELS = (
     "  files/RunFolder  images/EncodeImage  images/Fingerprint  images/ImageWalk  images/Likeness",
     "Checkpoint  Comparison  NamedData  Resume  audit/Shortcuts  commands/CommandLine  commands/ListRuns"
     "  images/ScanFolders  report/PlotStyle  report/Thumbnails  report/Verdict",
-    "CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage  report/Plots",
+    "CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage  report/FindLrPlot  report/Plots",
     "Duplicates  KnownRows  FindLr  Rows  Train  commands/CompareRuns  commands/Overview  report/ScorePlots",
-    "Features  report/FindLrPlot  Tune",
+    "Features  Tune",
     "Judge  audit/Findings  report/TunePlot",
     "Phases  Predict  audit/Audit  commands/Job  commands/Main  report/Gallery",
     "audit/AuditPage  commands/PredictImages  commands/Prepare  commands/ShowRates  report/Report  report/RunPage",

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from harness import succeed
+from matplotlib import colormaps
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from MLPipeline.Checkpoint import load_checkpoint
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Errors import UsageError
-from MLPipeline.Explain import draw_heat, explain_images, heat_maps, overlay
+from MLPipeline.Explain import _colours, draw_heat, explain_images, heat_maps, overlay
 from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import scan_folders
 from MLPipeline.Models import build_model
@@ -128,6 +129,11 @@ def test_the_model_comes_out_as_it_went_in(freeze: str) -> None:
     assert all(one[0] is two[0] and one[1] is two[1] for one, two in zip(trained, after, strict=True))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(images, before) and torch.is_grad_enabled()
+
+
+def test_the_colours_are_those_of_inferno() -> None:
+    inferno = 255 * colormaps["inferno"](np.linspace(0.25, 1, 256))[:, :3]
+    assert np.abs(_colours() - inferno).max() < 5
 
 
 def test_in_the_picture_colour_is_heat() -> None:

@@ -70,10 +70,10 @@ def test_model_and_result_do_not_depend_on_what_was_drawn_before() -> None:
 
 def test_the_picture_marks_the_suggestion(tmp_path: Path) -> None:
     found = find_lr(linear(), batches(*noisy_points(), batch_size=8, seed=0), settings(), CPU)
-    figure = find_lr_figure(found)
+    figure = find_lr_figure(found.rates, found.losses, found.suggested)
     curve, mark = figure.axes[0].lines
     assert list(curve.get_ydata()) == found.losses and mark.get_xdata()[0] == found.suggested
-    plot_find_lr(found, tmp_path / "lr.png")
+    plot_find_lr(found.rates, found.losses, found.suggested, tmp_path / "lr.png")
     assert (tmp_path / "lr.png").stat().st_size > 5_000
 
 

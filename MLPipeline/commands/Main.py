@@ -13,6 +13,7 @@ from MLPipeline.commands.Signals import Interrupted, stop_signals
 from MLPipeline.Config import Config
 from MLPipeline.Distributed import ranks
 from MLPipeline.Errors import DivergedError, PipelineError, ResourceError, is_out_of_memory
+from MLPipeline.fast.PostponeDynamo import postpone_dynamo
 from MLPipeline.report.Drawing import drawing
 
 SHARED_VERBS = ("train", "evaluate", "predict")  # what several ranks do together; rank 0 does the others alone
@@ -25,6 +26,7 @@ def run_command(argv: list[str], find: Callable[[str], Command]) -> int:
 
     0 ok, 1 our bug, 2 user or data, 3 environment, 4 diverged, 5 a gate missed, 130 Ctrl-C, 143 SIGTERM.
     """
+    postpone_dynamo()
     open_console()
     stop_signals.install()
     try:

@@ -11,7 +11,7 @@ from MLPipeline.Features import extract
 from MLPipeline.FindLr import find_lr
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 from MLPipeline.Inspect import Inspection
-from MLPipeline.report.FindLrPlot import plot_find_lr
+from MLPipeline.report.Drawing import drawing
 
 
 def show_rates(
@@ -24,6 +24,7 @@ def show_rates(
     train = dataset.batches(TRAIN, config.batch_size, config.seed)
     found = find_lr(part, train, config, device, progress)
     picture = config.output / "find_lr.png"
-    plot_find_lr(found, picture)
+    drawing.draw("FindLrPlot.plot_find_lr", found.rates, found.losses, found.suggested, picture)
+    drawing.finish()
     say(f"suggested --lr {found.suggested:g}: a tenth of the rate at which the loss was lowest")
     say(f"picture   {picture}")

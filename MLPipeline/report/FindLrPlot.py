@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from MLPipeline.FindLr import RangeTest
 from MLPipeline.report.PlotStyle import BLUE, GREY, ORANGE, save_figure, styled
 
 
-def plot_find_lr(found: RangeTest, path: Path) -> None:
+def plot_find_lr(rates: Sequence[float], losses: Sequence[float], suggested: float, path: Path) -> None:
     """Save `find_lr_figure` as PNG."""
-    save_figure(find_lr_figure(found), path)
+    save_figure(find_lr_figure(rates, losses, suggested), path)
 
 
 @styled
-def find_lr_figure(found: RangeTest) -> Figure:
-    """Return the loss over the rising learning rate; the suggested rate is marked."""
+def find_lr_figure(rates: Sequence[float], losses: Sequence[float], suggested: float) -> Figure:
+    """Return the loss over the rising learning rate; the suggested one is marked."""
     figure = Figure(figsize=(6, 3.6))
     axes = figure.subplots()
-    axes.plot(found.rates, found.losses, color=BLUE, linewidth=1.8)
-    axes.axvline(found.suggested, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.plot(rates, losses, color=BLUE, linewidth=1.8)
+    axes.axvline(suggested, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set(title="Range test", xlabel="Learning rate", ylabel="Training loss, running mean", xscale="log")
     axes.xaxis.set_major_formatter("{x:g}")  # the default writes formulas, which our style does not read
     axes.minorticks_off()
-    axes.set_title(f"suggested: {found.suggested:g}", loc="right", color=GREY, fontsize=9, weight="normal")
+    axes.set_title(f"suggested: {suggested:g}", loc="right", color=GREY, fontsize=9, weight="normal")
     return figure
