@@ -65,7 +65,8 @@ def test_fused_in_fp32_is_the_network_itself(name: str, size: int) -> None:
     with torch.inference_mode():
         expected = model.backbone(inputs)
         before = frozen_hash(model)
-        fused = fuse(model.backbone, torch.float32, inputs)
+        fused, outputs = fuse(model.backbone, torch.float32, inputs)
+        assert torch.equal(outputs, fused(inputs))
         assert any(isinstance(module, FusedConvolution) for module in fused.modules())
         assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
         torch.testing.assert_close(fused(inputs), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
@@ -78,13 +79,14 @@ def test_sums_branches_and_reused_layers_survive_fusing() -> None:
     network, inputs = Branches().eval(), torch.randn(2, 3, 9, 9)
     network.norm.running_mean = torch.randn(4)
     with torch.inference_mode():
-        torch.testing.assert_close(fuse(network, torch.float32, inputs)(inputs), network(inputs), rtol=1e-4, atol=1e-5)
+        _, outputs = fuse(network, torch.float32, inputs)
+        torch.testing.assert_close(outputs, network(inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_traced_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     network = Untraceable()
     with caplog.at_level(logging.INFO):
-        assert fuse(network, torch.float32, torch.ones(1, 3, 8, 8)) is network
+        assert fuse(network, torch.float32, torch.ones(1, 3, 8, 8))[0] is network
     assert "cannot be fused" in caplog.text
 
 

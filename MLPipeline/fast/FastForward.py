@@ -7,10 +7,9 @@ that agrees with fp32's on a few drawn images.
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -25,6 +24,7 @@ from MLPipeline.fast.FuseConvolutions import fuse
 
 _MIN_COSINE = 0.999
 _MOST_EXACT_STAGES = 3
+_NUM_DRAWN = 4  # each twice makes the batch of a CPU, for which weights are laid out
 _LARGEST = torch.finfo(torch.float16).max
 
 Item = TypeVar("Item")
@@ -97,33 +97,45 @@ class _Cast(nn.Module):
 def _choose_network(model: Classifier, image_size: int, precision: str) -> nn.Module:
     """Return the frozen stages, from normalised float32 images on, in the fastest form that is exact enough."""
     frozen = model.backbone[: model.num_frozen_stages].eval()
-    images = model.normalize(_drawn_images(image_size).to(model.mean.device))
+    images = model.normalize(_drawn_images(_NUM_DRAWN, image_size).to(model.mean.device))
     exact = frozen(images).flatten(1).cpu().double()  # Apple's GPU has no float64
-    dtypes = fast_dtypes(model.mean.device, precision)
-    # Rounding hurts most near the image, where a value is the sum of few: EfficientNet-Lite0 all in bf16 has a cosine
-    # of 0.9936 on the worst of 64 photographs, with its first two stages in fp32 0.9990 (mean 0.9997).
-    for dtype, num_exact in itertools.product(dtypes, range(_MOST_EXACT_STAGES + 1)):
-        network = _assemble(frozen, num_exact, dtype, images)
-        similarity = cosine_similarity(network(images).flatten(1).cpu().double(), exact).mean().item()
-        if similarity > _MIN_COSINE or precision != "auto":
-            return network
-        logger.info("%s after %d exact stages not used: cosine %.4f", dtype, num_exact, similarity)
+    for dtype in fast_dtypes(model.mean.device, precision):
+        for num_exact, (network, rows) in enumerate(_candidates(frozen, dtype, torch.cat([images, images]))):
+            similarity = cosine_similarity(rows[:_NUM_DRAWN].flatten(1).cpu().double(), exact).mean().item()
+            if similarity > _MIN_COSINE or precision != "auto":
+                return network
+            logger.info("%s after %d exact stages not used: cosine %.4f", dtype, num_exact, similarity)
     return frozen
 
 
-def _assemble(frozen: nn.Sequential, num_exact: int, dtype: torch.dtype, images: Tensor) -> nn.Module:
-    """Return the stages with the first `num_exact` in fp32 and the others in `dtype`."""
-    stages = copy.deepcopy(frozen).to(memory_format=torch.channels_last)
-    first = fuse(stages[:num_exact], torch.float32, images) if num_exact else nn.Identity()
-    return nn.Sequential(first, _Cast(dtype), fuse(stages[num_exact:], dtype, first(images)))
+def _candidates(frozen: nn.Sequential, dtype: torch.dtype, images: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Yield the stages in `dtype` and what they make of `images`; then with one, two, ... of the first in fp32.
+
+    Rounding hurts most near the image, where a value is the sum of few: EfficientNet-Lite0 all in bf16 has a cosine
+    of 0.9936 on the worst of 64 photographs, with its first two stages in fp32 0.9990 (mean 0.9997).
+    """
+    rounded, exact, rows, activations = [], [], images.to(dtype), images
+    for stage in frozen:
+        fused, rows = fuse(_copied(stage), dtype, rows)
+        rounded.append(fused)
+    yield nn.Sequential(_Cast(dtype), *rounded), rows
+    for number, stage in enumerate(frozen[:_MOST_EXACT_STAGES], start=1):
+        fused, activations = fuse(_copied(stage), torch.float32, activations)
+        exact.append(fused)
+        rest = nn.Sequential(_Cast(dtype), *rounded[number:])
+        yield nn.Sequential(*exact, *rest), rest(activations)
 
 
-def _drawn_images(size: int) -> Tensor:
-    """Return images (8, 3, size, size) uint8 of random blots upon blots, as rough as photographs; always the same."""
+def _copied(stage: nn.Module) -> nn.Module:
+    return copy.deepcopy(stage).to(memory_format=torch.channels_last)
+
+
+def _drawn_images(number: int, size: int) -> Tensor:
+    """Return images (B, 3, size, size) uint8 of random blots upon blots, as rough as photographs; always the same."""
     draw = torch.Generator().manual_seed(0)
-    images = torch.zeros(8, 3, size, size)
+    images = torch.zeros(number, 3, size, size)
     for cells in (2, 4, 8, 16, 32, 64, 128):
-        blots = torch.randn(8, 3, cells, cells, generator=draw) / cells**0.7
+        blots = torch.randn(number, 3, cells, cells, generator=draw) / cells**0.7
         images += interpolate(blots, size, mode="bicubic")
     darkest, brightest = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     return (255 * (images - darkest) / (brightest - darkest)).to(torch.uint8)

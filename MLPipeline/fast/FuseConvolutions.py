@@ -30,20 +30,20 @@ _IDLE_IN_EVAL = (nn.Dropout, nn.Identity, StochasticDepth)
 logger = logging.getLogger(__name__)
 
 
-def fuse(network: nn.Module, dtype: torch.dtype, sample: Tensor) -> nn.Module:
+def fuse(network: nn.Module, dtype: torch.dtype, sample: Tensor) -> tuple[nn.Module, Tensor]:
     """Return a module that computes in `dtype` what the fp32 `network` does in eval mode; it may take its tensors.
 
-    Where it cannot be rewritten, the network itself comes back; `sample` (B, 3, H, W) is run once, to find out.
+    Where it cannot be rewritten, the network itself comes back. Beside it comes what it makes of `sample` (B, ...).
     """
-    if sample.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return network.to(dtype)
-    try:
-        fused = _rewrite(network, dtype)  # folds in fp32: rounding BatchNorm's constants too would double the error
-        fused(sample.to(dtype))
-    except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
-        logger.info("network runs as it is, for it cannot be fused: %s", error)
-        return network.to(dtype)
-    return fused
+    sample = sample.to(dtype)
+    if sample.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        try:
+            fused = _rewrite(network, dtype)  # folds in fp32: rounding BatchNorm's constants too would double the error
+            return fused, fused(sample)
+        except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
+            logger.info("network runs as it is, for it cannot be fused: %s", error)
+    network.to(dtype)
+    return network, network(sample)
 
 
 class FusedConvolution(nn.Module):
