@@ -8,7 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from MLPipeline.audit import LinearHead
 from MLPipeline.audit.Folds import assign_folds
-from MLPipeline.audit.LinearHead import Sums, sum_up
+from MLPipeline.audit.LinearHead import Sums, head_of_few, sum_up
 from tests.audit_cases import NUM_CLASSES, clusters
 
 
@@ -54,9 +54,24 @@ def test_a_class_without_images_is_never_the_answer() -> None:
     assert np.isneginf(logits[:, 2]).all() and set(logits.argmax(axis=1)) == {0, 1, 3}
 
 
+@pytest.mark.parametrize("number", [NUM_CLASSES, 30, 90])
+def test_few_images_lead_to_the_same_answers_by_the_shorter_way(number: int) -> None:
+    features, labels = clusters(number + 10)
+    wide = np.tile(features, 40) + np.random.default_rng(0).normal(size=(number + 10, 40 * features.shape[1]))
+    wide, labels = wide.astype(np.float16), np.where(labels == 2, 0, labels)  # class 2 has no images
+    chosen, rows = np.arange(number), wide[number:].astype(np.float32)
+    short = head_of_few(wide, labels, NUM_CLASSES, chosen).logits(rows)
+    long = sum_up(wide, labels, NUM_CLASSES, chosen).head().logits(rows)
+    assert wide.shape[1] > number and np.isneginf(short[:, 2]).all()
+    kept = [0, 1, 3]
+    assert np.allclose(short[:, kept], long[:, kept], rtol=1e-3, atol=1e-3 * np.abs(long[:, kept]).max())
+
+
 def test_features_that_are_all_alike_make_no_trouble() -> None:
     labels = np.arange(40) % NUM_CLASSES
-    assert np.isfinite(sums_of(np.ones((40, 5), np.float32), labels).head().logits(np.ones((1, 5)))).all()
+    alike = np.ones((40, 5), np.float32)
+    for head in (sums_of(alike, labels).head(), head_of_few(alike, labels, NUM_CLASSES, np.arange(40))):
+        assert np.isfinite(head.logits(np.ones((1, 5)))).all()
 
 
 def test_one_image_of_each_class_is_enough() -> None:

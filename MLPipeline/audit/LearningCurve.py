@@ -10,13 +10,13 @@ Checked by hiding half of the images and foretelling the accuracy with all of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from MLPipeline.audit.Folds import assign_folds
 from MLPipeline.audit.Judgement import Forecast, LearningCurve
-from MLPipeline.audit.LinearHead import sum_up
+from MLPipeline.audit.LinearHead import LinearHead, head_of_few, sum_up
 
 SHARES = np.array([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
 GROWTH = 2  # "twice as many"
@@ -67,13 +67,26 @@ def _repeats(
         for fold in range(NUM_FOLDS):
             train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             shells = _shells(labels[train], shares, np.random.default_rng([seed, number, fold]))
-            rows, hits, sums = np.asarray(features[test], np.float32), [], None
-            for shell in range(len(shares)):
-                added = sum_up(features, labels, num_classes, train[shells == shell])
-                sums = added if sums is None else sums + added
-                is_right = sums.head().logits(rows).argmax(axis=1) == labels[test]
+            rows, hits = np.asarray(features[test], np.float32), []
+            for head in _heads(features, labels, num_classes, [train[shells == k] for k in range(len(shares))]):
+                is_right = head.logits(rows).argmax(axis=1) == labels[test]
                 hits.append(_with_total(labels[test][is_right], num_classes))
             yield np.stack(hits), _with_total(labels[test], num_classes)
+
+
+def _heads(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, shells: Sequence[np.ndarray]
+) -> Iterator[LinearHead]:
+    """Yield what is learnt from the first of `shells`, from the first two, and so on."""
+    sums = None
+    for number, shell in enumerate(shells, start=1):
+        chosen = np.concatenate(shells[:number])
+        if len(chosen) < features.shape[1]:
+            yield head_of_few(features, labels, num_classes, chosen)
+            continue
+        added = sum_up(features, labels, num_classes, chosen if sums is None else shell)
+        sums = added if sums is None else sums + added
+        yield sums.head()
 
 
 def _shells(labels: np.ndarray, shares: np.ndarray, draw: np.random.Generator) -> np.ndarray:

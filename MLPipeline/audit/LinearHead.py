@@ -46,18 +46,29 @@ class Sums:
 
     def head(self) -> LinearHead:
         """Return the classifier learnt from these images; a class without any is never its answer."""
-        number, means = self.counts.sum(), self.features / np.maximum(self.counts, 1)[:, None]
+        number, means = self.counts.sum(), _means(self.counts, self.features)
         covariance = self.products - self.features.T @ means
         covariance *= (1 - SHRINKAGE) / number
         diagonal = covariance.reshape(-1)[:: len(covariance) + 1]
-        # With an image or two per class nothing varies within classes, and only rounding errors are left.
-        least = 1e-3 * np.trace(self.products) / (len(covariance) * number)
-        diagonal += max(diagonal.mean() * SHRINKAGE / (1 - SHRINKAGE), least) or 1.0
-        factor = torch.linalg.cholesky(torch.from_numpy(covariance))  # half the time of NumPy's general solver
-        weights = torch.cholesky_solve(torch.from_numpy(means.T), factor).numpy()
-        with np.errstate(divide="ignore"):
-            prior = np.log(self.counts / number).astype(np.float32)
-        return LinearHead(weights, prior - (means.T * weights).sum(0) / 2)
+        diagonal += _roundness(diagonal.mean(), np.trace(self.products) / (len(covariance) * number))
+        return _discriminant(self.counts, means, _solve(covariance, means.T))
+
+
+def head_of_few(features: np.ndarray, labels: np.ndarray, num_classes: int, chosen: np.ndarray) -> LinearHead:
+    """Return what `sum_up(...).head()` does, sooner where fewer images are `chosen` than there are features.
+
+    It is solved among the images (Woodbury's identity): a matrix of M x M in place of D x D.
+    """
+    rows = np.asarray(features[chosen], np.float32)
+    one_hot = np.eye(num_classes, dtype=np.float32)[labels[chosen]]
+    counts, (number, size) = one_hot.sum(0), rows.shape
+    means = _means(counts, one_hot.T @ rows)
+    centred = (rows - means[labels[chosen]]) * np.float32(np.sqrt((1 - SHRINKAGE) / number))
+    roundness = _roundness((centred**2).sum() / size, (rows**2).sum() / (size * number))
+    products = centred @ centred.T
+    products.reshape(-1)[:: number + 1] += roundness
+    weights = (means.T - centred.T @ _solve(products, centred @ means.T)) / roundness
+    return _discriminant(counts, means, weights)
 
 
 def sum_up(features: np.ndarray, labels: np.ndarray, num_classes: int, chosen: np.ndarray) -> Sums:
@@ -70,3 +81,24 @@ def sum_up(features: np.ndarray, labels: np.ndarray, num_classes: int, chosen: n
         one_hot = np.eye(num_classes, dtype=np.float32)[labels[part]]
         sums += Sums(one_hot.sum(0), one_hot.T @ rows, rows.T @ rows)
     return sums
+
+
+def _means(counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    return sums / np.maximum(counts, 1)[:, None]
+
+
+def _roundness(variance: float, power: float) -> np.float32:
+    """Return what the diagonal gains, from the mean `variance` of a feature, already shrunken, and its mean square."""
+    # With an image or two per class nothing varies within classes, and only rounding errors are left.
+    return np.float32(max(variance * SHRINKAGE / (1 - SHRINKAGE), 1e-3 * power) or 1.0)
+
+
+def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    factor = torch.linalg.cholesky(torch.from_numpy(matrix))  # half the time of NumPy's general solver
+    return torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
+
+
+def _discriminant(counts: np.ndarray, means: np.ndarray, weights: np.ndarray) -> LinearHead:
+    with np.errstate(divide="ignore"):
+        prior = np.log(counts / counts.sum()).astype(np.float32)
+    return LinearHead(weights, prior - (means.T * weights).sum(0) / 2)
