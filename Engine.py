@@ -75,8 +75,8 @@ def train(config: Config) -> None:
     config = with_data(config)
     index = list_images(config)
     model, config, weights = build(config, len(index.classes))
-    index, inspection = inspect_and_split(index, model, config)
     model.to(device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
+    index, inspection = inspect_and_split(index, model, config)
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
     with open_run(config) as run:

@@ -6,33 +6,26 @@ with none, the decoded pixels (H, W, 3). Training reads rows and does not care w
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from MLPipeline.Augment import Augmentation
 from MLPipeline.Classifier import Classifier
+from MLPipeline.Computation import Computation
 from MLPipeline.CreateDataset import Augment, Batches, Reading, read_images
-from MLPipeline.Device import fast_dtypes
 from MLPipeline.Distributed import ranks
-from MLPipeline.fast.FastForward import FastForward, forward_batch
 from MLPipeline.files.Cache import RowStore, digest
 from MLPipeline.files.CacheLimit import has_room
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
-from MLPipeline.images.ReadImage import DECODER
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 from MLPipeline.KnownRows import Found, KnownRows
 from MLPipeline.Rows import CachedRows, FileRows
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ def extract(
         DataError: a class has no readable training image.
         ResourceError: the cache cannot be written.
     """
-    compute = _Computation(model, image_size, precision)
+    compute = Computation(model, image_size, precision)
     positions, workers = np.flatnonzero(index.splits >= 0), decoding_threads(workers)
     views = _make_room(cache, compute, index, views, cache_limit)
     if compute.keeps_nothing:
@@ -133,7 +126,7 @@ def extract(
     return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
 
 
-def _make_room(cache: Path, compute: _Computation, index: ImageIndex, views: Views, limit: float) -> Views:
+def _make_room(cache: Path, compute: Computation, index: ImageIndex, views: Views, limit: float) -> Views:
     """Return the views that are stored; where all rows find no room, pixels are kept instead, or else nothing."""
 
     def fits(views: Views) -> bool:  # as rank 0 finds, which makes the room
@@ -153,7 +146,7 @@ def _at_once(store: RowStore) -> int:
 
 
 def _compute(
-    compute: _Computation, known: KnownRows, readings: Iterable[tuple[int, Reading]], views: Views, view: int
+    compute: Computation, known: KnownRows, readings: Iterable[tuple[int, Reading]], views: Views, view: int
 ) -> None:
     """Compute the rows of one view that are not in the store yet."""
     batches = _in_view(known.to_compute(readings, compute.batch_size, view), views, view)
@@ -167,58 +160,3 @@ def _in_view(
 ) -> Iterator[tuple[Found, np.ndarray]]:
     for images, pixels in batches:
         yield images, views.apply(pixels, [reading.key for _, reading in images], view) if view else pixels
-
-
-class _Computation:
-    """Pixels (B, H, W, 3) -> the rows to keep, and all that these depend on."""
-
-    def __init__(self, model: Classifier, image_size: int, precision: str) -> None:
-        self.model, self.image_size, self.precision = model, image_size, precision
-        self.keeps_nothing = False
-        self.keep_pixels()
-        if model.num_frozen_stages:
-            self.batch_size = forward_batch(model.mean.device)
-            # The numbers depend on the processor too: it decides on the number format.
-            machine = f"{precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
-            self.kind, self._identity = "features", f"{image_size} {DECODER} {machine} {frozen_hash(model)}"
-            with torch.inference_mode():
-                blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
-                self._row_shape = tuple(model.frozen_features(blank).shape[1:])
-
-    def keep_pixels(self) -> None:
-        """Compute nothing: a row is a decoded image."""
-        self.kind, self.batch_size = "pixels", 1  # nothing to gain where there is nothing to compute
-
-    def label(self, view: int) -> str:
-        """Return what is being computed, for a progress bar."""
-        return f"{self.kind}, view {view}" if view else self.kind
-
-    def store(self, cache: Path) -> RowStore:
-        """Return where the rows are kept."""
-        if self.kind == "pixels":
-            return pixel_store(cache, self.image_size)
-        return RowStore(cache, self.kind, self._identity, self._row_shape, np.dtype(np.float16))
-
-    def stream(self, batches: Iterator[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
-        """Yield the batches with rows (B, ...) in place of their pixels, in order."""
-        if self.kind == "pixels" or (first := next(batches, None)) is None:
-            yield from batches  # where the cache has all rows, no network is made ready
-            return
-        forward = FastForward(self.model, self.image_size, self.precision)
-        for item, rows in forward.stream(itertools.chain([first], batches)):
-            yield item, rows.numpy()
-
-
-def pixel_store(cache: Path, image_size: int) -> RowStore:
-    """Return where decoded images (image_size, image_size, 3) uint8 are kept for what is trained on pixels."""
-    return RowStore(cache, "pixels", f"{image_size} {DECODER}", (image_size, image_size, 3), np.dtype(np.uint8))
-
-
-def frozen_hash(model: Classifier) -> str:
-    """Return a hash of everything the frozen stages compute with: structure, parameters, buffers, normalisation."""
-    state = hashlib.blake2b(digest_size=16)
-    frozen = model.backbone[: model.num_frozen_stages]
-    state.update(str(frozen).encode())
-    for tensor in (model.mean, model.std, *frozen.state_dict().values()):
-        state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return state.hexdigest()

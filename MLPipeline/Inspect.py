@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -33,6 +34,7 @@ MAX_VANISHED = 0.01  # share of the files that may disappear between the scan an
 _BYTES = np.dtype(np.uint8)
 _HANDED_OVER = 256  # findings of a rank that wait to be written
 _AT_ONCE = 16  # files a thread takes: the fewer the hands, the less they wait for the interpreter
+_BYTES_AT_ONCE = 2**22  # of decoded pixels, if these are kept
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Inspection:
     numbers: np.ndarray  # (N,) int32 row of each image; -1: the file could not even be opened
     unopened: dict[int, str]  # position -> why
     num_read: int  # files that were read; the others had not changed
+    seconds: float  # that it took
 
     @property
     def is_readable(self) -> np.ndarray:
@@ -71,49 +74,8 @@ class Inspection:
         return self.unopened[position] if number < 0 else self.rows["note"][number].decode()
 
 
-def inspect_images(
-    index: ImageIndex,
-    cache: Path,
-    workers: int = 1,
-    verify: bool = False,
-    progress: Progress = no_progress,
-    pixels: RowStore | None = None,
-) -> Inspection:
-    """Return what is known of each image of `index`; files are read where they changed, or all of them to `verify`.
-
-    What is decoded goes into the store of `pixels` (S, S, 3), too, if there is one: training need not decode it again.
-
-    A file has changed if its size, its times or its inode have: the same bytes at another place are read again, too.
-    Of several ranks, each reads its share, and rank 0 writes.
-
-    Raises:
-        DataError: no image can be read, or more than 1 % have vanished since the scan.
-        ResourceError: the cache cannot be written.
-    """
-    contents = RowStore(cache, "files", str(index.root.resolve()), (DIGEST_BYTES,), _BYTES)
-    store = RowStore(cache, "fingerprints", IDENTITY, (ROW.itemsize,), _BYTES)
-    with ExitStack() as opened:
-        for each in (contents, store, *([] if pixels is None else [pixels])):
-            opened.enter_context(each.writing())
-        files = _Files(index, contents, store, pixels)
-        mine = np.arange(len(index))[ranks.dealt]
-        changed = mine if verify else files.recall(mine)
-        chunks = [changed[first : first + _AT_ONCE].tolist() for first in range(0, len(changed), _AT_ONCE)]
-        findings: Iterator[_Finding] = chain.from_iterable(read_ahead(files.read, chunks, workers))
-        if len(changed):
-            findings = iter(progress(findings, "inspecting", len(changed)))
-        for finding in ranks.in_step(findings, len(changed), _HANDED_OVER, files.hand_over):
-            files.findings.append(finding)
-        files.share()
-        rows = store.rows().view(ROW)[:, 0]
-        (num_read,) = ranks.sum(len(changed))
-    inspection = Inspection(_prints(rows, files.numbers), rows, files.numbers, files.unopened, int(num_read))
-    _check(index, inspection)
-    return inspection
-
-
 @dataclass
-class _Finding:
+class Finding:
     """What reading one file has come to."""
 
     position: int
@@ -121,7 +83,7 @@ class _Finding:
     content: bytes = b""  # digest of its bytes
     number: int | None = None  # of the row that the store has already
     row: np.ndarray | None = None  # or the row made
-    pixels: np.ndarray | None = None  # decoded on the way
+    pixels: np.ndarray | None = None  # (S, S, 3) uint8 RGB, if they were wanted and it is new
     error: str = ""  # or why it could not be opened
 
     @property
@@ -130,14 +92,67 @@ class _Finding:
         return not self.error and self.number is None
 
 
+class Keeper(Protocol):
+    """What becomes of the pictures that are decoded, squares of `image_size` pixels."""
+
+    image_size: int
+
+    def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """Yield the findings as they come, and do with their pixels what is to be done."""
+
+
+def inspect_images(
+    index: ImageIndex,
+    cache: Path,
+    workers: int = 1,
+    verify: bool = False,
+    progress: Progress = no_progress,
+    keeper: Keeper | None = None,
+) -> Inspection:
+    """Return what is known of each image of `index`; files are read where they changed, or all of them to `verify`.
+
+    What is decoded goes through the hands of `keeper`, if there is one: training need not decode it again.
+
+    A file has changed if its size, its times or its inode have: the same bytes at another place are read again, too.
+    Of several ranks, each reads its share, and rank 0 writes.
+
+    Raises:
+        DataError: no image can be read, or more than 1 % have vanished since the scan.
+        ResourceError: the cache cannot be written.
+    """
+    start = time.perf_counter()
+    contents = RowStore(cache, "files", str(index.root.resolve()), (DIGEST_BYTES,), _BYTES)
+    store = RowStore(cache, "fingerprints", IDENTITY, (ROW.itemsize,), _BYTES)
+    with contents.writing(), store.writing():
+        files = _Files(index, contents, store, keeper.image_size if keeper else 0)
+        mine = np.arange(len(index))[ranks.dealt]
+        changed = mine if verify else files.recall(mine)
+        chunks = [changed[first : first + files.at_once].tolist() for first in range(0, len(changed), files.at_once)]
+        findings: Iterator[Finding] = chain.from_iterable(read_ahead(files.read, chunks, workers))
+        if keeper:
+            findings = keeper.keep(findings)
+        if len(changed):
+            findings = iter(progress(findings, "inspecting", len(changed)))
+        for finding in ranks.in_step(findings, len(changed), _HANDED_OVER, files.hand_over):
+            files.findings.append(finding)
+        files.share()
+        rows = store.rows().view(ROW)[:, 0]
+        (num_read,) = ranks.sum(len(changed))
+    prints, seconds = _prints(rows, files.numbers), time.perf_counter() - start
+    inspection = Inspection(prints, rows, files.numbers, files.unopened, int(num_read), seconds)
+    _check(index, inspection)
+    return inspection
+
+
 class _Files:
     """The files of an index, and the rows that are known of them."""
 
-    def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore, pixels: RowStore | None) -> None:
-        self.index, self.contents, self.store, self.pixels = index, contents, store, pixels
+    def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore, image_size: int) -> None:
+        self.index, self.contents, self.store, self.image_size = index, contents, store, image_size
+        self.at_once = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // (3 * image_size**2 or 1)))
         self.numbers = np.full(len(index), -1, np.int32)
         self.unopened: dict[int, str] = {}
-        self.findings: list[_Finding] = []  # that rank 0 does not know of yet
+        self.findings: list[Finding] = []  # that rank 0 does not know of yet
 
     def recall(self, positions: np.ndarray) -> np.ndarray:
         """Find the rows of the files that have not changed; return the positions (M,) of the others."""
@@ -148,17 +163,17 @@ class _Files:
             self.numbers[position] = -1 if number is None else number
         return positions[self.numbers[positions] < 0]
 
-    def read(self, positions: Sequence[int]) -> list[_Finding]:
+    def read(self, positions: Sequence[int]) -> list[Finding]:
         """Read files, and decode those for whose content no row is known. Safe to call from several threads."""
-        findings: list[_Finding] = []
-        rows, pixels = make_rows(self._unknown(positions, findings), 0 if self.pixels is None else self.pixels.shape[0])
+        findings: list[Finding] = []
+        rows, pixels = make_rows(self._unknown(positions, findings), self.image_size)
         made = zip(rows, pixels, strict=True)
         for finding in findings:
             if finding.is_new:
                 finding.row, finding.pixels = next(made)
         return findings
 
-    def _unknown(self, positions: Sequence[int], findings: list[_Finding]) -> Iterator[bytes]:
+    def _unknown(self, positions: Sequence[int], findings: list[Finding]) -> Iterator[bytes]:
         """Yield the content of those files whose rows are to be made, one at a time; add a finding for each file."""
         for position in positions:
             path = self.index.path(position)
@@ -166,10 +181,10 @@ class _Files:
             try:
                 data = read_bytes(path)
             except UnreadableImage as error:
-                findings.append(_Finding(position, error=error.reason))
+                findings.append(Finding(position, error=error.reason))
                 continue
             content = digest(data)
-            findings.append(_Finding(position, state, content, self.store.find(content)))
+            findings.append(Finding(position, state, content, self.store.find(content)))
             if findings[-1].is_new:
                 yield data
 
@@ -186,7 +201,7 @@ class _Files:
         ranks.share_numbers(self.numbers)
         self.unopened = ranks.from_first(self.unopened)
 
-    def _keep(self, findings: Sequence[_Finding]) -> None:
+    def _keep(self, findings: Sequence[Finding]) -> None:
         """Remember what reading files has come to, in this run and the next."""
         self.unopened |= {each.position: each.error for each in findings if each.error}
         read = [each for each in findings if not each.error]
@@ -200,10 +215,6 @@ class _Files:
         if read:
             contents = np.frombuffer(b"".join(each.content for each in read), np.uint8).reshape(len(read), -1)
             self.contents.append([each.state for each in read], contents)
-        if self.pixels is not None:
-            decoded = {each.content: each.pixels for each in read if each.pixels is not None}
-            if new := [content for content in decoded if self.pixels.find(content) is None]:
-                self.pixels.append(new, np.stack([decoded[content] for content in new]))
 
 
 def _state(path: Path) -> bytes:

@@ -29,8 +29,10 @@ LEVELS = (
     "  files/RunFolder  images/EncodeImage  images/Fingerprint  images/ImageWalk  images/Likeness",
     "Checkpoint  Comparison  NamedData  Resume  audit/Shortcuts  commands/CommandLine  commands/ListRuns"
     "  images/ScanFolders  report/PlotStyle  report/Thumbnails  report/Verdict",
-    "CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage  report/FindLrPlot  report/Plots",
-    "Duplicates  KnownRows  FindLr  Rows  Train  commands/CompareRuns  commands/Overview  report/ScorePlots",
+    "Computation  CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage"
+    "  report/FindLrPlot  report/Plots",
+    "DecodeOnce  Duplicates  KnownRows  FindLr  Rows  Train  commands/CompareRuns  commands/Overview"
+    "  report/ScorePlots",
     "Features  Tune",
     "Judge  audit/Findings  report/TunePlot",
     "Phases  Predict  audit/Audit  commands/Job  commands/Main  report/Gallery",

@@ -15,12 +15,10 @@ from duplicate_cases import encode, row_of, scene
 
 from MLPipeline import Inspect
 from MLPipeline.Errors import DataError, ResourceError
-from MLPipeline.Features import pixel_store
 from MLPipeline.files import Cache
 from MLPipeline.files.Cache import digest
 from MLPipeline.images.Fingerprint import KINDS, ROW, make_rows
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import ImageIndex, scan_folders
 from MLPipeline.Inspect import Inspection, inspect_images
 
@@ -205,17 +203,3 @@ def test_rows_that_the_store_has_packed_meanwhile_are_found(data, monkeypatch):
     first = inspect_images(index, data.parent / "cache", verify=True)
     assert first.prints["digest"][:4].tolist() == first.prints["digest"][8:].tolist()
     assert np.array_equal(inspect(data)[1].prints, first.prints) and inspect(data)[1].num_read == 0
-
-
-def test_what_is_decoded_is_kept_for_training(data, monkeypatch):
-    (data / "dog" / "0.jpg").write_bytes(b"no picture")
-    (data / "dog" / "1.jpg").write_bytes((data / "cat" / "1.jpg").read_bytes())
-    index, store = scan_folders(data), pixel_store(data.parent / "cache", 40)
-    inspection = inspect_images(index, data.parent / "cache", 2, pixels=store)
-    rows = store.rows()
-    assert len(rows) == 6  # of eight files one is unreadable, and two are the same
-    for position in np.flatnonzero(inspection.is_readable).tolist():
-        number = store.find(inspection.prints["digest"][position].tobytes())
-        assert np.array_equal(rows[number], read_image(index.path(position), (40, 40)).pixels)
-    inspect_images(index, data.parent / "cache", 2, verify=True, pixels=store)
-    assert len(store.rows()) == 6

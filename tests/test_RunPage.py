@@ -37,7 +37,7 @@ def test_the_first_words_answer_how_good_and_how_sure(content: ReportContent, tm
     assert "95 % interval 71.9 % to 96.1 %" in text and "always the largest class 33.3 %" in text
     assert "Weakest class cat 67 % found, most often taken for dog" in text
     assert "Weights at the start ImageNet a package" in text and "Trained on 6 images 3 classes" in text
-    assert "Time taken 1 min 15 s 1 min 0 s of it for the frozen layers" in text
+    assert "Time taken 1 min 15 s 1 min 0 s of it for reading the images and for the frozen layers" in text
     assert "Trained from scratch" not in text and "not finished" not in text
 
 

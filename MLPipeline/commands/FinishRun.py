@@ -49,7 +49,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     write_results(job.run.path, dataset.index, scored, metrics, job.history, config.image_size)
     heat_maps = _heat_maps(job, dataset, scored)
     total_s = round(time.perf_counter() - job.start, 2)
-    timing = {"features_s": job.features_s, "total_s": total_s}
+    timing = {"features_s": round(job.inspection.seconds + job.features_s, 2), "total_s": total_s}
     notes = job.inspection.notes(job.index)
     content = ReportContent(
         config, job.weights, dataset.index, notes, job.history, scored, metrics, timing, heat_maps=heat_maps

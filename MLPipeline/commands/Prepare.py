@@ -8,13 +8,12 @@ import torch
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.commands.Console import note, progress
+from MLPipeline.Computation import Computation
 from MLPipeline.Config import DEFAULT_DATA, Config
+from MLPipeline.DecodeOnce import RowKeeper
 from MLPipeline.Distributed import ranks
 from MLPipeline.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
 from MLPipeline.Errors import UsageError
-from MLPipeline.Features import pixel_store
-from MLPipeline.files.Cache import RowStore
-from MLPipeline.files.CacheLimit import has_room
 from MLPipeline.files.RunFolder import check_output
 from MLPipeline.Fixes import apply_fixes
 from MLPipeline.Head import make_head
@@ -23,7 +22,7 @@ from MLPipeline.images.ScanFolders import VAL, ImageIndex, scan_folders
 from MLPipeline.Inspect import Inspection, inspect_images
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.NamedData import named_data
-from MLPipeline.Phases import resolve
+from MLPipeline.Phases import plan, resolve
 from MLPipeline.SplitImages import split_images, split_record
 from MLPipeline.Weights import WeightsReport, load_weights
 
@@ -50,11 +49,20 @@ def list_images(config: Config) -> ImageIndex:
 def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> tuple[ImageIndex, Inspection]:
     """Return the index with each image in a split or unusable, and what is known of each.
 
-    Pictures that show the same stay on one side of the split. What `model` will be trained on as pixels is kept.
+    Pictures that show the same stay on one side of the split. What training will read of each image is made on the way.
     """
     cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
-    pixels = _room_for_pixels(index, model, config)
-    inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, pixels)
+    model.freeze(plan(config, find_model(config.model))[0].config.freeze)  # as the first phase reads them
+    keeper = RowKeeper(
+        config.image_size,
+        lambda: Computation(model, config.image_size, config.precision),
+        cache,
+        len(index),
+        config.cache_limit,
+    )
+    alone = keeper if ranks.size == 1 else None  # several ranks share out the images anew for that
+    inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
+    model.freeze(config.freeze)
     pairs = find_duplicates(inspection, cache)
     groups = group_images(index, inspection, pairs, config.group)
     find_conflicts(index, pairs)
@@ -65,14 +73,6 @@ def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> t
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
     find_leaks(index, groups)  # of the user's own split folders, or where a new picture joins two old ones
     return index, inspection
-
-
-def _room_for_pixels(index: ImageIndex, model: Classifier, config: Config) -> RowStore | None:
-    """Return where the pixels of all images go; None where training reads features, or where there is no room."""
-    if ranks.size > 1 or model.num_frozen_stages:
-        return None
-    store = pixel_store(config.output / "cache", config.image_size)
-    return store if has_room(config.output / "cache", store, len(index), config.cache_limit) else None
 
 
 def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:

@@ -78,14 +78,15 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     model, resolved, weights = build(replace(config, **ON_FEATURES), len(index.classes))
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
-    index, inspection = inspect_and_split(index, model, config)
+    device = choose_device(config.device)
+    index, inspection = inspect_and_split(index, model.to(device), resolved)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):
         raise UsageError("--val-fraction: leaves no images to choose by", "Give one above 0, such as 0.15")
-    device, digests = choose_device(config.device), inspection.prints["digest"]
+    digests = inspection.prints["digest"]
     dataset = extract(
-        model.to(device),
+        model,
         index,
         resolved.image_size,
         config.output / "cache",

@@ -19,6 +19,7 @@ from MLPipeline.images.ReadImage import (
     UnreadableImage,
     cv2,
     decode_for,
+    decode_image,
     decodes_alike,
     resize,
 )
@@ -73,8 +74,8 @@ IDENTITY = f"{FORMAT} {ROW.descr} {SIDE} {DECODER}"  # all that a row depends on
 def make_rows(files: Iterable[bytes], image_size: int = 0) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """Return the rows (B,) ROW of image files, given as bytes, readable or not; and their pixels, decoded on the way.
 
-    These are (image_size, image_size, 3) uint8, the same as `decode_image` gives; None where they are not wanted, where
-    the file is unreadable, or where they take a finer decoding than the fingerprint.
+    These are (image_size, image_size, 3) uint8, the same as `decode_image` gives; None where they are not wanted, or
+    the file is unreadable.
     """
     made = [_make_row(data, image_size) for data in files]
     rows = np.array([row for row, _, _ in made], ROW)
@@ -102,8 +103,20 @@ def _make_row(data: bytes, image_size: int) -> tuple[np.ndarray, np.ndarray | No
     squeezed = resize(picture.pixels, side)
     record["sharpness"] = _variance(cv2.Laplacian(cv2.cvtColor(squeezed, cv2.COLOR_RGB2GRAY), cv2.CV_16S))
     small = cv2.blur(squeezed, (3, 3))[1::3, 1::3]  # what INTER_AREA makes of it, in a third of the time
-    is_fine = bool(image_size) and decodes_alike(picture.header, side, wanted)
-    return row, small, resize(picture.pixels, wanted) if is_fine else None
+    if not image_size:
+        return row, small, None
+    return (
+        row,
+        small,
+        resize(picture.pixels, wanted) if decodes_alike(picture.header, side, wanted) else _decoded(data, wanted),
+    )
+
+
+def _decoded(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+    try:
+        return decode_image(data, size).pixels
+    except UnreadableImage:
+        return None
 
 
 def _describe_file(record: np.ndarray, picture: Picture) -> None:

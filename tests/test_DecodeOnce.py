@@ -1,0 +1,103 @@
+"""What inspection decodes becomes the rows that training reads: bit for bit those that `extract` makes of the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from duplicate_cases import encode, scene
+from made_up_net import build
+
+from MLPipeline.Classifier import Classifier
+from MLPipeline.Computation import Computation
+from MLPipeline.DecodeOnce import RowKeeper
+from MLPipeline.Features import Dataset, extract
+from MLPipeline.images.ScanFolders import scan_folders
+from MLPipeline.Inspect import Inspection, inspect_images
+from MLPipeline.SplitImages import split_images, without
+
+SIZE = 40
+UNREADABLE, COPY = 12, 13  # positions
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two classes of twelve; of the dogs inspection decodes half the size, training an eighth."""
+    for label, (name, side) in enumerate((("cat", 60), ("dog", 400))):
+        (tmp_path / "Data" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = encode(scene(20 * label + number, side, side))
+            (tmp_path / "Data" / name / f"{number:02}.jpg").write_bytes(picture)
+    (tmp_path / "Data" / "dog" / "00.jpg").write_bytes(b"no picture")
+    (tmp_path / "Data" / "dog" / "01.jpg").write_bytes((tmp_path / "Data" / "cat" / "01.jpg").read_bytes())
+    return tmp_path / "Data"
+
+
+def a_model(freeze: str) -> Classifier:
+    torch.manual_seed(3)
+    model = build(2)
+    model.freeze(freeze)
+    return model.eval()
+
+
+def look(data: Path, model: Classifier, cache: Path, limit: float = np.inf, verify: bool = False) -> Inspection:
+    keeper = RowKeeper(SIZE, lambda: Computation(model, SIZE, "fp32"), cache, 24, limit)
+    return inspect_images(scan_folders(data), cache, 2, verify, keeper=keeper)
+
+
+def rows(data: Path, model: Classifier, cache: Path, inspection: Inspection, limit: float = np.inf) -> Dataset:
+    index = without(split_images(scan_folders(data), 0, 0, seed=0), [UNREADABLE])
+    digests = inspection.prints["digest"]
+    return extract(model, index, SIZE, cache, "fp32", 2, contents=digests, cache_limit=limit)
+
+
+@pytest.mark.parametrize("freeze", ["backbone", "one", "none"])
+def test_the_rows_are_there_when_training_asks_for_them(data: Path, tmp_path: Path, freeze: str) -> None:
+    model, chosen = a_model(freeze), np.delete(np.arange(24), UNREADABLE)
+    inspection = look(data, model, tmp_path / "kept")
+    kept = rows(data, model, tmp_path / "kept", inspection)
+    made = rows(data, model, tmp_path / "made", inspect_images(scan_folders(data), tmp_path / "made"))
+    assert (kept.num_computed, made.num_computed) == (0, 23)
+    assert torch.equal(kept.rows.take(chosen), made.rows.take(chosen))
+    assert not torch.equal(kept.rows.take(chosen[:1]), kept.rows.take(chosen[-1:]))
+    assert torch.equal(kept.rows.take(np.array([1])), kept.rows.take(np.array([COPY])))
+    assert not inspection.is_readable[UNREADABLE]
+
+
+def test_looking_again_makes_no_row_twice(data: Path, tmp_path: Path) -> None:
+    model = a_model("backbone")
+    look(data, model, tmp_path)
+    stored = {path: path.stat().st_size for path in tmp_path.glob("features-*/rows.bin")}
+    assert look(data, model, tmp_path, verify=True).num_read == 24
+    assert {path: path.stat().st_size for path in tmp_path.glob("features-*/rows.bin")} == stored and len(stored) == 1
+
+
+def test_where_no_file_is_read_nothing_is_made_ready(data: Path, tmp_path: Path) -> None:
+    def refuse() -> Computation:
+        raise AssertionError("there is nothing to compute")
+
+    look(data, a_model("backbone"), tmp_path)
+    keeper = RowKeeper(SIZE, refuse, tmp_path, 24, np.inf)
+    assert inspect_images(scan_folders(data), tmp_path, 2, keeper=keeper).num_read == 0
+
+
+def test_without_room_for_all_none_is_kept(data: Path, tmp_path: Path) -> None:
+    model, limit = a_model("none"), 20 * 3 * SIZE**2 / 10**9  # GB, for 20 of 24
+    inspection = look(data, model, tmp_path, limit)
+    assert inspection.num_read == 24 and not list(tmp_path.glob("pixels-*"))
+
+
+def test_a_picture_is_let_go_once_its_row_is_made(data: Path, tmp_path: Path) -> None:
+    model, held = a_model("backbone"), []
+
+    class Watched(RowKeeper):
+        def keep(self, findings):  # type: ignore[no-untyped-def]
+            for finding in super().keep(findings):
+                held.append(finding.pixels)
+                yield finding
+
+    keeper = Watched(SIZE, lambda: Computation(model, SIZE, "fp32"), tmp_path, 24, np.inf)
+    inspect_images(scan_folders(data), tmp_path, 2, keeper=keeper)
+    assert held == [None] * 24
