@@ -81,7 +81,12 @@ class Classifier(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return float `(B, 3, H, W)` with zero mean and unit deviation over ImageNet, from uint8 0 to 255."""
-        return (images - self.mean) / self.std
+        if images.dtype != torch.uint8 or not images.is_contiguous(memory_format=torch.channels_last):
+            return (images - self.mean) / self.std
+        # The same sums, row by row as they lie in memory: a third of the time.
+        rows = images.permute(0, 2, 3, 1).flatten(2).float()  # (B, H, 3 W)
+        mean, std = (each.flatten().repeat(images.shape[3]) for each in (self.mean, self.std))
+        return rows.sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features `(B, D)` of `images` `(B, 3, H, W)`: what the head decides from."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MLPipeline.Computation import Computation
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.files.CacheLimit import has_room
 from MLPipeline.Inspect import Finding
+
+if TYPE_CHECKING:  # which loads torch: an audit where nothing changed does without
+    from MLPipeline.Computation import Computation
 
 _MOST_AT_ONCE = 4096  # findings without a picture that wait for one with
 
@@ -23,15 +26,20 @@ class RowKeeper:
 
     Args:
         image_size: side of the decoded squares.
-        computation: what makes the rows; called for the first picture only, so that nothing is loaded where there is
-            none.
+        computation: gives what makes the rows, or None for no rows; called for the first picture, so that nothing is
+            loaded where there is none.
         cache: the folder of the stores.
         num_images: how many there may be in all: where the cache has no room for so many rows, none is made.
         cache_limit: GB that the cache may take.
     """
 
     def __init__(
-        self, image_size: int, computation: Callable[[], Computation], cache: Path, num_images: int, cache_limit: float
+        self,
+        image_size: int,
+        computation: Callable[[], Computation | None],
+        cache: Path,
+        num_images: int,
+        cache_limit: float = np.inf,
     ) -> None:
         self.image_size, self.cache = image_size, cache
         self._computation, self._num_images, self._cache_limit = computation, num_images, cache_limit
@@ -46,6 +54,9 @@ class RowKeeper:
         if first is None:
             return
         findings, compute = chain([first], findings), self._computation()
+        if compute is None:
+            yield from findings
+            return
         store = compute.store(self.cache)
         if not has_room(self.cache, store, self._num_images, self._cache_limit):
             yield from findings

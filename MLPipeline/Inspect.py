@@ -46,7 +46,7 @@ class Inspection:
     numbers: np.ndarray  # (N,) int32 row of each image; -1: the file could not even be opened
     unopened: dict[int, str]  # position -> why
     num_read: int  # files that were read; the others had not changed
-    seconds: float  # that it took
+    seconds: float = 0.0  # that it took
 
     @property
     def is_readable(self) -> np.ndarray:
@@ -129,8 +129,7 @@ def inspect_images(
         changed = mine if verify else files.recall(mine)
         chunks = [changed[first : first + files.at_once].tolist() for first in range(0, len(changed), files.at_once)]
         findings: Iterator[Finding] = chain.from_iterable(read_ahead(files.read, chunks, workers))
-        if keeper:
-            findings = keeper.keep(findings)
+        findings = keeper.keep(findings) if keeper else findings
         if len(changed):
             findings = iter(progress(findings, "inspecting", len(changed)))
         for finding in ranks.in_step(findings, len(changed), _HANDED_OVER, files.hand_over):

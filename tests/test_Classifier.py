@@ -113,3 +113,13 @@ def test_features_of_frozen_stages_are_the_same_in_training() -> None:
     first = model.train().frozen_features(images())
     assert torch.equal(first, model.frozen_features(images()))
     torch.testing.assert_close(first[:1], model.frozen_features(images()[:1]))  # no image sees its neighbours
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 3, 1, 1), (3, 3, 1, 4)])
+def test_the_layout_in_memory_changes_no_bit_of_the_normalised_images(shape: tuple[int, ...]) -> None:
+    model, images = make(), torch.randint(0, 256, shape, dtype=torch.uint8)
+    rows_first = images.contiguous(memory_format=torch.channels_last)
+    expected = (images.float() - model.mean) / model.std
+    assert torch.equal(model.normalize(images), expected) and torch.equal(model.normalize(rows_first), expected)
+    assert torch.equal(model.normalize(images.float()), expected)
+    assert model.normalize(rows_first).is_contiguous(memory_format=torch.channels_last)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from MLPipeline.Classifier import Classifier
+from MLPipeline.Computation import frozen_hash
 from MLPipeline.fast.FastForward import FastForward
 from MLPipeline.fast.FuseConvolutions import FusedConvolution, fuse
-from MLPipeline.Features import frozen_hash
 from MLPipeline.images.ReadImage import read_image
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.Weights import load_weights

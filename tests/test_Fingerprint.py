@@ -50,17 +50,17 @@ def test_an_image_has_the_same_row_in_any_company():
 
 
 @pytest.mark.parametrize(
-    "data, sides",
+    "data",
     [  # decoded at a half for the fingerprint, the large photo is too coarse for 400 and too fine for 16 and 64
-        (encode(scene(0, 900, 700)), {200}),
-        (encode(scene(0, 30, 20), ".png"), {16, 64, 200, 400}),
-        (encode(scene(0))[:-2], {200, 400}),
+        encode(scene(0, 900, 700)),
+        encode(scene(0, 30, 20), ".png"),
+        encode(scene(0))[:-2],
     ],
 )
-def test_pixels_are_those_of_the_reader_or_none(data, sides):
-    made = {side: make_rows([data], side)[1][0] for side in (16, 64, 200, 400)}
-    assert {side for side, pixels in made.items() if pixels is not None} == sides
-    assert all(np.array_equal(made[side], decode_image(data, (side, side)).pixels) for side in sides)
+def test_pixels_are_those_of_the_reader(data):
+    for side in (16, 64, 200, 400):
+        (pixels,) = make_rows([data], side)[1]
+        assert np.array_equal(pixels, decode_image(data, (side, side)).pixels)
     assert make_rows([data, b""])[1] == [None, None] == make_rows([b"", b"x"], 64)[1]
 
 

@@ -6,16 +6,20 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from harness import Outcome, refuse, run, succeed
 
+from MLPipeline.commands import TuneHead
 from MLPipeline.commands.CommandLine import parse
 from MLPipeline.commands.TuneHead import training_command
 from MLPipeline.Config import Config
+from MLPipeline.Features import Dataset, extract
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
 from MLPipeline.Tune import Search
 
 MakeImages = Callable[..., Path]
@@ -33,8 +37,20 @@ def flags(images: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def tuned(flags: list[str]) -> Outcome:
-    return succeed(["tune", *LITE, *flags, "--minutes", "0.1"])
+def given() -> list[Dataset]:
+    """What the search was given."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def tuned(flags: list[str], given: list[Dataset]) -> Iterator[Outcome]:
+    def watched(*arguments: Any) -> Dataset:
+        given.append(extract(*arguments))
+        return given[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TuneHead, "extract", watched)
+        yield succeed(["tune", *LITE, *flags, "--minutes", "0.1"])
 
 
 def found(flags: list[str]) -> tuple[Path, pd.DataFrame]:
@@ -43,10 +59,11 @@ def found(flags: list[str]) -> tuple[Path, pd.DataFrame]:
     return folder, pd.read_csv(folder / "trials.csv")
 
 
-def test_it_says_what_is_searched_and_what_stays_unseen(tuned: Outcome, flags: list[str]) -> None:
+def test_it_says_what_is_searched_and_what_stays_unseen(tuned: Outcome, given: list[Dataset]) -> None:
     assert "24 training, 6 validation; 6 test images stay unseen" in tuned.out
-    (rows,) = (Path(flags[3]) / "cache").glob("features-*/keys.bin")
-    assert rows.stat().st_size == 20 * 30  # 16 bytes and a CRC each: not one of a test image
+    (dataset,) = given
+    assert [len(dataset.index.positions(split)) for split in (TRAIN, VAL, TEST)] == [24, 6, 0]
+    assert (dataset.rows.numbers[:, 0] >= 0).sum() == 30  # it knows where the row of no test image is
 
 
 def test_ten_trials_are_shown_the_best_first(tuned: Outcome, flags: list[str]) -> None:

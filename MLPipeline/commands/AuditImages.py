@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from MLPipeline.audit.Judgement import Judgement, judgement_file, read_judgement
 from MLPipeline.audit.Shortcuts import find_shortcuts, metadata_signals
 from MLPipeline.commands.Console import note, progress, say
 from MLPipeline.Config import DEFAULT_DATA, Config
+from MLPipeline.DecodeOnce import RowKeeper
 from MLPipeline.Duplicates import find_duplicates, group_images
 from MLPipeline.Errors import GateMissedError, ResourceError
 from MLPipeline.files.RunFolder import check_output
@@ -36,6 +38,10 @@ from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex, scan_folders
 from MLPipeline.Inspect import Inspection, inspect_images
 from MLPipeline.NamedData import named_data
+
+if TYPE_CHECKING:  # these load torch
+    from MLPipeline.Classifier import Classifier
+    from MLPipeline.Computation import Computation
 
 NETWORK, IMAGE_SIZE = "efficientnet_lite0", 200  # its weights need no network, and `train` uses the same features
 MAX_IMAGES = {"cpu": 30_000, "gpu": 300_000}  # whose features take minutes to make, and 1.5 GB of memory
@@ -57,7 +63,9 @@ def audit_images(config: Config) -> None:
     if config.fixes:
         index = apply_fixes(index, config.fixes)
     workers = decoding_threads(config.workers)
-    inspection = inspect_images(index, config.output / "cache", workers, config.verify, progress)
+    inspection = inspect_images(
+        index, config.output / "cache", workers, config.verify, progress, _keeper(config, index)
+    )
     pairs = find_duplicates(inspection, config.output / "cache")
     groups = group_images(index, inspection, pairs, config.group)
     facts, findings = describe(index, inspection), find_faults(index, inspection, pairs, groups)
@@ -111,30 +119,50 @@ def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np
     return judgement
 
 
+def _keeper(config: Config, index: ImageIndex) -> RowKeeper:
+    """Return what makes the features while the files are inspected; where none is read, it does not load torch."""
+
+    def computation() -> Computation | None:
+        from MLPipeline.Computation import Computation
+
+        try:
+            model = _network(config.device, len(index.classes), len(index))
+        except ResourceError:  # which is said where the features are missed
+            return None
+        return Computation(model, IMAGE_SIZE, config.precision)
+
+    return RowKeeper(IMAGE_SIZE, computation, config.output / "cache", len(index))
+
+
 def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions (M,) of the images that can be read, and their features (M, D).
 
     Raises:
         ResourceError: there is no network for them, or it would take long.
     """
-    from MLPipeline.Device import choose_device
     from MLPipeline.Features import extract
+
+    model = _network(config.device, len(index.classes), int(inspection.is_readable.sum()))
+    readable = replace(index, splits=np.where(inspection.is_readable, TRAIN, UNSPLIT).astype(np.int8))
+    contents, cache = inspection.prints["digest"], config.output / "cache"
+    dataset = extract(model, readable, IMAGE_SIZE, cache, config.precision, config.workers, progress, contents)
+    positions = dataset.index.positions(TRAIN)
+    return positions, dataset.rows.take(positions, 0).numpy()
+
+
+def _network(device_name: str, num_classes: int, num_images: int) -> Classifier:
+    """Return the network for the features, or raise ResourceError."""
+    from MLPipeline.Device import choose_device
     from MLPipeline.Models import build_model, find_model
     from MLPipeline.Weights import load_weights
 
-    device, number = choose_device(config.device), int(inspection.is_readable.sum())
-    if number > MAX_IMAGES["cpu" if device.type == "cpu" else "gpu"]:
-        raise ResourceError(f"{number:,} images are many for {device.type.upper()}", "Give fewer")
-    model = build_model(NETWORK, len(index.classes), IMAGE_SIZE)
+    device = choose_device(device_name)
+    if num_images > MAX_IMAGES["cpu" if device.type == "cpu" else "gpu"]:
+        raise ResourceError(f"{num_images:,} images are many for {device.type.upper()}", "Give fewer")
+    model = build_model(NETWORK, num_classes, IMAGE_SIZE)
     load_weights(model, find_model(NETWORK), "imagenet")
     model.freeze("backbone")
-    readable = replace(index, splits=np.where(inspection.is_readable, TRAIN, UNSPLIT).astype(np.int8))
-    contents, cache = inspection.prints["digest"], config.output / "cache"
-    dataset = extract(
-        model.to(device), readable, IMAGE_SIZE, cache, config.precision, config.workers, progress, contents
-    )
-    positions = dataset.index.positions(TRAIN)
-    return positions, dataset.rows.take(positions, 0).numpy()
+    return model.to(device)
 
 
 def _fixes(index: ImageIndex, judgement: Judgement) -> list[Fix]:
