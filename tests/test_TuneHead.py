@@ -44,8 +44,8 @@ def given() -> list[Dataset]:
 
 @pytest.fixture(scope="module")
 def tuned(flags: list[str], given: list[Dataset]) -> Iterator[Outcome]:
-    def watched(*arguments: Any) -> Dataset:
-        given.append(extract(*arguments))
+    def watched(*arguments: Any, **named: Any) -> Dataset:
+        given.append(extract(*arguments, **named))
         return given[-1]
 
     with pytest.MonkeyPatch.context() as patch:
