@@ -31,6 +31,13 @@ class Command:
             prepare(patch.setattr, blow)
             return run([*self.flags, "--output", output])
 
+    def again(self, output: Path) -> dict[str, Any]:
+        """Return what the whole command comes to where it was stopped before there was a run."""
+        with pytest.MonkeyPatch.context() as patch:
+            prepare(patch.setattr, None)
+            succeed([*self.flags, "--output", output])
+        return result(output)
+
     def go_on(self, output: Path) -> dict[str, Any]:
         """Return what the run comes to that was stopped in `output`."""
         with pytest.MonkeyPatch.context() as patch:

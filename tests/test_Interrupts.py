@@ -105,3 +105,13 @@ def test_stopped_before_there_is_a_run(command: Command, tmp_path: Path) -> None
     outcome = command.strike(tmp_path, Blow("scan", 1, signal=signal.SIGTERM))
     assert outcome.code == 143 and outcome.err == "" and not list(tmp_path.glob("[0-9]*"))
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    "number", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
+def test_stopped_while_images_are_read_the_same_command_goes_on(command: Command, tmp_path: Path, number: int) -> None:
+    outcome = command.strike(tmp_path, Blow("cache", number, signal=signal.SIGINT))
+    assert (outcome.code, outcome.out) == (130, "") and not list(tmp_path.glob("[0-9]*"))
+    assert outcome.err == "note: stopped while the images were read: the same command goes on from there\n"
+    assert command.again(tmp_path) == command.whole

@@ -51,7 +51,7 @@ def test_a_stopped_run_keeps_its_best_weights_and_says_where(
 
 
 @pytest.mark.slow
-def test_stopped_while_it_extracts_features_it_ends_soon_and_says_how_to_go_on(
+def test_stopped_while_it_makes_features_it_ends_soon_and_says_how_to_go_on(
     make_images: MakeImages, tmp_path: Path
 ) -> None:
     data, output = make_images(tmp_path / "Data", {"cat": 150, "dog": 150}), tmp_path / "output"
@@ -66,8 +66,10 @@ def test_stopped_while_it_extracts_features_it_ends_soon_and_says_how_to_go_on(
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - stopped < 40  # as above
     assert process.returncode == 143 and "Traceback" not in err
-    path = output / "001-resnet18"
-    assert err.splitlines()[-1] == f"note: to go on: python Engine.py --resume {path}"
+    assert err.splitlines()[-1] == "note: stopped while the images were read: the same command goes on from there"
+    kept = sum(path.stat().st_size for path in output.glob("cache/features-*/keys.bin"))
+    out, _ = start([*flags, "--data", data, "--output", output]).communicate(timeout=240)
+    assert "result" in out and kept < sum(path.stat().st_size for path in output.glob("cache/features-*/keys.bin"))
 
 
 @pytest.mark.slow

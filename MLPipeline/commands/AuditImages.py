@@ -26,7 +26,7 @@ from MLPipeline.audit.AuditPage import write_audit_page
 from MLPipeline.audit.Findings import describe, find_faults
 from MLPipeline.audit.Judgement import Judgement, judgement_file, read_judgement, write_judgement
 from MLPipeline.audit.Shortcuts import find_shortcuts, metadata_signals
-from MLPipeline.commands.Console import note, progress, say
+from MLPipeline.commands.Console import note, progress, remembered_if_stopped, say
 from MLPipeline.Config import DEFAULT_DATA, Config
 from MLPipeline.DecodeOnce import RowKeeper
 from MLPipeline.Duplicates import find_duplicates, group_images
@@ -62,11 +62,10 @@ def audit_images(config: Config) -> None:
     index = scan_folders(config.data, config.follow_links)
     if config.fixes:
         index = apply_fixes(index, config.fixes)
-    workers = decoding_threads(config.workers)
-    inspection = inspect_images(
-        index, config.output / "cache", workers, config.verify, progress, _keeper(config, index)
-    )
-    pairs = find_duplicates(inspection, config.output / "cache")
+    cache, workers = config.output / "cache", decoding_threads(config.workers)
+    with remembered_if_stopped():
+        inspection = inspect_images(index, cache, workers, config.verify, progress, _keeper(config, index))
+    pairs = find_duplicates(inspection, cache)
     groups = group_images(index, inspection, pairs, config.group)
     facts, findings = describe(index, inspection), find_faults(index, inspection, pairs, groups)
     _say_all([*fact_lines(facts), "", *finding_lines(findings), ""])

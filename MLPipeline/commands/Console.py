@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,6 +71,16 @@ def say(text: str = "") -> None:
 def note(text: str) -> None:
     """Print `note: <text>` on stderr: something the user should know, no error."""
     _library.warning("%s", text)
+
+
+@contextlib.contextmanager
+def remembered_if_stopped() -> Iterator[None]:
+    """Say, where reading images is stopped, that none of what was read is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("stopped while the images were read: the same command goes on from there")
+        raise
 
 
 def fail(text: str) -> None:

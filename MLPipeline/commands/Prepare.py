@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.commands.Console import note, progress
+from MLPipeline.commands.Console import note, progress, remembered_if_stopped
 from MLPipeline.Computation import Computation
 from MLPipeline.Config import DEFAULT_DATA, Config
 from MLPipeline.DecodeOnce import RowKeeper
@@ -61,7 +61,8 @@ def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> t
         config.cache_limit,
     )
     alone = keeper if ranks.size == 1 else None  # several ranks share out the images anew for that
-    inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
+    with remembered_if_stopped():
+        inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
     model.freeze(config.freeze)
     pairs = find_duplicates(inspection, cache)
     groups = group_images(index, inspection, pairs, config.group)
