@@ -63,7 +63,7 @@ def test_before_the_first_epoch_ends_there_are_no_best_weights(command: Command,
 @pytest.mark.parametrize(
     "blow",
     [
-        Blow("cache", 5, "before", signal.SIGINT),
+        Blow("cache", 6, "before", signal.SIGINT),
         Blow("cache", 6, "after", signal.SIGTERM),
         Blow("head", 1, "before", signal.SIGINT),
         Blow("score", 1, "before", signal.SIGINT),
