@@ -3,9 +3,10 @@
     python -m tests.benchmarks.FrozenBackbone --data Photos --model resnet50 [--fastai PYTHON]
 
 `Photos` has train/, validation/ and test/ folders. The plain way (PlainWay.py) repeats one forward pass every epoch, so
-it is run for one epoch on part of the images, between our runs, and its time for 10 epochs follows from its rate; so is
-fastai (FastaiWay.py, by an interpreter that has it). A new class of 50 of the specimens is put in at the end.
-Every figure is one process on an otherwise idle machine; the machine's speed is sampled beside each (bf16 matmul).
+it is run for one epoch on part of the images, and its time for 10 epochs follows from its rate; so is fastai
+(FastaiWay.py, by an interpreter that has it). The plain way and ours take turns, twice, and the faster of each counts.
+A new class of 50 of the specimens is put in at the end. Every figure is one process on an otherwise idle machine; the
+machine's speed is sampled beside each (bf16 matmul).
 """
 
 from __future__ import annotations
@@ -84,21 +85,26 @@ def main() -> None:
     num_images = sum(1 for path in (flags.data / "train").rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as folder:
         weights = "auto" if flags.model == "efficientnet_lite0" else made_up_weights(flags.model, folder)
-        ours = [str(PROJECT / "Engine.py"), "--model", flags.model, "--output", f"{folder}/output"]
         data = shutil.copytree(flags.data, Path(folder) / "data")
-        ours += ["--weights", weights, "--freeze", "backbone", "--epochs", "10", "--data", str(data)]
-        fresh, _ = run(*ours)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-        print(f"  ours, nothing cached: {fresh:.1f} s, {peak:.1f} GB at most (machine {machine_speed()})", flush=True)
-        plain = [other_way(flags, num_images, "PlainWay.py")]
+        ours = [str(PROJECT / "Engine.py"), "--model", flags.model, "--weights", weights, "--freeze", "backbone"]
+        ours += ["--epochs", "10", "--data", str(data), "--output"]
+        times, plain = [], []
+        for output in ("first", "second"):
+            times.append(run(*ours, f"{folder}/{output}")[0])
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+            print(
+                f"  ours, nothing cached: {times[-1]:.1f} s, {peak:.1f} GB at most (machine {machine_speed()})",
+                flush=True,
+            )
+            plain.append(other_way(flags, num_images, "PlainWay.py"))
+        ours.append(f"{folder}/second")
         cached = min(run(*ours)[0] for _ in range(3))
         print(f"  ours, cached: {cached:.1f} s", flush=True)
         drop_in_new_class(data)
         more, _ = run(*ours)
         print(f"  ours, with a new class of {sum(NEW_CLASS.values())} images: {more:.1f} s", flush=True)
-        plain.append(other_way(flags, num_images, "PlainWay.py"))
         fastai = other_way(flags, num_images, "FastaiWay.py", flags.fastai) if flags.fastai else None
-    best = min(plain)  # the faster of its two runs: the claim is the smaller
+    fresh, best = min(times), min(plain)
     print(f"\n{flags.model}, {num_images} training images, 10 epochs, whole process")
     print(f"ours {fresh:.1f} s; cached {cached:.1f} s; with a new class {more:.1f} s")
     print(f"plain way {best:.0f} s: {best / fresh:.0f}x; cached {best / cached:.0f}x")
