@@ -56,6 +56,9 @@ def command_of(verb: str) -> Command:
 def train(config: Config) -> None:
     """Train, evaluate and save a classifier: the main job."""
     start = time.perf_counter()  # before the imports: loading torch is part of the wait
+    config = go_on(config)
+    if is_complete(config):
+        return
     if ranks.is_first:
         drawing.begin()  # so that it is ready by then
     import torch
@@ -68,9 +71,6 @@ def train(config: Config) -> None:
     from MLPipeline.Device import join_ranks
     from MLPipeline.report.Report import summary_lines
 
-    config = go_on(config)
-    if is_complete(config):
-        return
     device = join_ranks(config.device)
     config = with_data(config)
     index = list_images(config)
