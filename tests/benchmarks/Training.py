@@ -53,7 +53,7 @@ def our_rates(flags: argparse.Namespace, freeze: str, cache: Path) -> tuple[floa
     config = Config(**{**NEUTRAL, "epochs": 2, "batch_size": flags.batch_size, "optimizer": "adam", "lr": 0.001})
     train, val = dataset.batches(TRAIN, flags.batch_size, seed=0), dataset.batches(VAL, flags.batch_size)
     records = list(fit(model.trainable_part(), train, val, config, device))
-    inputs, targets = next(iter(train.epoch(1)[0]))
+    inputs, targets = next(iter(train.epoch(1)))
     return flags.limit / min(record.seconds for record in records), bare_rate(model.trainable_part(), inputs, targets)
 
 
