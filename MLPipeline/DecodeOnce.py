@@ -45,7 +45,7 @@ class RowKeeper:
         self._computation, self._num_images, self._cache_limit = computation, num_images, cache_limit
 
     def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:
-        """Yield the findings as they come, without their pixels, of which rows are made on the way.
+        """Yield the findings as they come; of their pixels, rows are made on the way.
 
         Raises:
             ResourceError: the disk is full or the cache cannot be written.
@@ -65,9 +65,7 @@ class RowKeeper:
             for (group, wanted), rows in compute.stream(self._groups(findings, store, compute.batch_size)):
                 if wanted:
                     store.append([finding.content for finding in wanted], rows[: len(wanted)])
-                for finding in group:
-                    finding.pixels = None
-                    yield finding
+                yield from group
 
     def _groups(self, findings: Iterator[Finding], store: RowStore, size: int) -> Iterator[tuple[Group, np.ndarray]]:
         group, wanted = [], []

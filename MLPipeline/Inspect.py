@@ -133,7 +133,7 @@ def inspect_images(
         if len(changed):
             findings = iter(progress(findings, "inspecting", len(changed)))
         for finding in ranks.in_step(findings, len(changed), _HANDED_OVER, files.hand_over):
-            files.findings.append(finding)
+            files.add(finding)
         files.share()
         rows = store.rows().view(ROW)[:, 0]
         (num_read,) = ranks.sum(len(changed))
@@ -186,6 +186,11 @@ class _Files:
             findings.append(Finding(position, state, content, self.store.find(content)))
             if findings[-1].is_new:
                 yield data
+
+    def add(self, finding: Finding) -> None:
+        """Remember a finding, but not its pixels, which have been made use of."""
+        finding.pixels = None
+        self.findings.append(finding)
 
     def hand_over(self) -> None:
         """Let rank 0 remember what all ranks have found."""

@@ -15,7 +15,7 @@ from MLPipeline.Computation import Computation
 from MLPipeline.DecodeOnce import RowKeeper
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ScanFolders import scan_folders
-from MLPipeline.Inspect import Inspection, inspect_images
+from MLPipeline.Inspect import Finding, Inspection, inspect_images
 from MLPipeline.SplitImages import split_images, without
 
 SIZE = 40
@@ -89,15 +89,16 @@ def test_without_room_for_all_none_is_kept(data: Path, tmp_path: Path) -> None:
     assert inspection.num_read == 24 and not list(tmp_path.glob("pixels-*"))
 
 
-def test_a_picture_is_let_go_once_its_row_is_made(data: Path, tmp_path: Path) -> None:
-    model, held = a_model("backbone"), []
+@pytest.mark.parametrize("limit", [np.inf, 0])
+def test_no_picture_waits_beside_its_finding(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    held: list[bool] = []
 
-    class Watched(RowKeeper):
-        def keep(self, findings):  # type: ignore[no-untyped-def]
-            for finding in super().keep(findings):
-                held.append(finding.pixels)
-                yield finding
+    def watched(findings: list[Finding]) -> list[list[Finding]]:
+        held.extend(finding.pixels is not None for finding in findings)
+        return [findings]
 
-    keeper = Watched(SIZE, lambda: Computation(model, SIZE, "fp32"), tmp_path, 24, np.inf)
-    inspect_images(scan_folders(data), tmp_path, 2, keeper=keeper)
-    assert held == [None] * 24
+    monkeypatch.setattr("MLPipeline.Inspect.ranks.to_first", watched)
+    look(data, a_model("backbone"), tmp_path, limit)
+    assert held == [False] * 24
