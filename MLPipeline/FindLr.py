@@ -60,13 +60,12 @@ def find_lr(
     for step, (inputs, targets) in enumerate(progress(itertools.islice(batches, NUM_STEPS), "find-lr", NUM_STEPS)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (NUM_STEPS - 1))
         set_learning_rate(state.optimizer, rate / config.lr)
-        state.model.zero_grad()
+        state.zero_grad()
         with autocast(device, state.dtype):
             logits = state.model(inputs.to(device))
         loss = cross_entropy(logits.float(), targets.to(device), label_smoothing=config.label_smoothing)
         state.scaler.scale(loss).backward()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
+        state.move()
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss.item()
         smoothed = mean / (1 - _SMOOTHING ** (step + 1))  # the mean began at 0
         if not math.isfinite(smoothed) or (found.losses and smoothed > _EXPLODED * min(found.losses)):

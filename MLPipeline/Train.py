@@ -110,7 +110,7 @@ def _step(state: TrainState, inputs: Tensor, targets: Tensor, config: Config, we
     """Move the weights by one batch; where memory is short, its gradient is gathered in parts, from then on."""
     while True:
         try:
-            state.model.zero_grad()  # the optimizer's takes ten times as long, of a head's step a tenth
+            state.zero_grad()
             loss, num_right = _gradient(state, inputs, targets, config, weights)
             break
         except RuntimeError as error:
@@ -129,10 +129,7 @@ def _step(state: TrainState, inputs: Tensor, targets: Tensor, config: Config, we
     if config.clip_norm:
         state.scaler.unscale_(state.optimizer)
         clip_grad_norm_(state.model.parameters(), config.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    if state.average:
-        state.average.update_parameters(state.model)
+    state.move()
     state.sums.loss += loss * ranks.batch_size
     state.sums.num_images += ranks.batch_size
     state.sums.num_right += num_right
@@ -140,12 +137,11 @@ def _step(state: TrainState, inputs: Tensor, targets: Tensor, config: Config, we
 
 def _gradient(
     state: TrainState, inputs: Tensor, targets: Tensor, config: Config, weights: Tensor | None
-) -> tuple[float, Tensor]:
+) -> tuple[float, int | Tensor]:
     """Leave the gradient of this rank's share in the parameters; return its part of the mean loss, and its hits."""
-    total, num_right = 0.0, torch.zeros((), dtype=torch.int64, device=state.device)
-    num_chunks = max(1, min(state.num_chunks, len(inputs)))  # the last batch of an epoch may be small
-    chunks = zip(inputs.tensor_split(num_chunks), targets.tensor_split(num_chunks), strict=True)
-    for images, wanted in chunks if num_chunks > 1 else [(inputs, targets)]:
+    total: float = 0.0
+    num_right: int | Tensor = 0
+    for images, wanted in _chunks(inputs, targets, state.num_chunks):
         wanted = wanted.to(state.device, non_blocking=True)
         with autocast(state.device, state.dtype):
             logits = state.forward(images.to(state.device, non_blocking=True))
@@ -153,8 +149,16 @@ def _gradient(
         loss = losses / ranks.batch_size
         state.scaler.scale(loss).backward()
         total += loss.item()
-        num_right += (logits.detach().argmax(1) == wanted.argmax(1)).sum()
+        num_right = num_right + (logits.detach().argmax(1) == wanted.argmax(1)).sum()
     return total, num_right
+
+
+def _chunks(inputs: Tensor, targets: Tensor, number: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return the batch in `number` parts, or in as many as it has images: the last one of an epoch may be small."""
+    number = min(number, len(inputs))
+    if number <= 1:
+        return [(inputs, targets)]
+    return zip(inputs.tensor_split(number), targets.tensor_split(number), strict=True)
 
 
 def _each(items: Iterable[Item], keep: Keep, state: TrainState) -> Iterator[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,9 @@ class TrainState:
         self.model, self.device = model, device
         self.forward = compiled(model, device, config.compile)
         self.optimizer = make_optimizer(model, config)
+        # Without the profiler's and the compiler's hooks around it: they take as long as the step of a head.
+        self._step = inspect.unwrap(type(self.optimizer).step)
+        self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.dtype = training_dtype(device, model, config.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.average = _average(model, config.ema) if config.ema else None
@@ -74,6 +78,22 @@ class TrainState:
     def judged(self) -> nn.Module:
         """The model that is scored and kept: the average of the weights, where one is made."""
         return self.average.module if self.average else self.model
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the step before."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def move(self) -> None:
+        """Take one step along the gradients, and let the average follow."""
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            with torch.no_grad():
+                self._step(self.optimizer)
+        if self.average:
+            self.average.update_parameters(self.model)
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Take note of a finished epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import MakeImages
 
 from MLPipeline.Errors import ResourceError
 from MLPipeline.report.Drawing import Drawing
 from MLPipeline.report.Plots import plot_history
+from MLPipeline.report.Thumbnails import take_photos
 
 ROOT = Path(__file__).resolve().parents[1]
 HISTORY = pd.DataFrame(
@@ -81,6 +84,35 @@ def test_what_a_killed_process_leaves_undone_is_drawn_here(drawing: Drawing, tmp
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "3.png")
     drawing.finish()
     assert (tmp_path / "3.png").exists() and pid_of(drawing)
+
+
+def test_what_is_asked_for_comes_back_and_holds_nothing_up(
+    drawing: Drawing, tmp_path: Path, make_images: MakeImages
+) -> None:
+    paths = sorted(make_images(tmp_path / "Data", {"cat": 40}, 400).rglob("*.png"))
+    asked = drawing.ask("Thumbnails.take_photos", paths)
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
+    for _ in range(100):  # nobody has listened yet to an answer that is longer than a pipe holds
+        if (tmp_path / "history.png").exists():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("it waits for somebody to listen")
+    photos = take_photos(paths)
+    assert asked.result() == photos and len(pickle.dumps(photos)) > 2**17
+    drawing.finish()
+
+
+def test_what_is_asked_of_a_process_that_is_killed_is_done_here(
+    drawing: Drawing, tmp_path: Path, make_images: MakeImages
+) -> None:
+    paths = sorted(make_images(tmp_path, {"cat": 2}).rglob("*.png"))
+    os.kill(pid_of(drawing), signal.SIGSTOP)
+    asked, wrong = drawing.ask("Thumbnails.take_photos", paths), drawing.ask("Thumbnails.take_photos", [0])
+    os.kill(pid_of(drawing), signal.SIGKILL)
+    assert asked.result() == take_photos(paths) == Drawing().ask("Thumbnails.take_photos", paths).result()
+    with pytest.raises(AttributeError):
+        wrong.result()
 
 
 def test_without_a_process_it_is_drawn_at_once(tmp_path: Path) -> None:

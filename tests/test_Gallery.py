@@ -13,10 +13,10 @@ from page_cases import index_of, scores_of
 
 from MLPipeline.images.EncodeImage import encode_jpeg
 from MLPipeline.images.ReadImage import cv2, decode_image, read_thumbnail
-from MLPipeline.images.ScanFolders import TEST, TRAIN
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
 from MLPipeline.report import Gallery as GalleryFile
-from MLPipeline.report.Gallery import Answers, answers_of, choose_order, gallery_of, samples_of
-from MLPipeline.report.Thumbnails import FRAME_BYTES, SIDE, embed
+from MLPipeline.report.Gallery import Answers, answers_of, choose_order, gallery_of, order_photos, samples_of
+from MLPipeline.report.Thumbnails import FRAME_BYTES, SIDE, Photo, embed, take_photos
 
 THREE = ("cat", "dog", "emu")
 
@@ -112,3 +112,27 @@ def test_a_jpeg_keeps_the_order_of_colours() -> None:
 def test_labels_are_whole_numbers_for_torch(tmp_path: Path) -> None:
     index = index_of(tmp_path, THREE, (1, 1, 2))
     assert scores_of(index, TEST).predictions.labels.dtype == torch.int64
+
+
+def test_photos_taken_beforehand_are_the_ones_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_of(tmp_path, THREE, (1, 1, 6))
+    answers, heat = answers_of(scores_of(index, TEST, {0: 1})), np.zeros((200, 200, 3), np.uint8)
+    heat_maps = {int(answers.positions[0]): heat}
+    before, photos = gallery_of(index, answers, heat_maps), order_photos(index).result()
+    assert sorted(photos) == sorted(index.path(position) for position in index.positions(TEST).tolist())
+    monkeypatch.setattr("MLPipeline.report.Thumbnails.read_thumbnail", lambda *_: pytest.fail("it is read again"))
+    assert gallery_of(index, answers, heat_maps, photos) == before and before.has_heat_maps
+
+
+def test_they_are_of_the_split_that_is_judged_if_all_of_it_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = index_of(tmp_path, THREE, (1, 2, 0))
+    assert sorted(order_photos(index).result()) == sorted(index.path(each) for each in index.positions(VAL).tolist())
+    monkeypatch.setattr(GalleryFile, "SURELY_SHOWN", 5)
+    assert order_photos(index).result() == {}
+
+
+def test_a_file_that_is_gone_has_an_empty_photo(tmp_path: Path) -> None:
+    assert take_photos([tmp_path / "gone.png"]) == {tmp_path / "gone.png": Photo()}
+    assert embed([tmp_path / "gone.png"], 10**6, {0: np.zeros((8, 8, 3), np.uint8)})[0].num_bytes == FRAME_BYTES

@@ -5,15 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import CodeType
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from MLPipeline.Comparison import Comparison, Flip
 from MLPipeline.Errors import one_line
+from MLPipeline.report import Page as PageFile
 from MLPipeline.report.Page import count, duration, percent, render, write_page
 
 
@@ -76,3 +81,52 @@ def test_a_page_is_written_whole_in_utf_8(tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", "comparison.html.jinja", {"comparison": comparison, "shown": []})
     text = (tmp_path / "page.html").read_bytes().decode("utf-8")
     assert "🂡" in text and "bytes \\udcff" in text and text.endswith("</html>")
+
+
+@pytest.fixture
+def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of templates of their own."""
+    for file in (*PageFile.FOLDER.glob("*.jinja"), PageFile.FOLDER / "style.css", PageFile.FOLDER / "page.js"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "__pycache__").mkdir()
+    monkeypatch.setattr(PageFile, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    PageFile._environment.cache_clear()
+    yield tmp_path
+    PageFile._environment.cache_clear()
+
+
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the templates that are compiled for a page made as by a new process."""
+    PageFile._environment.cache_clear()
+    names: list[str] = []
+    real = jinja2.Environment.compile
+
+    def compile_(self: jinja2.Environment, source: str, name: str, *others: object) -> CodeType:
+        names.append(name)
+        return real(self, source, name, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", compile_)
+        page_about("x")
+    return names
+
+
+def test_templates_are_compiled_once_and_again_when_edited(templates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compiled(monkeypatch)
+    assert {"base.html.jinja", "comparison.html.jinja"} <= set(first) and compiled(monkeypatch) == []
+    edited = templates / "comparison.html.jinja"
+    edited.write_text(edited.read_text().replace("on the same", "on the very same"))
+    assert compiled(monkeypatch) == ["comparison.html.jinja"] and "on the very same" in page_about("x")
+    for file in (templates / "__pycache__").iterdir():
+        file.write_bytes(file.read_bytes()[:-50])
+    assert sorted(compiled(monkeypatch)) == sorted(first) and compiled(monkeypatch) == []
+
+
+def test_templates_that_cannot_be_kept_are_compiled_each_time(templates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (templates / "__pycache__").rmdir()
+    assert compiled(monkeypatch) == compiled(monkeypatch) != []
+    (templates / "__pycache__").mkdir()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert compiled(monkeypatch) == compiled(monkeypatch) != []
+    assert not list((templates / "__pycache__").iterdir())

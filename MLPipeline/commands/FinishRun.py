@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,9 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     total_s = round(time.perf_counter() - job.start, 2)
     timing = {"features_s": round(job.inspection.seconds + job.features_s, 2), "total_s": total_s}
     notes = job.inspection.notes(job.index)
-    content = ReportContent(
-        config, job.weights, dataset.index, notes, job.history, scored, metrics, timing, heat_maps=heat_maps
-    )
-    write_report(job.run.path, content)
+    content = ReportContent(config, job.weights, dataset.index, notes, job.history, scored, metrics, timing)
+    photos = job.photos.result() if job.photos else {}
+    write_report(job.run.path, replace(content, heat_maps=heat_maps, photos=photos))
     drawing.finish()
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", metrics | {"timing": timing})

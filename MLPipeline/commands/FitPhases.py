@@ -21,6 +21,7 @@ from MLPipeline.images.ScanFolders import TRAIN, VAL
 from MLPipeline.Judge import predict_split
 from MLPipeline.Models import find_model
 from MLPipeline.Phases import Phase, fit_into, plan, seconds_per_epoch
+from MLPipeline.report.Gallery import order_photos
 from MLPipeline.report.Report import counted, epoch_line, oddity_lines, write_history, write_inputs
 from MLPipeline.Resume import Saver, Standing, load_standing
 from MLPipeline.Train import fit
@@ -78,6 +79,7 @@ def read_rows(job: Job, phase: Phase) -> Dataset:
         if ranks.is_first:
             positions, augmentation = shown.positions[shown.epoch(1).order], make_augmentation(job.config.augment)
             write_inputs(job.run.path, dataset, config.image_size, positions, augmentation, config.seed)
+            job.photos = order_photos(dataset.index)
         if not _is_classic(config):
             say(epoch_line(None))
     return dataset

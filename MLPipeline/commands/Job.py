@@ -14,6 +14,7 @@ from MLPipeline.Evaluate import Predictions
 from MLPipeline.files.RunFolder import Run
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.Inspect import Inspection
+from MLPipeline.report.Drawing import Order
 from MLPipeline.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
@@ -32,6 +33,7 @@ class Job:
     start: float  # of the process, by time.perf_counter
     history: list[EpochRecord] = field(default_factory=list)
     features_s: float = 0.0
+    photos: Order | None = None  # of the images that the report will show
     head: Predictions | None = None  # of the best head on validation images, once more than the head is trained
 
     @property

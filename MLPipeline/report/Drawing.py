@@ -2,7 +2,9 @@
 
     drawing.begin()                                                    # returns at once
     drawing.draw("Plots.plot_history", table, folder / "history.png")  # so does this
-    drawing.finish()                                                   # all are there, or an error says why not
+    photos = drawing.ask("Thumbnails.take_photos", paths)              # and this
+    photos.result()                                                    # what the function has returned
+    drawing.finish()                                                   # all are drawn, or an error says why not
 
 Where there is no such process - none was begun, none could be, it ended early - the pictures are drawn here instead.
 It ends with this one, in whatever way that ends, once it has drawn what it has to: its orders come through a pipe.
@@ -27,12 +29,31 @@ from typing import Any, BinaryIO
 
 from MLPipeline.Errors import PipelineError
 
-Order = tuple[str, tuple[Any, ...]]  # "file in this folder.function", arguments without tensors
-_NO_MORE: Order = ("", ())
+Task = tuple[str, tuple[Any, ...]]  # "file in this folder.function", arguments without tensors
+Answer = tuple[Any, Exception | None]  # what the function has returned, or what went wrong
+_NO_MORE: Any = None
 
 _PATIENCE_S = 5.0
 _ROOT = Path(__file__).parents[2]
 _SERVE = f"import sys; sys.path[0] = {str(_ROOT)!r}; from MLPipeline.report.Drawing import serve; serve()"
+
+
+class Order:
+    """A task that the process has been given, if there is one."""
+
+    def __init__(self, task: Task, drawing: Drawing) -> None:
+        self.task, self._drawing = task, drawing
+        self.answer: Answer | None = None
+
+    def result(self) -> Any:
+        """Return what the task returns, once it is done; raise what it raises. Done here if no process has done it."""
+        self._drawing.wait_for(self)
+        if self.answer is None:
+            self.answer = _obey(self.task), None
+        value, error = self.answer
+        if error:
+            raise error
+        return value
 
 
 class Drawing:
@@ -41,6 +62,7 @@ class Drawing:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._unanswered: deque[Order] = deque()
+        self._drawn: list[Order] = []  # or to be drawn; nobody has asked yet
 
     def begin(self) -> None:
         """Start the process, unless it is there."""
@@ -58,22 +80,38 @@ class Drawing:
             )
             atexit.register(self.end)
 
+    def ask(self, name: str, *arguments: object) -> Order:
+        """Have `Thumbnails.take_photos`, say, called with `arguments`; do not wait for what it returns."""
+        order = Order((name, arguments), self)
+        if self._process is not None:
+            self._unanswered.append(order)
+            try:
+                pickle.dump(order.task, _pipe(self._process.stdin))
+                _pipe(self._process.stdin).flush()
+            except OSError:
+                self.end()
+        return order
+
     def draw(self, name: str, *arguments: object) -> None:
         """Have `Plots.plot_history`, say, called with `arguments`, the last of which is where to save; do not wait.
 
         Raises:
             ResourceError: drawn here, and the disk is full or the folder cannot be written.
         """
-        order = (name, arguments)
+        order = self.ask(name, *arguments)
         if self._process is None:
-            _obey(order)
-            return
-        self._unanswered.append(order)
-        try:
-            pickle.dump(order, _pipe(self._process.stdin))
-            _pipe(self._process.stdin).flush()
-        except OSError:
-            self._draw_here()
+            order.result()
+        else:
+            self._drawn.append(order)
+
+    def wait_for(self, order: Order) -> None:
+        """Wait until the process has answered `order`, or has ended."""
+        while order in self._unanswered and self._process:
+            try:
+                self._unanswered[0].answer = pickle.load(_pipe(self._process.stdout))
+                self._unanswered.popleft()
+            except (OSError, EOFError, pickle.UnpicklingError):
+                self.end()
 
     def finish(self) -> None:
         """Wait until all that was ordered is drawn.
@@ -81,24 +119,28 @@ class Drawing:
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
+        orders, self._drawn = self._drawn, []
         errors = []
-        while self._process and self._unanswered:
+        for order in orders:
             try:
-                errors.append(pickle.load(_pipe(self._process.stdout)))
-                self._unanswered.popleft()
-            except (OSError, EOFError, pickle.UnpicklingError):
-                self._draw_here()
-        for error in filter(None, errors):
-            raise error
+                order.result()
+            except Exception as error:  # the others are to be drawn all the same
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def abandon(self) -> None:
         """Nobody will wait for what is still ordered: once this returns, nothing more is written."""
+        self._drawn.clear()
         if self._unanswered:
-            self._unanswered.clear()
             self.end()
 
     def end(self) -> None:
-        """End the process once it has drawn what it was told to: a run that is stopped leaves no file half-written."""
+        """End the process once it has drawn what it was told to: a run that is stopped leaves no file half-written.
+
+        What it has not answered is done here if somebody asks for it: the system may have been short of memory.
+        """
+        self._unanswered.clear()
         if self._process is not None:
             atexit.unregister(self.end)
             try:
@@ -108,49 +150,53 @@ class Drawing:
                 self._process.communicate()
             self._process = None
 
-    def _draw_here(self) -> None:
-        """Draw what the process has left undone when it ended: the system may have been short of memory."""
-        self.end()
-        while self._unanswered:
-            _obey(self._unanswered.popleft())
-
 
 def serve() -> None:
-    """Draw what comes through standard input, and answer to each order None or what went wrong; ends with the input."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    """Do what comes through standard input, and answer what came of it; ends with the input."""
+    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    orders: SimpleQueue[Order] = SimpleQueue()
-    threading.Thread(target=_receive, args=(orders,), daemon=True).start()
+    tasks: SimpleQueue[Task] = SimpleQueue()
+    answers: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_receive, args=(tasks,), daemon=True).start()
+    sender = threading.Thread(target=_send, args=(answers, pipe), daemon=True)
+    sender.start()
     import_module("MLPipeline.report.ScorePlots")  # meanwhile
-    with contextlib.suppress(BrokenPipeError):  # whoever ordered it is gone
-        while (order := orders.get()) is not _NO_MORE:
-            pickle.dump(_error_of(order), answers)
-            answers.flush()
+    while (task := tasks.get()) is not _NO_MORE:
+        answers.put(_answer(task))
+    answers.put(_NO_MORE)
+    sender.join()
     os._exit(0)  # not a word about what could not be said
 
 
-def _receive(orders: SimpleQueue[Order]) -> None:
-    """Take orders as they come, so that nobody waits to give one."""
+def _receive(tasks: SimpleQueue[Task]) -> None:
+    """Take tasks as they come, so that nobody waits to give one."""
     with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the last one may have been cut off
         while True:
-            orders.put(pickle.load(sys.stdin.buffer))
-    orders.put(_NO_MORE)
+            tasks.put(pickle.load(sys.stdin.buffer))
+    tasks.put(_NO_MORE)
 
 
-def _obey(order: Order) -> None:
-    name, arguments = order
+def _send(answers: SimpleQueue[Any], pipe: BinaryIO) -> None:
+    """Give answers as they come, so that nothing waits to be drawn until somebody listens."""
+    with contextlib.suppress(BrokenPipeError):  # whoever ordered it is gone
+        while (answer := answers.get()) is not _NO_MORE:
+            pickle.dump(answer, pipe)
+            pipe.flush()
+
+
+def _obey(task: Task) -> Any:
+    name, arguments = task
     file, function = name.split(".")
-    getattr(import_module(f"MLPipeline.report.{file}"), function)(*arguments)
+    return getattr(import_module(f"MLPipeline.report.{file}"), function)(*arguments)
 
 
-def _error_of(order: Order) -> Exception | None:
+def _answer(task: Task) -> Answer:
     try:
-        _obey(order)
+        return _obey(task), None
     except (PipelineError, MemoryError) as error:
-        return error
+        return None, error
     except Exception:
-        return RuntimeError(traceback.format_exc())
-    return None
+        return None, RuntimeError(traceback.format_exc())
 
 
 def _pipe(stream: Any) -> BinaryIO:

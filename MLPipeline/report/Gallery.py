@@ -6,18 +6,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from pathlib import Path
 
 import numpy as np
 
-from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.Judge import SplitPredictions
+from MLPipeline.report.Drawing import Order, drawing
 from MLPipeline.report.Names import drawable
-from MLPipeline.report.Thumbnails import Thumbnail, embed
+from MLPipeline.report.Thumbnails import NO_PHOTOS, Photo, Thumbnail, embed
 
 MAX_BYTES = 11_000_000  # of all pictures; with everything else a page stays under 15 MB
 SHARE_OF_MISTAKES = 0.75  # of that: some room for right answers is kept
 NUM_WORST = 200  # mistakes come first whatever their classes; then every kind of mistake has its turn
 NUM_SAMPLES = 18
+SURELY_SHOWN = 1000  # photographs that fit into MAX_BYTES: one takes 5 to 10 kB
 MAX_NAME = 60  # characters of a file's path
 
 
@@ -81,8 +84,22 @@ class Gallery:
         return any(item.thumbnail.heat for item in self.items)
 
 
+def order_photos(index: ImageIndex) -> Order:
+    """Have the images that will be on the page, whatever the answers to them, made small beside the training.
+
+    These are all of the split that is judged, if they are so few that they fit.
+    """
+    judged = index.positions(TEST) if len(index.positions(TEST)) else index.positions(VAL)
+    paths = [index.path(position) for position in judged.tolist()] if len(judged) <= SURELY_SHOWN else []
+    return drawing.ask("Thumbnails.take_photos", paths)
+
+
 def gallery_of(
-    index: ImageIndex, answers: Answers, heat_maps: Mapping[int, np.ndarray], limit: int = MAX_BYTES
+    index: ImageIndex,
+    answers: Answers,
+    heat_maps: Mapping[int, np.ndarray],
+    photos: Mapping[Path, Photo] = NO_PHOTOS,
+    limit: int = MAX_BYTES,
 ) -> Gallery:
     """Return the images of a split that fit into `limit` bytes; `heat_maps` are by position in the index."""
     shown: dict[int, Thumbnail] = {}
@@ -91,7 +108,7 @@ def gallery_of(
         positions = answers.positions[order].tolist()
         maps = {place: heat_maps[position] for place, position in enumerate(positions) if position in heat_maps}
         spent = sum(thumbnail.num_bytes for thumbnail in shown.values())
-        thumbnails = embed([index.path(position) for position in positions], int(budget - spent), maps)
+        thumbnails = embed([index.path(position) for position in positions], int(budget - spent), maps, photos)
         shown |= dict(zip(order.tolist(), thumbnails, strict=False))
     places = np.array(sorted(shown), np.int64)
     places = places[np.lexsort((-answers.losses[places], answers.is_right[places]))]

@@ -23,6 +23,7 @@ from MLPipeline.report.Environment import environment
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
 from MLPipeline.report.MatrixView import most_confused, shaded_rows
 from MLPipeline.report.Page import write_page
+from MLPipeline.report.Thumbnails import Photo
 from MLPipeline.report.Verdict import advice, measures, verdict
 from MLPipeline.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
@@ -47,6 +48,7 @@ class ReportContent:
     timing: Mapping[str, float] = field(default_factory=dict)  # seconds: total_s, features_s
     interrupted: str = ""  # what ended the run early: "stopped by Ctrl-C"
     heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)  # position in the index -> (H, W, 3) uint8 RGB
+    photos: Mapping[Path, Photo] = field(default_factory=dict)  # small pictures that were taken already
 
 
 def write_report(folder: Path, content: ReportContent) -> Path:
@@ -137,7 +139,7 @@ def _on_answers(content: ReportContent, judged: SplitPredictions, scores: Mappin
     return {
         "matrix": shaded_rows(matrix) if len(classes) <= MAX_MATRIX_CLASSES else None,
         "pairs": most_confused(matrix, 12 if len(classes) <= MAX_MATRIX_CLASSES else 60),
-        "gallery": gallery_of(content.index, answers, content.heat_maps),
+        "gallery": gallery_of(content.index, answers, content.heat_maps, content.photos),
         "histogram": confidence_histogram(answers.confidence, answers.is_right),
         "reliability": reliability_diagram(answers.confidence, answers.is_right),
         "measures": measures(scores),

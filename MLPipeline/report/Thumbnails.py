@@ -22,6 +22,15 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True)
+class Photo:
+    """The small picture of one image."""
+
+    address: str = ""  # data:image/jpeg;base64,...; empty for a file that has vanished since
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
 class Thumbnail:
     """The small picture of one image, and a second one with a heat map laid over it where there is one."""
 
@@ -34,19 +43,37 @@ class Thumbnail:
         return len(self.photo) + len(self.heat) + FRAME_BYTES
 
 
-def embed(paths: Sequence[Path], limit: int, heat_maps: Mapping[int, np.ndarray] | None = None) -> list[Thumbnail]:
+NO_HEAT_MAPS: Mapping[int, np.ndarray] = {}
+NO_PHOTOS: Mapping[Path, Photo] = {}
+
+
+def take_photos(paths: Sequence[Path]) -> dict[Path, Photo]:
+    """Return the small pictures of images; reads with one thread per core."""
+    with ThreadPoolExecutor(decoding_threads(None)) as threads:
+        return dict(zip(paths, threads.map(_photo, paths), strict=True))
+
+
+def embed(
+    paths: Sequence[Path],
+    limit: int,
+    heat_maps: Mapping[int, np.ndarray] = NO_HEAT_MAPS,
+    photos: Mapping[Path, Photo] = NO_PHOTOS,
+) -> list[Thumbnail]:
     """Return the thumbnails of the first of `paths` that fit into `limit` bytes; reads with one thread per core.
 
     Args:
         paths: the images, the most deserving first.
         limit: of what they add to the page, in bytes.
         heat_maps: pictures (H, W, 3) uint8 RGB with a heat map on them, by place in `paths`.
+        photos: those that were taken already.
     """
     kept: list[Thumbnail] = []
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
         numbered = iter(enumerate(paths))
         while chunk := list(islice(numbered, _CHUNK)):
-            for thumbnail in threads.map(lambda item: _thumbnail(item[1], (heat_maps or {}).get(item[0])), chunk):
+            taken = threads.map(lambda item: photos.get(item[1]) or _photo(item[1]), chunk)
+            for (place, _), photo in zip(chunk, taken, strict=True):
+                thumbnail = Thumbnail(photo.address, _heat(photo, heat_maps.get(place)))
                 limit -= thumbnail.num_bytes
                 if limit < 0:
                     return kept
@@ -54,13 +81,17 @@ def embed(paths: Sequence[Path], limit: int, heat_maps: Mapping[int, np.ndarray]
     return kept
 
 
-def _thumbnail(path: Path, heat_map: np.ndarray | None) -> Thumbnail:
+def _photo(path: Path) -> Photo:
     try:
-        photo = read_thumbnail(path, SIDE)
+        pixels = read_thumbnail(path, SIDE)
     except UnreadableImage:
-        return Thumbnail("")
-    height, width = photo.shape[:2]
-    return Thumbnail(_address(photo), "" if heat_map is None else _address(resize(heat_map, (width, height))))
+        return Photo()
+    return Photo(_address(pixels), pixels.shape[1], pixels.shape[0])
+
+
+def _heat(photo: Photo, heat_map: np.ndarray | None) -> str:
+    """Return the address of a heat map as large as its photo; empty where one of the two is missing."""
+    return _address(resize(heat_map, (photo.width, photo.height))) if photo.width and heat_map is not None else ""
 
 
 def _address(pixels: np.ndarray) -> str:
