@@ -28,6 +28,7 @@ from MLPipeline.files.Cache import RowStore
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ReadImage import DECODER
 
+METHOD = 2  # goes up with every change of the numbers that `FastForward` gives
 Item = TypeVar("Item")
 
 
@@ -41,7 +42,7 @@ class Computation:
         if model.num_frozen_stages:
             self.batch_size = forward_batch(model.mean.device)
             # The numbers depend on the processor too: it decides on the number format.
-            machine = f"{precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
+            machine = f"{METHOD} {precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
             self.kind, self._identity = "features", f"{image_size} {DECODER} {machine} {frozen_hash(model)}"
             with torch.inference_mode():
                 blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
