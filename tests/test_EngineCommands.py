@@ -21,8 +21,8 @@ import Engine
 from MLPipeline import CreateDataset, Inspect
 from MLPipeline.Augment import make_augmentation
 from MLPipeline.commands import FitPhases
-from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
-from MLPipeline.report import Report
+from MLPipeline.images.ReadImage import UnreadableImage, read_bytes, read_thumbnail
+from MLPipeline.report import Report, Thumbnails
 from MLPipeline.report.Drawing import drawing
 
 MakeImages = Callable[..., Path]
@@ -133,3 +133,17 @@ def test_what_is_trained_on_pixels_opens_each_file_once(
     assert len(opened) > 2 * 24 and not list((tmp_path / "not kept").glob("cache/pixels-*"))
     histories = [pd.read_csv(next(tmp_path.glob(f"{name}/001-*/history.csv"))) for name in ("kept", "not kept")]
     assert histories[0].drop(columns="seconds").equals(histories[1].drop(columns="seconds"))
+
+
+def test_images_that_are_judged_are_made_small_beside_the_training(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(
+        Thumbnails, "read_thumbnail", lambda path, side: (read.append(path), read_thumbnail(path, side))[1]
+    )
+    run = trained.again("--epochs", "1")
+    rows = pd.read_csv(run / "splits.csv")
+    of_training = {trained.data / path for path in rows["path"][rows["split"] == "train"]}
+    assert read and set(read) <= of_training  # the samples; all else comes from the process that draws
+    assert (run / "report.html").read_text().count("data:image/jpeg") >= len(read) + (rows["split"] == "test").sum()
