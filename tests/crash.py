@@ -34,12 +34,13 @@ from MLPipeline.commands import FinishRun, FitPhases, Prepare  # noqa: F401  imp
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.images.ImageWalk import ImageWalk
 from MLPipeline.report.Drawing import drawing
+from MLPipeline.TrainState import TrainState
 
 # Where a signal may strike: before or after any call of these.
 MOMENTS: dict[str, tuple[Any, str]] = {
     "scan": (ImageWalk, "images"),
     "cache": (RowStore, "append"),
-    "step": (torch.amp.GradScaler, "step"),
+    "step": (TrainState, "move"),
     "save": (torch, "save"),
     "fsync": (os, "fsync"),
     "link": (os, "link"),

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import MakeImages
 
 from MLPipeline.Errors import ResourceError
 from MLPipeline.report.Drawing import Drawing
 from MLPipeline.report.Plots import plot_history
 from MLPipeline.report.Thumbnails import take_photos
+from tests.conftest import MakeImages
 
 ROOT = Path(__file__).resolve().parents[1]
 HISTORY = pd.DataFrame(

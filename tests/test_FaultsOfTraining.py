@@ -17,6 +17,7 @@ from stop_cases import Command, resuming
 
 from MLPipeline import Train
 from MLPipeline.files.SafeLoad import load_file
+from MLPipeline.TrainState import TrainState
 
 MakeImages = Callable[..., Path]
 
@@ -60,9 +61,9 @@ def test_a_loss_that_is_no_number_never_reaches_the_weights(stopped: Path, monke
         loss, num_right = gradient(*arguments)
         return loss * next(losses), num_right
 
-    step = torch.amp.GradScaler.step
+    move = TrainState.move
     monkeypatch.setattr(Train, "_gradient", failing)
-    monkeypatch.setattr(torch.amp.GradScaler, "step", lambda *given: (stepped.append(1), step(*given))[1])
+    monkeypatch.setattr(TrainState, "move", lambda state: (stepped.append(1), move(state))[1])
     before = load_file(stopped / "model.pt")
     refuse(resuming(stopped), 4, "epoch 3, batch 1: the loss is nan at --lr 0.05", "Try --lr 0.005")
     assert len(stepped) == 1
