@@ -152,6 +152,12 @@ def test_another_image_size_or_precision_makes_all_rows_anew(root):
 # ---- what a row is ----------------------------------------------------------------------------------------
 
 
+def test_another_way_to_compute_makes_all_rows_anew(root, monkeypatch):
+    assert extracted(root).num_computed == 18
+    monkeypatch.setattr("MLPipeline.Computation.METHOD", 0)
+    assert extracted(root).num_computed == 18 and extracted(root).num_computed == 0
+
+
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-3), ("bf16", 3e-2), ("auto", 3e-2)])
 @pytest.mark.parametrize("freeze, shape", [("one", (18, 4, 14, 14)), ("backbone", (18, 5))])
 def test_rows_are_what_the_frozen_stages_give(root, freeze, shape, precision, tolerance):
