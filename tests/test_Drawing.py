@@ -103,6 +103,19 @@ def test_what_is_asked_for_comes_back_and_holds_nothing_up(
     drawing.finish()
 
 
+def test_drawing_and_the_end_do_not_wait_for_what_is_asked(
+    drawing: Drawing, tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = make_images(tmp_path / "Data", {"cat": 1}, 400).rglob("*.png")
+    asked = drawing.ask("Thumbnails.take_photos", [path] * 200_000)  # takes minutes
+    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
+    drawing.finish()
+    assert (tmp_path / "history.png").exists() and asked.answer is None
+    monkeypatch.setattr("MLPipeline.report.Drawing._PATIENCE_S", 600.0)
+    drawing.abandon()
+    assert drawing._process is None
+
+
 def test_what_is_asked_of_a_process_that_is_killed_is_done_here(
     drawing: Drawing, tmp_path: Path, make_images: MakeImages
 ) -> None:

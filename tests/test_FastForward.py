@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +153,16 @@ def test_rounded_weights_shift_no_output(groups: int) -> None:
 
         before, after = shift(None), shift(means[convolution])
     assert before.max() > 1e-3 and after.max() < 0.2 * before.max()
+
+
+@pytest.mark.parametrize(
+    "call", [lambda layer, images: layer(input=images), lambda layer, images: layer(images[0])[None]]
+)
+def test_a_convolution_called_in_an_odd_way_has_no_mean(call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with mean_inputs(network) as means:
+        call(network[0], torch.ones(1, 3, 8, 8))
+    assert not means
 
 
 def test_a_stream_keeps_the_order_takes_batches_as_needed_and_restores_the_threads() -> None:

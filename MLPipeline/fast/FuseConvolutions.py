@@ -40,7 +40,8 @@ def mean_inputs(network: nn.Module) -> Iterator[Means]:
     means: dict[nn.Module, Tensor] = {}
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        means[module] = inputs[0].mean(dim=(0, 2, 3))
+        if inputs and inputs[0].ndim == 4:  # else it cannot be fused either
+            means[module] = inputs[0].mean(dim=(0, 2, 3))
 
     hooks = [each.register_forward_pre_hook(look) for each in network.modules() if isinstance(each, nn.Conv2d)]
     try:

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections import deque
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +29,7 @@ from typing import Any, BinaryIO
 from MLPipeline.Errors import PipelineError
 
 Task = tuple[str, tuple[Any, ...]]  # "file in this folder.function", arguments without tensors
+Message = tuple[int, bool, Task]  # number of the order, whether it is only asked for
 Answer = tuple[Any, Exception | None]  # what the function has returned, or what went wrong
 _NO_MORE: Any = None
 
@@ -61,7 +61,7 @@ class Drawing:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._unanswered: deque[Order] = deque()
+        self._unanswered: dict[int, Order] = {}
         self._drawn: list[Order] = []  # or to be drawn; nobody has asked yet
 
     def begin(self) -> None:
@@ -81,12 +81,19 @@ class Drawing:
             atexit.register(self.end)
 
     def ask(self, name: str, *arguments: object) -> Order:
-        """Have `Thumbnails.take_photos`, say, called with `arguments`; do not wait for what it returns."""
-        order = Order((name, arguments), self)
+        """Have `Thumbnails.take_photos`, say, called with `arguments`; do not wait for what it returns.
+
+        It is done beside the drawing and holds nothing up, not even the end; so it must write no file.
+        """
+        return self._order((name, arguments), is_asked=True)
+
+    def _order(self, task: Task, is_asked: bool) -> Order:
+        order = Order(task, self)
         if self._process is not None:
-            self._unanswered.append(order)
+            self._unanswered[id(order)] = order
+            message: Message = id(order), is_asked, task
             try:
-                pickle.dump(order.task, _pipe(self._process.stdin))
+                pickle.dump(message, _pipe(self._process.stdin))
                 _pipe(self._process.stdin).flush()
             except OSError:
                 self.end()
@@ -98,7 +105,7 @@ class Drawing:
         Raises:
             ResourceError: drawn here, and the disk is full or the folder cannot be written.
         """
-        order = self.ask(name, *arguments)
+        order = self._order((name, arguments), is_asked=False)
         if self._process is None:
             order.result()
         else:
@@ -106,10 +113,10 @@ class Drawing:
 
     def wait_for(self, order: Order) -> None:
         """Wait until the process has answered `order`, or has ended."""
-        while order in self._unanswered and self._process:
+        while id(order) in self._unanswered and self._process:
             try:
-                self._unanswered[0].answer = pickle.load(_pipe(self._process.stdout))
-                self._unanswered.popleft()
+                number, answer = pickle.load(_pipe(self._process.stdout))
+                self._unanswered.pop(number).answer = answer
             except (OSError, EOFError, pickle.UnpicklingError):
                 self.end()
 
@@ -155,25 +162,29 @@ def serve() -> None:
     """Do what comes through standard input, and answer what came of it; ends with the input."""
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    tasks: SimpleQueue[Task] = SimpleQueue()
+    messages: SimpleQueue[Message] = SimpleQueue()
     answers: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_receive, args=(tasks,), daemon=True).start()
+    threading.Thread(target=_receive, args=(messages, answers), daemon=True).start()
     sender = threading.Thread(target=_send, args=(answers, pipe), daemon=True)
     sender.start()
     import_module("MLPipeline.report.ScorePlots")  # meanwhile
-    while (task := tasks.get()) is not _NO_MORE:
-        answers.put(_answer(task))
+    while (message := messages.get()) is not _NO_MORE:
+        _answer(message, answers)
     answers.put(_NO_MORE)
     sender.join()
     os._exit(0)  # not a word about what could not be said
 
 
-def _receive(tasks: SimpleQueue[Task]) -> None:
-    """Take tasks as they come, so that nobody waits to give one."""
+def _receive(messages: SimpleQueue[Message], answers: SimpleQueue[Any]) -> None:
+    """Take messages as they come, so that nobody waits to give one; what is only asked for is done beside the rest."""
     with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the last one may have been cut off
         while True:
-            tasks.put(pickle.load(sys.stdin.buffer))
-    tasks.put(_NO_MORE)
+            message: Message = pickle.load(sys.stdin.buffer)
+            if message[1]:
+                threading.Thread(target=_answer, args=(message, answers), daemon=True).start()
+            else:
+                messages.put(message)
+    messages.put(_NO_MORE)
 
 
 def _send(answers: SimpleQueue[Any], pipe: BinaryIO) -> None:
@@ -190,7 +201,12 @@ def _obey(task: Task) -> Any:
     return getattr(import_module(f"MLPipeline.report.{file}"), function)(*arguments)
 
 
-def _answer(task: Task) -> Answer:
+def _answer(message: Message, answers: SimpleQueue[Any]) -> None:
+    number, _, task = message
+    answers.put((number, _outcome(task)))
+
+
+def _outcome(task: Task) -> Answer:
     try:
         return _obey(task), None
     except (PipelineError, MemoryError) as error:
