@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import shlex
 import sys
 import time
@@ -19,25 +18,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from MLPipeline.commands.Console import log_to, note, say
-from MLPipeline.commands.Main import Command, run_command
+from MLPipeline.commands.Main import run_command
+from MLPipeline.commands.Verbs import Command, Verb
 from MLPipeline.Config import Config
-from MLPipeline.Distributed import ranks
+from MLPipeline.console.Console import log_to, note, say
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError
 from MLPipeline.report.Drawing import drawing
 
 if TYPE_CHECKING:  # the heavy imports happen in the verbs: --help must not wait for torch
     from MLPipeline.files.RunFolder import Run
-
-# verb: its file in MLPipeline/commands, and the function there that takes the settings
-COMMANDS = {
-    "evaluate": ("EvaluateRun", "evaluate_run"),
-    "predict": ("PredictImages", "predict_images"),
-    "audit": ("AuditImages", "audit_images"),
-    "tune": ("TuneHead", "tune_head"),
-    "compare": ("CompareRuns", "compare_runs"),
-    "runs": ("ListRuns", "list_all"),
-}
 
 
 def main(argv: list[str]) -> int:
@@ -45,12 +35,9 @@ def main(argv: list[str]) -> int:
     return run_command(argv, command_of)
 
 
-def command_of(verb: str) -> Command:
-    """Return the function that does what `verb` says; only what it needs is imported."""
-    if verb == "train":
-        return train
-    file, function = COMMANDS[verb]
-    return getattr(importlib.import_module(f"MLPipeline.commands.{file}"), function)
+def command_of(verb: Verb) -> Command:
+    """Return the function that does what a verb says: `train` below, or what a file of `commands/` holds."""
+    return verb.command() if verb.module else train
 
 
 def train(config: Config) -> None:
@@ -63,13 +50,13 @@ def train(config: Config) -> None:
         drawing.begin()  # so that it is ready by then
     import torch
 
-    from MLPipeline.commands.FinishRun import finish_run, reported_if_stopped
-    from MLPipeline.commands.FitPhases import fit_phases
-    from MLPipeline.commands.Job import Job
-    from MLPipeline.commands.Prepare import build, inspect_and_split, list_images, with_data
-    from MLPipeline.commands.ShowRates import show_rates
     from MLPipeline.Device import join_ranks
     from MLPipeline.report.Report import summary_lines
+    from MLPipeline.steps.FinishRun import finish_run, reported_if_stopped
+    from MLPipeline.steps.FitPhases import fit_phases
+    from MLPipeline.steps.Job import Job
+    from MLPipeline.steps.Prepare import build, inspect_and_split, list_images, with_data
+    from MLPipeline.steps.ShowRates import show_rates
 
     device = join_ranks(config.device)
     config = with_data(config)

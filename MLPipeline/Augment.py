@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from MLPipeline.augment.KeyedDraws import Draws
-from MLPipeline.augment.Pixels import affine, boxes, mix, move, recolour
+from MLPipeline.augmentation.KeyedDraws import Draws
+from MLPipeline.augmentation.Pixels import affine, boxes, mix, move, recolour
 from MLPipeline.Errors import UsageError, did_you_mean
 
 FLIP_CHANCE = 0.5

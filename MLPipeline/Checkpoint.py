@@ -16,11 +16,10 @@ from torch import Tensor
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Errors import DataError, PipelineError, UsageError
-from MLPipeline.files.SafeLoad import load_file
-from MLPipeline.files.SafeSave import save_file
+from MLPipeline.files.TensorFile import load_file, save_file
 from MLPipeline.Head import make_head
 from MLPipeline.Models import build_model
-from MLPipeline.Unknown import Fingerprint, UnknownRule
+from MLPipeline.scoring.Unknown import Fingerprint, UnknownRule
 
 FORMAT = 1
 _MAX_IMAGE_SIZE = 4096  # as --image-size: a file from elsewhere must not ask for all the memory

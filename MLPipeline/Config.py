@@ -17,33 +17,20 @@ from typing import Any
 
 from MLPipeline.Errors import UsageError, did_you_mean
 
-VERBS = {
-    "train": "train, evaluate and save a classifier (no verb means this)",
-    "evaluate": "score a run on its test images, or on any labelled folders",
-    "predict": "name the class of images, folders or globs",
-    "audit": "look for what is wrong with the images, without training",
-    "tune": "search learning rate, optimizer and head on stored features",
-    "compare": "say whether one of two runs is really better, and on which images they differ",
-    "runs": "list the runs in the output folder",
-}
-_ANY = tuple(VERBS)
-_TRAIN, _EVALUATE, _PREDICT, _AUDIT, _TUNE = ("train",), ("evaluate",), ("predict",), ("audit",), ("tune",)
-_USES_MODEL = ("train", "evaluate", "predict", "audit", "tune")
-_SPLITS = ("train", "audit", "tune")
-
 
 def _flag(
     default: object,
     text: str,
     group: str,
-    verbs: Sequence[str] = _TRAIN,
     short: str = "",
     choices: Sequence[str] = (),
     low: float = -math.inf,
     high: float = math.inf,
+    is_for_training: bool = True,
 ) -> Any:
-    described = dict(help=text, group=group, verbs=verbs, short=short, choices=choices, low=low, high=high)
-    return field(default=default, metadata=described)
+    """Return a field with all that is known of it; which verbs take it is said in `commands/Verbs.py`."""
+    about = dict(help=text, group=group, short=short, choices=choices, low=low, high=high)
+    return field(default=default, metadata=about | {"is_for_training": is_for_training})
 
 
 DEFAULT_DATA = Path("Data")
@@ -68,12 +55,11 @@ class Config:
         UsageError: a value is outside its range or not among its choices.
     """
 
-    paths: tuple[Path, ...] = _flag((), "images, folders or globs; two runs", "images", ("predict", "compare"))
+    paths: tuple[Path, ...] = _flag((), "images, folders or globs; two runs", "images", is_for_training=False)
     model: str = _flag(
         "resnet50",
         "efficientnet_lite0, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or any of torchvision's: vgg16...",
         "what to train",
-        ("train", "tune"),
     )
     recipe: str | None = _flag(
         None, "documents, cards, cifar10, cifar10-best, tenclass or augment: many flags at once (none)", "what to train"
@@ -83,13 +69,12 @@ class Config:
         "one folder per class, train/val/test folders of them, or cifar10, cifar100, fashionmnist, flowers102, "
         "oxfordpets (Data)",
         "images",
-        ("train", "evaluate", "audit", "tune"),
     )
-    output: Path = _flag(Path("output"), "where runs are written", "output", _ANY)
+    output: Path = _flag(Path("output"), "where runs are written", "output")
     name: str | None = _flag(None, "name of the run (the model's)", "output")
     config: Path | None = _flag(None, "replay a run's config.json; other flags win over it (none)", "output")
     resume: str | None = _flag(None, "go on with an interrupted run: number, name or path (none)", "output")
-    weights: str = _flag("auto", "auto, imagenet, none or a file", "what to train", ("train", "tune"))
+    weights: str = _flag("auto", "auto, imagenet, none or a file", "what to train")
     image_size: int = _flag(None, "side of the square images, in pixels (the model's)", "images", low=8, high=4096)
     epochs: int = _flag(None, "passes over the training images (the model's)", "training", low=1, high=100_000)
     batch_size: int = _flag(None, "images per step (the model's)", "training", short="-b", low=1, high=65_536)
@@ -134,41 +119,40 @@ class Config:
     patience: int | None = _flag(
         None, "stop after this many epochs without a better validation loss (never)", "training", low=1, high=100_000
     )
-    val_fraction: float = _flag(0.15, "share held out to choose the best epoch", "images", _SPLITS, low=0, high=0.9)
-    test_fraction: float = _flag(0.15, "share held out for the final figures", "images", _SPLITS, low=0, high=0.9)
+    val_fraction: float = _flag(0.15, "share held out to choose the best epoch", "images", low=0, high=0.9)
+    test_fraction: float = _flag(0.15, "share held out for the final figures", "images", low=0, high=0.9)
     group: str | None = _flag(
-        None, "regular expression: files it matches alike stay on one side of the split (none)", "images", _SPLITS
+        None, "regular expression: files it matches alike stay on one side of the split (none)", "images"
     )
-    fixes: Path | None = _flag(None, "table of corrected labels: path, label (none)", "images", _SPLITS)
-    follow_links: bool = _flag(False, "use links that lead out of the data folder", "images", _USES_MODEL)
-    verify: bool = _flag(False, "read every file again, not only those whose size or time changed", "images", _SPLITS)
-    strict: bool = _flag(False, "exit with 5 where something serious is found", "images", _AUDIT)
-    seed: int = _flag(0, "same seed, same machine: same numbers", "training", _SPLITS, low=0, high=2**64 - 1)
-    run: str | None = _flag(None, "number, name or path of a run (the newest)", "what to use", ("evaluate", "predict"))
-    split: str = _flag("test", "which images", "what to use", _EVALUATE, choices=("train", "val", "test"))
+    fixes: Path | None = _flag(None, "table of corrected labels: path, label (none)", "images")
+    follow_links: bool = _flag(False, "use links that lead out of the data folder", "images")
+    verify: bool = _flag(False, "read every file again, not only those whose size or time changed", "images")
+    strict: bool = _flag(False, "exit with 5 where something serious is found", "images", is_for_training=False)
+    seed: int = _flag(0, "same seed, same machine: same numbers", "training", low=0, high=2**64 - 1)
+    run: str | None = _flag(None, "number, name or path of a run (the newest)", "what to use", is_for_training=False)
+    split: str = _flag("test", "which images", "what to use", choices=("train", "val", "test"), is_for_training=False)
     min_accuracy: float | None = _flag(
-        None, "exit with 5 below this accuracy (no limit)", "what to use", _EVALUATE, low=0, high=1
+        None, "exit with 5 below this accuracy (no limit)", "what to use", low=0, high=1, is_for_training=False
     )
     target_precision: float | None = _flag(
         None, "share of right answers among those given; the others become `unknown` (none)", "training", low=0, high=1
     )
-    minutes: float = _flag(5.0, "how long to search", "training", _TUNE, low=0.1, high=1e5)
-    sort_into: Path | None = _flag(None, "copy each image into a folder of its class here (none)", "answers", _PREDICT)
-    heatmap: bool = _flag(False, "draw what each answer rests on", "answers", _PREDICT)
-    topk: int = _flag(3, "classes to name per image", "answers", _PREDICT, low=1, high=100_000)
-    csv: Path | None = _flag(None, "write the answers to this table (none)", "answers", ("predict", "evaluate"))
-    json: bool = _flag(False, "print JSON instead of text", "answers", ("predict", "evaluate"))
-    workers: int | None = _flag(
-        None, "decoding threads (one per core)", "machine", _USES_MODEL, short="-j", low=1, high=1024
+    minutes: float = _flag(5.0, "how long to search", "training", low=0.1, high=1e5, is_for_training=False)
+    sort_into: Path | None = _flag(
+        None, "copy each image into a folder of its class here (none)", "answers", is_for_training=False
     )
-    device: str = _flag("auto", "where to compute", "machine", _USES_MODEL, choices=("auto", "cpu", "cuda", "mps"))
-    cache_limit: float = _flag(20.0, "size of output/cache at most, in GB", "machine", _USES_MODEL, low=0, high=1e6)
+    heatmap: bool = _flag(False, "draw what each answer rests on", "answers", is_for_training=False)
+    topk: int = _flag(3, "classes to name per image", "answers", low=1, high=100_000, is_for_training=False)
+    csv: Path | None = _flag(None, "write the answers to this table (none)", "answers", is_for_training=False)
+    json: bool = _flag(False, "print JSON instead of text", "answers", is_for_training=False)
+    workers: int | None = _flag(None, "decoding threads (one per core)", "machine", short="-j", low=1, high=1024)
+    device: str = _flag("auto", "where to compute", "machine", choices=("auto", "cpu", "cuda", "mps"))
+    cache_limit: float = _flag(20.0, "size of output/cache at most, in GB", "machine", low=0, high=1e6)
     compile: str = _flag("auto", "torch.compile in training; auto: on a GPU", "machine", choices=("auto", "on", "off"))
     precision: str = _flag(
         "auto",
         "number format; auto: the fastest safe",
         "machine",
-        _USES_MODEL,
         choices=("auto", "fp32", "bf16", "fp16"),
     )
 

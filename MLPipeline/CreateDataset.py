@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from MLPipeline.Balance import drawing_chances
-from MLPipeline.Distributed import ranks
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.Cache import digest
 from MLPipeline.images.ReadAhead import read_ahead
 from MLPipeline.images.ReadImage import UnreadableImage, decode_image, read_bytes
@@ -190,3 +189,10 @@ class Epoch:
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Return float32 (B, C) with a one at each of the `labels` (B,)."""
     return torch.nn.functional.one_hot(labels, num_classes).float()
+
+
+def drawing_chances(labels: Tensor, num_classes: int) -> Tensor:
+    """Return float64 (N,) chances, summing to 1, under which every class that has images is drawn equally often."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    chances = 1 / counts[labels].double()
+    return chances / chances.sum()

@@ -1,252 +1,140 @@
-"""How good a model is: its predictions on labelled images, the figures drawn from them, and the table behind them.
+"""Runs a trained model over its labelled images, and learns from the validation ones what its answers are worth.
 
-All figures are computed in float64, most of them from the confusion matrix, and here, not by torchmetrics 1.9, which
-counts a class without images as recall 0, refuses one class or no images, works in float32, and takes seconds to
-import; the tests hold them to scikit-learn's.
-N images, B images of a batch, C classes.
+N images of a split, B of a batch, C classes, D features.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from MLPipeline.Intervals import bootstrap_intervals, wilson_interval
+from MLPipeline.Checkpoint import ModelCard
+from MLPipeline.Classifier import Classifier
+from MLPipeline.CreateDataset import one_hot
+from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.Features import Dataset
+from MLPipeline.frozen.FastForward import FastForward, forward_batch
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
+from MLPipeline.scoring.Calibrate import fit_temperature
+from MLPipeline.scoring.Metrics import evaluate
+from MLPipeline.scoring.Predictions import Predictions, in_eval_mode
+from MLPipeline.scoring.Unknown import (
+    Fingerprint,
+    UnknownRule,
+    distances_to,
+    fit_unknown,
+    on_other_images,
+    usual_distance,
+)
 
-NUM_CALIBRATION_BINS = 15
+_IMAGES_OF_A_CENTER = 200  # of a class: with 50 the distances were as good
 
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a model says of N labelled images, in the order they came."""
-
-    logits: Tensor  # (N, C) float32, on the CPU; as the model gives them
-    labels: Tensor  # (N,) int64: the true classes
-    temperature: float = 1.0  # divides the logits before the softmax; see Calibrate
-
-    def scaled(self, temperature: float) -> Predictions:
-        """Return the same predictions with confidences of this `temperature`."""
-        return replace(self, temperature=temperature)
-
-    @property
-    def probabilities(self) -> Tensor:
-        """Softmax of the logits: `(N, C)` float64, so that near-certain answers keep their order."""
-        return (self.logits.double() / self.temperature).softmax(dim=1)
-
-    @property
-    def predicted(self) -> Tensor:
-        """The most probable class of each image: `(N,)` int64."""
-        return self.logits.argmax(dim=1)
-
-    @property
-    def confidence(self) -> Tensor:
-        """The probability of the predicted class: `(N,)` float64."""
-        return self.probabilities.amax(dim=1)
-
-    @property
-    def losses(self) -> Tensor:
-        """The cross-entropy of each image, in nats: `(N,)` float64."""
-        return functional.cross_entropy(self.logits.double() / self.temperature, self.labels, reduction="none")
+logger = logging.getLogger(__name__)
 
 
-def predict_batches(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, num_classes: int
-) -> Predictions:
-    """Return the predictions of `model` (on `device`) in eval mode, which is left in the mode it came in.
+@dataclass(frozen=True)
+class SplitPredictions:
+    """The predictions on one split, and where in the index its images are."""
 
-    `batches` are inputs `(B, ...)` as the model takes them and one-hot targets `(B, C)` (C = `num_classes`); or none.
+    split: int
+    positions: np.ndarray
+    predictions: Predictions
+    distances: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) to the nearest class, where measured
+    unknown: UnknownRule | None = None  # the rule for `unknown`, with its coverage and precision on this split
+
+    def used_with(self, card: ModelCard) -> SplitPredictions:
+        """Return what `predict` would answer with this card: at its temperature, by its rule."""
+        used = replace(self, predictions=self.predictions.scaled(card.temperature))
+        if card.unknown is None or card.fingerprint is None:
+            return used
+        return replace(
+            used, unknown=on_other_images(card.unknown, used.predictions, card.fingerprint.is_far(self.distances))
+        )
+
+    def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return the metrics of the predictions; under `unknown` the rule with its coverage and precision, or None."""
+        return evaluate(self.predictions, classes) | {"unknown": asdict(self.unknown) if self.unknown else None}
+
+
+class Scorer:
+    """Runs a trained `model` over the stored rows of `dataset`, by the fast forward pass that `predict` uses too."""
+
+    def __init__(self, model: Classifier, dataset: Dataset, precision: str = "auto") -> None:
+        self.model, self.dataset, self.device = model, dataset, model.mean.device
+        self._forward: FastForward | None = None
+        if dataset.rows.are_pixels:
+            model.freeze("backbone")
+            self._forward = FastForward(model, dataset.image_size, precision)
+
+    def predict(self, split: int, centers: Tensor | None = None) -> SplitPredictions:
+        """Return the predictions on `split`; with `centers` (see `class_centers`), also the distances to them."""
+        epoch = self.dataset.batches(split, forward_batch(self.device) * ranks.size).epoch(0)
+        index, positions = self.dataset.index, epoch.batches.positions
+        places = np.concatenate([np.empty(0, np.int64), *epoch.shares])  # of this rank's images in the split
+        logits, distances = [torch.empty(0, len(index.classes))], [torch.empty(0)]
+        with in_eval_mode(self.model), torch.inference_mode():
+            for rows, _ in epoch:
+                if not len(rows):  # fewer images than ranks
+                    continue
+                features = self._features(rows)
+                logits.append(self.model.head(features).float().cpu())
+                distances.append(distances_to(centers, features.cpu()) if centers is not None else torch.empty(0))
+        everyone = ranks.merge(places, torch.cat(logits), len(positions))
+        labels = torch.from_numpy(index.labels[positions]).long()
+        measured = torch.empty(0) if centers is None else ranks.merge(places, torch.cat(distances), len(positions))
+        return SplitPredictions(split, positions, Predictions(everyone, labels), measured)
+
+    def class_centers(self) -> Tensor:
+        """Return the direction of the mean features of each class (C, D) float16, from up to 200 training images."""
+        index, sums = self.dataset.index, torch.zeros(())
+        chosen = []
+        for label in range(len(index.classes)):
+            members = np.flatnonzero((index.labels == label) & (index.splits == TRAIN))
+            chosen.append(members[:: -(-len(members) // _IMAGES_OF_A_CENTER)])
+        positions = np.concatenate(chosen)[ranks.dealt]
+        with in_eval_mode(self.model), torch.inference_mode():
+            for first in range(0, len(positions), size := forward_batch(self.device)):
+                batch = positions[first : first + size]
+                targets = one_hot(torch.from_numpy(index.labels[batch]).long(), len(index.classes))
+                sums = sums + targets.T.double() @ self._features(self.dataset.rows.take(batch, 0)).cpu().double()
+        return normalize(sum(ranks.gather(sums), torch.zeros(())), dim=1).half()
+
+    def _features(self, rows: Tensor) -> Tensor:
+        """Return the features (B, D) float32, on the device, of stored rows (B, ...)."""
+        if self._forward is None:
+            return self.model.trainable_features(rows.to(self.device))
+        return self._forward(rows).to(self.device).float()
+
+
+def predict_split(model: Classifier, dataset: Dataset, split: int, precision: str = "auto") -> SplitPredictions:
+    """Return the predictions of a trained `model` on one split."""
+    return Scorer(model, dataset, precision).predict(split)
+
+
+def judge(
+    model: Classifier, dataset: Dataset, card: ModelCard, precision: str = "auto", target_precision: float | None = None
+) -> tuple[ModelCard, list[SplitPredictions]]:
+    """Return the card of a trained `model` with all that its validation images teach, and what it then answers.
+
+    That is the temperature, the fingerprint of the training images, and with a `target_precision` the rule for
+    `unknown`; the predictions are those on validation and test images.
     """
-    logits, labels = [torch.empty(0, num_classes)], [torch.empty(0, dtype=torch.int64)]
-    with in_eval_mode(model), torch.inference_mode():
-        for inputs, targets in batches:
-            logits.append(model(inputs.to(device, non_blocking=True)).float().cpu())
-            labels.append(targets.argmax(dim=1).cpu())
-    return Predictions(torch.cat(logits), torch.cat(labels))
-
-
-@contextlib.contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put all of `model` into eval mode inside the `with` block, and each part back into its own after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
-
-
-def evaluate(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the metrics of `predictions`, ready for JSON: a figure that is undefined is None, never NaN.
-
-    `balanced_accuracy` is the mean recall of the classes that have images, `macro_f1` the mean F1 of the classes that
-    have images or predictions (both as scikit-learn has them); `ece_unscaled` is the calibration error at temperature
-    1; `confusion_matrix[t][p]` counts images of class t taken for p; `weakest_class` has the lowest recall, and
-    `weakest_class_taken_for` is what it is most often mistaken for.
-    """
-    confusion = confusion_matrix(predictions.labels, predictions.predicted, len(classes))
-    num_images, num_correct = len(predictions.labels), int(confusion.diagonal().sum())
-    per_class = {name: _class_metrics(confusion, index) for index, name in enumerate(classes)}
-    intervals = bootstrap_intervals(confusion.numpy())
-    weakest = _weakest_class(confusion)
-    taken_for = None if weakest is None else _most_frequent_mistake(confusion, weakest)
-    return {
-        "n": num_images,
-        "loss": _mean(predictions.losses.tolist()),
-        "accuracy": _ratio(num_correct, num_images),
-        "accuracy_ci95": list(wilson_interval(num_correct, num_images)),
-        "top5_accuracy": top_k_accuracy(predictions, 5),
-        "balanced_accuracy": _mean([metrics["recall"] for metrics in per_class.values()]),
-        "balanced_accuracy_ci95": intervals["balanced_accuracy"],
-        "macro_f1": _mean([metrics["f1"] for metrics in per_class.values()]),
-        "macro_f1_ci95": intervals["macro_f1"],
-        "auroc": macro_auroc(predictions),
-        "brier": brier_score(predictions),
-        "ece": expected_calibration_error(predictions),
-        "ece_unscaled": expected_calibration_error(predictions.scaled(1.0)),
-        "temperature": predictions.temperature,
-        "weakest_class": None if weakest is None else classes[weakest],
-        "weakest_class_taken_for": None if taken_for is None else classes[taken_for],
-        "per_class": per_class,
-        "confusion_matrix": confusion.tolist(),
-    }
-
-
-def confusion_matrix(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """Return counts `(C, C)` int64: rows are the true classes, columns the predicted ones; both inputs `(N,)` int64."""
-    assert not len(labels) or 0 <= int(labels.min()) <= int(labels.max()) < num_classes
-    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
-
-
-def top_k_accuracy(predictions: Predictions, k: int) -> float | None:
-    """Return the share of images whose true class is among the `k` likeliest; None where that says nothing (C <= k)."""
-    if predictions.logits.shape[1] <= k:
-        return None
-    likeliest = predictions.logits.topk(k, dim=1).indices
-    return _ratio(int((likeliest == predictions.labels[:, None]).sum()), len(predictions.labels))
-
-
-def macro_auroc(predictions: Predictions) -> float | None:
-    """Return the mean area under the ROC curves of each class against all others, 0.5 (chance) to 1 (best).
-
-    A curve's area is the share of (image of the class, other image) pairs that the class's probability ranks rightly,
-    ties counting half. Over the classes that have images of both kinds; None if no class has, or after divergence.
-    """
-    probabilities, areas = predictions.probabilities, []
-    if not bool(probabilities.isfinite().all()):
-        return None
-    for label, scores in enumerate(probabilities.T.contiguous()):
-        is_member = predictions.labels == label
-        members, others = scores[is_member], scores[~is_member].sort().values
-        if len(members) and len(others):
-            below, not_above = (torch.searchsorted(others, members, right=right) for right in (False, True))
-            areas.append(float((below + not_above).sum()) / (2 * len(members) * len(others)))
-    return _mean(areas)
-
-
-def brier_score(predictions: Predictions) -> float | None:
-    """Return the mean squared distance of the probabilities from the truth (a one and zeros), 0 (best) to 2.
-
-    Source: G. W. Brier, Verification of Forecasts Expressed in Terms of Probability, Monthly Weather Review 78 (1950).
-    """
-    errors = predictions.probabilities
-    errors[torch.arange(len(errors)), predictions.labels] -= 1
-    return _ratio(float(errors.square().sum()), len(errors))
-
-
-def expected_calibration_error(predictions: Predictions) -> float | None:
-    """Return the mean gap between confidence and accuracy over 15 equal-width bins of confidence, 0 (best) to 1.
-
-    None without images. Source: C. Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, section 2.
-    """
-    confidence = predictions.confidence
-    correct = (predictions.predicted == predictions.labels).double()
-    inner_edges = torch.linspace(0, 1, NUM_CALIBRATION_BINS + 1, dtype=torch.float64)[1:-1]
-    bins = torch.bucketize(confidence, inner_edges)
-    # |accuracy - confidence| of a bin times its share of the images: their counts cancel.
-    gaps = torch.bincount(bins, weights=correct - confidence).abs()
-    return _ratio(float(gaps.sum()), len(confidence))
-
-
-def baseline_accuracy(train_labels: Tensor, test_labels: Tensor) -> float | None:
-    """Return the accuracy on `test_labels` of always answering the largest class of `train_labels` (both `(N,)` int64).
-
-    None if either is empty.
-    """
-    if not len(train_labels):
-        return None
-    largest = torch.bincount(train_labels).argmax()
-    return _ratio(int((test_labels == largest).sum()), len(test_labels))
-
-
-def worst_mistakes(predictions: Predictions, limit: int) -> list[int]:
-    """Return the positions of up to `limit` wrongly classified images, the highest loss first."""
-    wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
-    order = predictions.losses[wrong].argsort(descending=True, stable=True)
-    return wrong[order][:limit].tolist()
-
-
-def predictions_table(
-    predictions: Predictions, paths: Sequence[str], split: str, classes: Sequence[str]
-) -> pd.DataFrame:
-    """Return one row per image: path, split, true, predicted, confidence, loss, p_<class>...; figures to 6 decimals."""
-    # dtype object: pandas' own string type may refuse the surrogates of a file name that is not UTF-8.
-    names = pd.Series(list(classes), dtype=object)
-    about = pd.DataFrame(
-        {
-            "path": pd.Series(list(paths), dtype=object),
-            "split": split,
-            "true": names.take(predictions.labels.numpy()).to_numpy(),
-            "predicted": names.take(predictions.predicted.numpy()).to_numpy(),
-            "confidence": predictions.confidence.numpy(),
-            "loss": predictions.losses.numpy(),
-        }
-    )
-    probabilities = pd.DataFrame(predictions.probabilities.numpy(), columns=[f"p_{name}" for name in classes])
-    return pd.concat([about, probabilities], axis=1).round(6)
-
-
-def _class_metrics(confusion: Tensor, index: int) -> dict[str, Any]:
-    """Return precision, recall, F1, support and the recall's interval of one class."""
-    hits, support = int(confusion[index, index]), int(confusion[index].sum())
-    num_predicted = int(confusion[:, index].sum())
-    return {
-        "precision": _ratio(hits, num_predicted),
-        "recall": _ratio(hits, support),
-        "f1": _ratio(2 * hits, support + num_predicted),
-        "support": support,
-        "recall_ci95": list(wilson_interval(hits, support)),
-    }
-
-
-def _weakest_class(confusion: Tensor) -> int | None:
-    """Return the class of the lowest recall, and of those the one with the most images; None without images."""
-    supports = confusion.sum(dim=1).tolist()
-    hits = confusion.diagonal().tolist()
-    candidates = [index for index, support in enumerate(supports) if support]
-    return min(candidates, key=lambda index: (hits[index] / supports[index], -supports[index]), default=None)
-
-
-def _most_frequent_mistake(confusion: Tensor, index: int) -> int | None:
-    """Return the wrong class that class `index` is most often taken for; None if it never is."""
-    mistakes = confusion[index].clone()
-    mistakes[index] = 0
-    return int(mistakes.argmax()) if mistakes.any() else None
-
-
-def _ratio(numerator: float, denominator: int) -> float | None:
-    return numerator / denominator if denominator and math.isfinite(numerator) else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of the values that are defined, None if there is none or a model diverged to NaN."""
-    defined = [value for value in values if value is not None]
-    return _ratio(sum(defined), len(defined))
+    scorer = Scorer(model, dataset, precision)
+    centers = scorer.class_centers()
+    val, test = (scorer.predict(split, centers) for split in (VAL, TEST))
+    fingerprint = Fingerprint(centers, usual_distance(val.distances))
+    card = replace(card, temperature=fit_temperature(val.predictions), fingerprint=fingerprint)
+    if target_precision is not None and not len(val.positions):
+        logger.warning("--target-precision: no validation images to learn from, so every answer is given")
+    elif target_precision is not None:
+        is_far = fingerprint.is_far(val.distances)
+        rule = fit_unknown(val.predictions.scaled(card.temperature), is_far, target_precision)
+        card = replace(card, unknown=rule)
+    return card, [each.used_with(card) for each in (val, test)]

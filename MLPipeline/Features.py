@@ -16,16 +16,14 @@ import torch
 
 from MLPipeline.Augment import Augmentation
 from MLPipeline.Classifier import Classifier
-from MLPipeline.Computation import Computation
 from MLPipeline.CreateDataset import Augment, Batches, Reading, read_images
-from MLPipeline.Distributed import ranks
-from MLPipeline.files.Cache import RowStore, digest
-from MLPipeline.files.CacheLimit import has_room
+from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.files.Cache import RowStore, digest, has_room
+from MLPipeline.frozen.FrozenStages import FrozenStages
+from MLPipeline.frozen.Rows import CachedRows, FileRows, Found, KnownRows
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
-from MLPipeline.KnownRows import Found, KnownRows
-from MLPipeline.Rows import CachedRows, FileRows
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def extract(
         DataError: a class has no readable training image.
         ResourceError: the cache cannot be written.
     """
-    compute = Computation(model, image_size, precision)
+    compute = FrozenStages(model, image_size, precision)
     positions, workers = np.flatnonzero(index.splits >= 0), decoding_threads(workers)
     views = _make_room(cache, compute, index, views, cache_limit)
     if compute.keeps_nothing:
@@ -126,7 +124,7 @@ def extract(
     return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
 
 
-def _make_room(cache: Path, compute: Computation, index: ImageIndex, views: Views, limit: float) -> Views:
+def _make_room(cache: Path, compute: FrozenStages, index: ImageIndex, views: Views, limit: float) -> Views:
     """Return the views that are stored; where all rows find no room, pixels are kept instead, or else nothing."""
 
     def fits(views: Views) -> bool:  # as rank 0 finds, which makes the room
@@ -146,7 +144,7 @@ def _at_once(store: RowStore) -> int:
 
 
 def _compute(
-    compute: Computation, known: KnownRows, readings: Iterable[tuple[int, Reading]], views: Views, view: int
+    compute: FrozenStages, known: KnownRows, readings: Iterable[tuple[int, Reading]], views: Views, view: int
 ) -> None:
     """Compute the rows of one view that are not in the store yet."""
     batches = _in_view(known.to_compute(readings, compute.batch_size, view), views, view)

@@ -22,11 +22,11 @@ from MLPipeline.Classifier import Classifier
 from MLPipeline.CreateDataset import Reading, read_images
 from MLPipeline.Device import threads
 from MLPipeline.Errors import DataError
-from MLPipeline.Explain import draw_heat
-from MLPipeline.fast.FastForward import FastForward
+from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images.ImageWalk import ImageWalk, Skipped
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
-from MLPipeline.Unknown import UNKNOWN, distances_to
+from MLPipeline.scoring.Explain import draw_heat
+from MLPipeline.scoring.Unknown import UNKNOWN, distances_to
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from MLPipeline.Balance import class_weights
 from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import Batches
 from MLPipeline.Device import autocast, threads_for
-from MLPipeline.Distributed import ranks
+from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.distributed.WholeBatch import is_shared, sum_gradients, whole_batch
 from MLPipeline.Errors import DivergedError, ResourceError, is_out_of_memory
-from MLPipeline.Evaluate import predict_batches
 from MLPipeline.images.ReadAhead import Progress, no_progress
-from MLPipeline.Optimizer import SCHEDULES, set_learning_rate
-from MLPipeline.TrainState import EpochRecord, TrainState
-from MLPipeline.WholeBatch import is_shared, sum_gradients, whole_batch
+from MLPipeline.scoring.Predictions import predict_batches
+from MLPipeline.training.Balance import class_weights
+from MLPipeline.training.Optimizer import SCHEDULES, set_learning_rate
+from MLPipeline.training.TrainState import EpochRecord, TrainState
 
 Item = TypeVar("Item")
 Keep = Callable[[TrainState], None]

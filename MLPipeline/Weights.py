@@ -20,7 +20,7 @@ from torch import Tensor
 from MLPipeline.Classifier import Classifier, ModelSpec, Pretrained
 from MLPipeline.Errors import DataError, ResourceError, UsageError, did_you_mean
 from MLPipeline.files.Download import UnavailableError, download
-from MLPipeline.files.SafeLoad import load_file
+from MLPipeline.files.TensorFile import load_file
 
 KEYWORDS = ("auto", "imagenet", "none")
 WRAPPERS = ("state_dict", "model")  # where training scripts, ours too, keep the weights beside other things

@@ -1,1 +1,1 @@
-"""The pipeline, one file per concern; `Engine.py` above it is the only one that knows them all."""
+"""Folders of labelled images -> a trained, evaluated, explained image classifier; the files here are the pipeline."""

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stopped_run import _struck, command, stopped  # noqa: F401  fixtures
-from trained_run import trained  # noqa: F401  a fixture
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
 from MLPipeline.images.ReadImage import cv2
+from tests.support.stopped_run import _struck, command, stopped  # noqa: F401  fixtures
+from tests.support.trained_run import trained  # noqa: F401  a fixture
 
 MakeImages = Callable[..., Path]
 

@@ -10,40 +10,42 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.paths import ROOT
 
-# A file imports only from rows above its own. A new file gets a place here: think where it belongs.
-LEVELS = (
-    "Balance  Errors  Intervals  audit/Folds  audit/LinearHead  audit/OddImages  augment/KeyedDraws"
-    "  augment/Pixels  fast/Compile  fast/FuseConvolutions  fast/PostponeDynamo  report/Charts  report/Environment"
-    "  report/MatrixView  report/Names  report/Scores",
-    "Rendezvous",
-    "Distributed",
-    "images/ReadAhead",
-    "Augment  Classifier  Config  Device  Evaluate  Head  WholeBatch  commands/Signals  files/AtomicFile"
-    "  files/SafeLoad  images/ImageHeader  report/Drawing",
-    "*_Model  Calibrate  Optimizer  Recipes  Study  Unknown  audit/Judgement  commands/Console  fast/FastForward"
-    "  files/Cache  files/Download  files/SafeCsv  files/SafeSave  files/SortedCopies  images/ReadImage"
-    "  report/Page",
-    "Models  TrainState  Weights  audit/LabelSuspects  audit/LearningCurve  files/CacheLimit  files/CsvStream"
-    "  files/RunFolder  images/EncodeImage  images/Fingerprint  images/ImageWalk  images/Likeness",
-    "Checkpoint  Comparison  NamedData  Resume  audit/Shortcuts  commands/CommandLine  commands/ListRuns"
-    "  images/ScanFolders  report/PlotStyle  report/Thumbnails  report/Verdict",
-    "Computation  CreateDataset  Explain  Fixes  Inspect  SplitImages  report/ComparisonPage"
-    "  report/FindLrPlot  report/Plots",
-    "DecodeOnce  Duplicates  KnownRows  FindLr  Rows  Train  commands/CompareRuns  commands/Overview"
-    "  report/ScorePlots",
-    "Features  Tune",
-    "Judge  audit/Findings  report/TunePlot",
-    "Phases  Predict  audit/Audit  commands/Job  commands/Main  report/Gallery",
-    "audit/AuditPage  commands/PredictImages  commands/Prepare  commands/ShowRates  report/Report  report/RunPage",
-    "commands/AuditImages  commands/FinishRun  commands/EvaluateRun  commands/FitPhases  commands/TuneHead",
+# The rooms from the ground up: a folder, or files of the root that belong together. A file imports from its own
+# room and from those before it in this list, never from a later one.
+ROOMS = (
+    "Errors",
+    "Config Recipes",
+    "distributed",
+    "files",
+    "images",
+    "Device",
+    "augmentation",
+    "Augment",
+    "Classifier Head Models *_Model Weights",
+    "CreateDataset",
+    "scoring",
+    "Checkpoint",
+    "frozen",
+    "Features",
+    "training",
+    "Train",
+    "Evaluate",
+    "Predict",
+    "tuning",
+    "report",
+    "audit",
+    "console",
+    "steps",
+    "commands",
     "Engine",
 )
-LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names.split()}
+ROOM_OF = {name: number for number, names in enumerate(ROOMS) for name in names.split()}
 
-MAX_FILE_LINES = {"Engine": 250, "Train": 200}
-MAX_LINES, MAX_FUNCTION_LINES = 260, 40
+MAX_ROOT_FILES = 21  # the pipeline, and nothing else
+MAX_LINES, MAX_FUNCTION_LINES = 400, 40
+SHORT = {"Engine": 250, "Train": 250}  # the two that grow by themselves where no one looks
 
 
 @cache
@@ -83,10 +85,10 @@ def public(name: str) -> list[ast.FunctionDef | ast.ClassDef]:
     return found
 
 
-def level_of(name: str) -> int:
-    pattern = "*_Model" if name.endswith("_Model") else name
-    assert pattern in LEVEL_OF, f"{name} has no place in LEVELS yet"
-    return LEVEL_OF[pattern]
+def room_of(name: str) -> int:
+    room = name.split("/")[0] if "/" in name else "*_Model" if name.endswith("_Model") else name
+    assert room in ROOM_OF, f"{name} lies in no room of ROOMS yet"
+    return ROOM_OF[room]
 
 
 def our_imports(name: str) -> list[str]:
@@ -95,14 +97,27 @@ def our_imports(name: str) -> list[str]:
 
 
 @EVERY_FILE
-def test_a_file_imports_only_from_levels_below_its_own(name: str) -> None:
-    own = level_of(name)
-    upward = [other for other in our_imports(name) if level_of(other) >= own]
-    assert not upward
+def test_a_file_imports_only_from_its_own_room_and_those_before(name: str) -> None:
+    own = room_of(name)
+    assert [other for other in our_imports(name) if room_of(other) > own] == []
 
 
-def test_every_level_names_files_that_exist() -> None:
-    assert set(LEVEL_OF) - {"*_Model"} <= set(source_files())
+def test_no_files_import_each_other_in_a_circle() -> None:
+    left = {name: set(our_imports(name)) for name in source_files()}
+    while ready := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert left == {}, "these files import each other"
+
+
+def test_every_room_has_files() -> None:
+    folders = {name.split("/")[0] for name in source_files() if "/" in name}
+    files = {"*_Model" if name.endswith("_Model") else name for name in source_files() if "/" not in name}
+    assert set(ROOM_OF) == folders | files
+
+
+def test_the_root_holds_the_pipeline_and_nothing_else() -> None:
+    assert len([name for name in source_files() if "/" not in name and name != "Engine"]) <= MAX_ROOT_FILES
 
 
 @EVERY_FILE
@@ -125,13 +140,14 @@ def test_only_tests_import_the_engine() -> None:
 def test_package_files_hold_a_docstring_and_nothing_else() -> None:
     for path in (ROOT / "MLPipeline").rglob("__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
-        assert len(body) == 1 and ast.get_docstring(ast.Module(body, [])), path
+        text = ast.get_docstring(ast.Module(body, [])) or ""
+        assert len(body) == 1 and len(text.splitlines()) == 1, f"{path}: one line says what the room is for"
 
 
 @EVERY_FILE
 def test_files_and_functions_are_short(name: str) -> None:
     num_lines = len(source_files()[name].read_text(encoding="utf-8").splitlines())
-    assert num_lines <= MAX_FILE_LINES.get(name, MAX_LINES)
+    assert num_lines <= SHORT.get(name, MAX_LINES)
     lengths = {function.name: function.end_lineno - function.lineno + 1 for function in functions(name)}
     assert {n: length for n, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
 

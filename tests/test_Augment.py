@@ -7,7 +7,7 @@ from torch import Tensor
 
 from MLPipeline import Augment
 from MLPipeline.Augment import AUGMENTATIONS, Mix, make_augmentation
-from MLPipeline.augment.KeyedDraws import Draws
+from MLPipeline.augmentation.KeyedDraws import Draws
 from MLPipeline.Errors import UsageError
 
 OF_ONE_IMAGE = [name for name, step in AUGMENTATIONS.items() if not isinstance(step, Mix)]

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from split_cases import index_of
 from torch import Tensor
 
 from MLPipeline.CreateDataset import Batches, one_hot
 from MLPipeline.images.ReadAhead import no_progress
 from MLPipeline.images.ScanFolders import TRAIN, VAL
-from MLPipeline.SplitImages import split_images
+from MLPipeline.images.SplitImages import split_images
+from tests.support.split_cases import index_of
 
 
 class PositionRows:

@@ -15,8 +15,9 @@ from torch.nn import functional
 from MLPipeline.Classifier import Classifier
 from MLPipeline.EfficientNetLite_Model import SameConv2d
 from MLPipeline.Models import build_model, find_model
+from tests.support.paths import CLOTHING
 
-PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing" / "test"
+PHOTOGRAPHS = CLOTHING / "test"
 SPEC = find_model("efficientnet_lite0")
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from harness import SMALL, succeed
-from trained_run import Trained
+
+from tests.support.harness import SMALL, succeed
+from tests.support.trained_run import Trained
 
 PICTURES = ["history.png", "confusion_matrix.png", "samples.png", "mistakes.png"]
 COLUMNS = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]

@@ -14,16 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from harness import SMALL, run, succeed
-from trained_run import Trained
 
 import Engine
-from MLPipeline import CreateDataset, Inspect
+from MLPipeline import CreateDataset
 from MLPipeline.Augment import make_augmentation
-from MLPipeline.commands import FitPhases
+from MLPipeline.images import Inspect
 from MLPipeline.images.ReadImage import UnreadableImage, read_bytes, read_thumbnail
 from MLPipeline.report import Report, Thumbnails
 from MLPipeline.report.Drawing import drawing
+from MLPipeline.steps import FitPhases
+from tests.support.harness import SMALL, run, succeed
+from tests.support.trained_run import Trained
 
 MakeImages = Callable[..., Path]
 

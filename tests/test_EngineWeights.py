@@ -10,10 +10,10 @@ from urllib.error import URLError
 import pandas as pd
 import pytest
 import torch
-from harness import refuse, succeed
 
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.Weights import load_weights
+from tests.support.harness import refuse, succeed
 
 MakeImages = Callable[..., Path]
 

@@ -1,244 +1,155 @@
-"""Metrics against scikit-learn, and the cases where a metric is undefined."""
+"""A trained model over its labelled images: the same answers whatever was stored, and what the card learns."""
 
-import copy
-import json
+from __future__ import annotations
+
 import math
-import warnings
-from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn import dummy, metrics
-from torch import nn
+from torch.nn.functional import normalize
 
+from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
-from MLPipeline.Evaluate import (
-    Predictions,
-    baseline_accuracy,
-    evaluate,
-    macro_auroc,
-    predict_batches,
-    predictions_table,
-    worst_mistakes,
-)
+from MLPipeline.Evaluate import Scorer, judge, predict_split
+from MLPipeline.Features import Dataset, extract
+from MLPipeline.images.ReadImage import read_image
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, scan_folders
+from MLPipeline.images.SplitImages import split_images
+from MLPipeline.Predict import predict
+from MLPipeline.scoring.Calibrate import fit_temperature
+from MLPipeline.scoring.Unknown import Fingerprint
+from tests.support.made_up_net import build
 
-CPU = torch.device("cpu")
-
-
-def names(num_classes: int) -> list[str]:
-    return [f"class{index}" for index in range(num_classes)]
+SIZE, CLASSES = 16, ("cat", "dog")
+CARD = ModelCard("made-up", CLASSES, SIZE, {}, epoch=3)
 
 
-def predictions_of(predicted: list[int], labels: list[int], num_classes: int) -> Predictions:
-    logits = 4 * torch.nn.functional.one_hot(torch.tensor(predicted, dtype=torch.int64), num_classes).float()
-    return Predictions(logits.view(-1, num_classes), torch.tensor(labels, dtype=torch.int64))
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., Path]) -> Path:
+    return make_images(tmp_path_factory.mktemp("judge") / "Data", {"cat": 60, "dog": 60}, size=24)
 
 
-@st.composite
-def any_predictions(draw: st.DrawFn) -> Predictions:
-    """Random logits and labels: one class, one image, classes without images or never predicted included."""
-    num_classes, num_images = draw(st.integers(1, 6)), draw(st.integers(1, 40))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    used = draw(st.integers(1, num_classes))
-    bias = draw(st.floats(0, 8)) * torch.rand(num_classes, generator=generator)
-    logits = 2 * torch.randn(num_images, num_classes, generator=generator) + bias
-    return Predictions(logits, torch.randint(0, used, (num_images,), generator=generator))
+def a_model(freeze: str = "backbone") -> Classifier:
+    torch.manual_seed(3)
+    model = build(2)
+    model.head.weight.data *= 10
+    model.freeze(freeze)
+    return model
 
 
-@given(any_predictions())
-@settings(deadline=None)
-def test_metrics_equal_scikit_learns(predictions: Predictions) -> None:
-    num_classes = predictions.logits.shape[1]
-    labels, predicted = predictions.labels.numpy(), predictions.predicted.numpy()
-    ours = evaluate(predictions, names(num_classes))
-    everything = list(range(num_classes))
-    present = sorted({*labels.tolist(), *predicted.tolist()})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn warns of every undefined figure
-        assert ours["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted), abs=1e-9)
-        assert ours["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, predicted), abs=1e-9)
-        assert ours["macro_f1"] == pytest.approx(
-            metrics.f1_score(labels, predicted, average="macro", labels=present, zero_division=0), abs=1e-9
-        )
-        scores = metrics.precision_recall_fscore_support(labels, predicted, labels=everything, zero_division=np.nan)
-        confusion = metrics.confusion_matrix(labels, predicted, labels=everything)
-    assert ours["confusion_matrix"] == confusion.tolist()
-    for key, theirs in zip(("precision", "recall", "f1", "support"), scores, strict=True):
-        mine = [math.nan if value[key] is None else value[key] for value in ours["per_class"].values()]
-        np.testing.assert_allclose(mine, theirs, atol=1e-9, rtol=0)
-    if num_classes > 1:
-        loss = metrics.log_loss(labels, predictions.probabilities.numpy(), labels=everything)
-        assert ours["loss"] == pytest.approx(loss, abs=1e-9)
-    assert ours["ece"] == pytest.approx(calibration_error_in_words(predictions), abs=1e-9)
-    json.dumps(ours, allow_nan=False)
+def dataset_of(root: Path, model: Classifier) -> Dataset:
+    index = split_images(scan_folders(root), 0.4, 0.2, seed=0)
+    return extract(model.eval(), index, SIZE, root.parent / "cache", "fp32", workers=1)
 
 
-@given(any_predictions(), st.floats(0.05, 20))
-@settings(deadline=None)
-def test_figures_of_the_probabilities_equal_scikit_learns(predictions: Predictions, temperature: float) -> None:
-    predictions = predictions.scaled(temperature)
-    num_classes = predictions.logits.shape[1]
-    labels, probabilities = predictions.labels.numpy(), predictions.probabilities.numpy()
-    one_hot = np.eye(num_classes)[labels]
-    ours = evaluate(predictions, names(num_classes))
-    areas = [
-        metrics.roc_auc_score(one_hot[:, label], probabilities[:, label])
-        for label in range(num_classes)
-        if 0 < one_hot[:, label].sum() < len(labels)
-    ]
-    assert ours["auroc"] == (pytest.approx(np.mean(areas), abs=1e-9) if areas else None)
-    squared = num_classes * metrics.mean_squared_error(one_hot, probabilities)
-    assert ours["brier"] == pytest.approx(squared, abs=1e-9)
-    if num_classes == 2:  # where scikit-learn's looks at one of the two probabilities
-        assert ours["brier"] == pytest.approx(
-            2 * metrics.brier_score_loss(one_hot[:, 1], probabilities[:, 1]), abs=1e-9
-        )
-    if num_classes > 5:
-        scores = predictions.logits.numpy()
-        top5 = metrics.top_k_accuracy_score(labels, scores, k=5, labels=range(num_classes))
-        assert ours["top5_accuracy"] == pytest.approx(top5, abs=1e-9)
-    else:
-        assert ours["top5_accuracy"] is None
-    assert ours["temperature"] == temperature
-    assert ours["ece_unscaled"] == evaluate(predictions.scaled(1.0), names(num_classes))["ece"]
+def images_of(dataset: Dataset, split: int) -> torch.Tensor:
+    paths = [dataset.index.path(position) for position in dataset.index.positions(split).tolist()]
+    pixels = np.stack([read_image(path, (SIZE, SIZE)).pixels for path in paths])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def test_ties_count_half_in_the_auroc() -> None:
-    logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert macro_auroc(Predictions(logits, torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.75)
-    assert macro_auroc(Predictions(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.5)
-
-
-def calibration_error_in_words(predictions: Predictions) -> float:
-    """Guo et al., equation 3, word for word: bins ((m - 1) / 15, m / 15]."""
-    confidence = predictions.logits.double().softmax(1).amax(1).tolist()
-    correct = (predictions.predicted == predictions.labels).tolist()
-    total = 0.0
-    for upper in range(1, 16):
-        members = [i for i, c in enumerate(confidence) if (upper - 1) / 15 < c <= upper / 15]
-        if members:
-            gap = np.mean([correct[i] for i in members]) - np.mean([confidence[i] for i in members])
-            total += len(members) / len(confidence) * abs(gap)
-    return total
-
-
-def test_a_worked_example() -> None:
-    result = evaluate(predictions_of([0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 2], 4), ["cat", "dog", "emu", "fox"])
-    assert result["n"] == 6
-    assert result["accuracy"] == pytest.approx(4 / 6)
-    assert result["balanced_accuracy"] == pytest.approx((2 / 3 + 1 + 0) / 3)  # fox has no images
-    assert result["macro_f1"] == pytest.approx((2 / 3 + 4 / 5 + 0) / 3)
-    assert result["confusion_matrix"] == [[2, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    assert (result["weakest_class"], result["weakest_class_taken_for"]) == ("emu", "cat")
-    assert result["per_class"]["fox"] == {
-        "precision": None,
-        "recall": None,
-        "f1": None,
-        "support": 0,
-        "recall_ci95": [0.0, 1.0],
-    }
-
-
-def test_weakest_class_is_the_larger_of_two_equally_weak_ones() -> None:
-    result = evaluate(predictions_of([1, 0, 0, 2], [0, 1, 1, 2], 3), ["a", "b", "c"])
-    assert (result["weakest_class"], result["weakest_class_taken_for"]) == ("b", "a")
-
-
-def test_without_mistakes_the_weakest_class_is_taken_for_nothing() -> None:
-    result = evaluate(predictions_of([0, 1, 1], [0, 1, 1], 2), ["a", "b"])
-    assert (result["weakest_class"], result["weakest_class_taken_for"]) == ("b", None)
-
-
-def test_no_images_give_none_not_nan() -> None:
-    result = evaluate(predict_batches(nn.Identity(), [], CPU, num_classes=2), ["a", "b"])
-    undefined = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "ece", "auroc", "brier", "top5_accuracy")
-    undefined += ("balanced_accuracy_ci95", "macro_f1_ci95", "weakest_class", "weakest_class_taken_for")
-    assert [result[key] for key in undefined] == [None] * len(undefined)
-    assert (result["n"], result["accuracy_ci95"]) == (0, [0.0, 1.0])
-    assert result["confusion_matrix"] == [[0, 0], [0, 0]]
-
-
-def test_a_diverged_model_still_gives_valid_json() -> None:
-    result = evaluate(Predictions(torch.full((3, 2), torch.nan), torch.tensor([0, 1, 1])), ["a", "b"])
-    assert [result[key] for key in ("loss", "ece", "auroc", "brier")] == [None] * 4
-    json.dumps(result, allow_nan=False)
-
-
-@given(st.lists(st.integers(0, 4), min_size=1), st.lists(st.integers(0, 4), min_size=1))
-def test_baseline_accuracy_equals_the_dummy_classifiers(train: list[int], test: list[int]) -> None:
-    always_largest = dummy.DummyClassifier(strategy="most_frequent").fit(np.zeros((len(train), 1)), train)
-    expected = always_largest.score(np.zeros((len(test), 1)), test)
-    assert baseline_accuracy(torch.tensor(train), torch.tensor(test)) == pytest.approx(expected)
-
-
-def test_baseline_accuracy_of_nothing_is_none() -> None:
-    nothing = torch.empty(0, dtype=torch.int64)
-    assert baseline_accuracy(torch.tensor([0]), nothing) is None
-    assert baseline_accuracy(nothing, torch.tensor([0])) is None
-
-
-def tiny_model() -> Classifier:
-    """Dropout and BatchNorm show at once whether the model ran in eval mode."""
-    body = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-    return Classifier(nn.Sequential(OrderedDict(body=body)), nn.Linear(4, 3))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_predict_batches_runs_in_eval_mode_and_restores_the_mode(training: bool) -> None:
-    torch.manual_seed(0)
-    model = tiny_model().train(training)
-    images = torch.randint(0, 256, (5, 3, 2, 2), dtype=torch.uint8)
-    targets = torch.eye(3)[[2, 0, 1, 1, 0]]
-    before = copy.deepcopy(model.state_dict())
-    result = predict_batches(model, [(images[:4], targets[:4]), (images[4:], targets[4:])], CPU, 3)
-    assert model.training is training and model.head.training is training
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    assert result.labels.tolist() == [2, 0, 1, 1, 0]
-    assert not result.logits.is_inference() and not result.logits.requires_grad
+@pytest.mark.parametrize("freeze", ["none", "one", "backbone"])
+def test_predictions_are_the_models_own_in_eval_mode(root: Path, freeze: str) -> None:
+    model = a_model(freeze)
+    dataset = dataset_of(root, model)
+    model.train()
+    modes = [module.training for module in model.head.modules()]
+    scored = predict_split(model, dataset, TEST, "fp32")
+    assert [module.training for module in model.head.modules()] == modes
     with torch.no_grad():
-        torch.testing.assert_close(result.logits, model.eval()(images))
+        expected = model.eval()(images_of(dataset, TEST))
+    torch.testing.assert_close(scored.predictions.logits, expected, atol=0.02, rtol=1e-2)
+    assert scored.positions.tolist() == dataset.index.positions(TEST).tolist()
+    assert scored.predictions.labels.tolist() == dataset.index.labels[scored.positions].tolist()
+    assert len(scored.distances) == 0 and scored.unknown is None
 
 
-def test_predict_batches_restores_the_mode_after_an_error() -> None:
-    def broken() -> Any:
-        yield torch.zeros(1, 4), torch.eye(3)[:1]
-        raise RuntimeError("the loader died")
-
-    head = nn.Linear(4, 3)
-    with pytest.raises(RuntimeError, match="the loader died"):
-        predict_batches(head, broken(), CPU, 3)
-    assert head.training
-
-
-def test_predict_batches_runs_a_frozen_models_head_on_features() -> None:
-    head = nn.Linear(4, 3)
-    features = torch.randn(2, 4)
-    result = predict_batches(head, [(features, torch.eye(3)[:2])], CPU, 3)
-    torch.testing.assert_close(result.logits, head(features).detach())
+@pytest.mark.parametrize("freeze", ["none", "one", "backbone"])
+def test_centers_are_the_directions_of_the_mean_features(root: Path, freeze: str) -> None:
+    model = a_model(freeze)
+    dataset = dataset_of(root, model)
+    centers = Scorer(model, dataset, "fp32").class_centers()
+    assert centers.dtype == torch.float16
+    with torch.no_grad():
+        features = model.eval().features(images_of(dataset, TRAIN))
+    labels = torch.from_numpy(dataset.index.labels[dataset.index.positions(TRAIN)])
+    means = torch.stack([features[labels == label].mean(0) for label in range(2)])
+    torch.testing.assert_close(centers.float(), normalize(means, dim=1), atol=3e-3, rtol=0)
 
 
-def test_worst_mistakes_are_the_highest_losses_among_the_wrong() -> None:
-    logits = torch.tensor([[2.0, 0.0], [0.0, 5.0], [0.0, 1.0], [0.0, 3.0]])
-    predictions = Predictions(logits, torch.tensor([0, 0, 0, 0]))
-    assert worst_mistakes(predictions, 16) == [1, 3, 2]
-    assert worst_mistakes(predictions, 2) == [1, 3]
+def test_large_classes_are_sampled_all_over(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = a_model()
+    dataset = dataset_of(root, model)
+    taken: list[int] = []
+    take = type(dataset.rows).take
+    monkeypatch.setattr("MLPipeline.Evaluate._IMAGES_OF_A_CENTER", 5)
+    monkeypatch.setattr(
+        type(dataset.rows), "take", lambda rows, at, *rest: (taken.extend(at.tolist()), take(rows, at))[1]
+    )
+    Scorer(model, dataset).class_centers()
+    train = dataset.index.positions(TRAIN)
+    by_class = [[p for p in taken if dataset.index.labels[p] == label] for label in range(2)]
+    assert [len(each) for each in by_class] == [5, 5]
+    for label, chosen in enumerate(by_class):
+        members = train[dataset.index.labels[train] == label].tolist()
+        assert chosen == members[:: -(-len(members) // 5)]
 
 
-def test_predictions_table_names_and_figures() -> None:
-    predictions = Predictions(torch.tensor([[0.0, 0.0], [0.0, math.log(3)]]), torch.tensor([0, 0]))
-    table = predictions_table(predictions, ["a.jpg", "\udcff.jpg"], "test", ["cat", "=dog"])
-    assert list(table.columns) == ["path", "split", "true", "predicted", "confidence", "loss", "p_cat", "p_=dog"]
-    assert table.to_numpy().tolist() == [
-        ["a.jpg", "test", "cat", "cat", 0.5, 0.693147, 0.5, 0.5],
-        ["\udcff.jpg", "test", "cat", "=dog", 0.75, 1.386294, 0.25, 0.75],
-    ]
+def test_the_card_learns_temperature_fingerprint_and_rule_from_validation_images(root: Path) -> None:
+    model = a_model()
+    dataset = dataset_of(root, model)
+    raw = predict_split(model, dataset, VAL, "fp32").predictions
+    accuracy = (raw.predicted == raw.labels).double().mean().item()
+    card, (val, test) = judge(model, dataset, CARD, "fp32", target_precision=accuracy + 0.05)
+    assert (card.model, card.classes, card.epoch) == ("made-up", CLASSES, 3)
+    assert card.temperature == fit_temperature(raw) != 1.0
+    assert val.predictions.temperature == test.predictions.temperature == card.temperature
+    assert card.fingerprint is not None and card.unknown is not None
+    assert val.distances.shape == (48,) and (val.distances > card.fingerprint.max_distance).sum() == 1  # 47th of 48 + 1
+    assert val.unknown == card.unknown and 0.5 < card.unknown.min_confidence < 1
+    answered = ~card.unknown.is_unknown(test.predictions.confidence, card.fingerprint.is_far(test.distances))
+    assert test.unknown is not None and test.unknown.coverage == pytest.approx(answered.double().mean().item())
+    metrics = test.metrics(CLASSES)
+    assert metrics["unknown"]["coverage"] == test.unknown.coverage and metrics["temperature"] == card.temperature
+    plain, scored = judge(model, dataset, CARD, "fp32")
+    assert plain.unknown is None and scored[1].unknown is None and scored[1].metrics(CLASSES)["unknown"] is None
 
 
-def test_predictions_table_of_no_images_has_its_columns() -> None:
-    table = predictions_table(predict_batches(nn.Identity(), [], CPU, 2), [], "test", ["a", "b"])
-    assert list(table.columns) == ["path", "split", "true", "predicted", "confidence", "loss", "p_a", "p_b"]
-    assert len(table) == 0
+def test_new_images_get_the_same_answers(root: Path) -> None:
+    model = a_model()
+    dataset = dataset_of(root, model)
+    card, (_, test) = judge(model, dataset, CARD, "fp32", target_precision=0.5)
+    assert card.fingerprint is not None and card.unknown is not None
+    files = [dataset.index.path(position) for position in test.positions.tolist()]
+    answers = list(predict(model, card, files, 2, "fp32", workers=1))
+    is_far = card.fingerprint.is_far(test.distances)
+    is_unknown = card.unknown.is_unknown(test.predictions.confidence, is_far)
+    assert [answer.top[0][0] for answer in answers] == [CLASSES[label] for label in test.predictions.predicted.tolist()]
+    assert [answer.confidence for answer in answers] == pytest.approx(test.predictions.confidence.tolist(), abs=1e-6)
+    assert [answer.is_far for answer in answers] == is_far.tolist()
+    assert [answer.is_unknown for answer in answers] == is_unknown.tolist()
+    assert 0 < is_unknown.sum() < len(answers)
+
+
+def test_without_validation_images_nothing_is_learnt_and_every_answer_given(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = a_model()
+    index = split_images(scan_folders(root), 0, 0.2, seed=0)
+    dataset = extract(model.eval(), index, SIZE, root.parent / "cache", "fp32", workers=1)
+    card, (val, _) = judge(model, dataset, CARD, "fp32", target_precision=0.9)
+    assert card.temperature == 1.0 and card.unknown is None and len(val.positions) == 0
+    assert card.fingerprint is not None and card.fingerprint.max_distance == math.inf
+    assert "--target-precision: no validation images" in caplog.text
+
+
+def test_a_fingerprint_of_another_network_is_an_error_not_a_crash(root: Path) -> None:
+    from MLPipeline.Errors import DataError
+
+    model = a_model()
+    card = ModelCard("made-up", CLASSES, SIZE, {}, fingerprint=Fingerprint(torch.ones(2, 7).half(), 0.5))
+    with pytest.raises(DataError, match="another network"):
+        list(predict(model, card, [next((root / "cat").iterdir())], workers=1))

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from made_up_net import build
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Errors import DataError
@@ -18,7 +17,8 @@ from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex, scan_folders
-from MLPipeline.SplitImages import split_images
+from MLPipeline.images.SplitImages import split_images
+from tests.support.made_up_net import build
 
 SIZE = 16
 
@@ -154,7 +154,7 @@ def test_another_image_size_or_precision_makes_all_rows_anew(root):
 
 def test_another_way_to_compute_makes_all_rows_anew(root, monkeypatch):
     assert extracted(root).num_computed == 18
-    monkeypatch.setattr("MLPipeline.Computation.METHOD", 0)
+    monkeypatch.setattr("MLPipeline.frozen.FrozenStages.METHOD", 0)
     assert extracted(root).num_computed == 18 and extracted(root).num_computed == 0
 
 

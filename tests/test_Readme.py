@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from MLPipeline.commands.CommandLine import parse
-from MLPipeline.Config import VERBS, Config
+from MLPipeline.commands.Verbs import VERBS
+from MLPipeline.Config import Config
 from MLPipeline.Models import find_model, read_model_files
+from tests.support.paths import ROOT
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"python Engine\.py([^`\n#]*)", README)))
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from MLPipeline.Recipes import RECIPES
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-PROJECT = Path(__file__).resolve().parents[1]
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:
@@ -47,8 +47,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., Pa
     """Return a copy of the project as it is after the README's first command; `shown.txt` is what that printed."""
     home = tmp_path_factory.mktemp("home")
     for name in ("Engine.py", "MLPipeline", "Data"):
-        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
-        copy(PROJECT / name, home / name)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, home / name)
     make_images(home / "few", {"circle": 10, "square": 10}, size=64)
     shutil.copytree(home / "Data" / "others", home / "new")
     (home / "shown.txt").write_text(run(home, FIRST), encoding="utf-8")

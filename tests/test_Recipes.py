@@ -10,8 +10,8 @@ from MLPipeline.commands.CommandLine import parse
 from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
 from MLPipeline.Models import find_model
-from MLPipeline.Phases import plan, resolve
 from MLPipeline.Recipes import RECIPES, flags_of
+from MLPipeline.training.Phases import plan, resolve
 
 
 def settings(*argv: str) -> Config:

@@ -15,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.specimens import CLASSES, COUNT, draw, encode, file_name, frame_of
 from tests.specimens.Encode import Frame
+from tests.support.paths import ROOT
 
-DATA = Path(__file__).resolve().parents[1] / "Data"
+DATA = ROOT / "Data"
 MAX_TOTAL_BYTES = 4_000_000
 # Levels of 255 between thumbnails. Data/ was drawn with OpenCV 5, whose JPEGs are up to 1.7 from what was drawn;
 # OpenCV 4 letters in another font: up to 8.5. Two different specimens are at least 24 apart.

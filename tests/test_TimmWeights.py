@@ -13,8 +13,8 @@ from MLPipeline.Errors import DataError
 from MLPipeline.images.ReadImage import read_image
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.Weights import LOOK_ALIKES, load_weights
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "clothing" / "test"
 QUICK = ("resnet18", "resnet50", "efficientnet_b0")
 SLOW = (

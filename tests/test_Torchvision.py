@@ -11,7 +11,7 @@ from torchvision import models
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Errors import DataError, UsageError
-from MLPipeline.fast.FastForward import FastForward
+from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.Models import build_model, find_model, model_names
 from MLPipeline.Torchvision_Model import FAMILIES, MODELS
 from MLPipeline.Weights import load_weights

@@ -11,7 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from train_cases import (
+
+from MLPipeline.CreateDataset import Batches, one_hot
+from MLPipeline.Errors import DivergedError
+from MLPipeline.Train import fit
+from MLPipeline.training.Optimizer import make_optimizer
+from tests.support.train_cases import (
     CPU,
     NUM_CLASSES,
     NUM_FEATURES,
@@ -30,11 +35,6 @@ from train_cases import (
     val_points,
     with_dropout,
 )
-
-from MLPipeline.CreateDataset import Batches, one_hot
-from MLPipeline.Errors import DivergedError
-from MLPipeline.Optimizer import make_optimizer
-from MLPipeline.Train import fit
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

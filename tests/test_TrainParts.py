@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
-from train_cases import (
+
+from MLPipeline.CreateDataset import Batches
+from MLPipeline.Train import fit
+from tests.support.train_cases import (
     CPU,
     State,
     batches,
@@ -23,9 +26,6 @@ from train_cases import (
     val_points,
     with_dropout,
 )
-
-from MLPipeline.CreateDataset import Batches
-from MLPipeline.Train import fit
 
 
 def of_images() -> Batches:

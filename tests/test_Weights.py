@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_net import SPEC, build, foreign, same, save, sha256, trained
 
 from MLPipeline.Classifier import ModelSpec, Pretrained
 from MLPipeline.Errors import ResourceError, UsageError
 from MLPipeline.Models import find_model
 from MLPipeline.Weights import load_weights
+from tests.support.made_up_net import SPEC, build, foreign, same, save, sha256, trained
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_net import SPEC, State, build, foreign, same, save, sha256, trained, without_counters
 from torch import nn
 
 from MLPipeline.Classifier import Classifier, ModelSpec
 from MLPipeline.Errors import DataError
 from MLPipeline.Models import find_model
 from MLPipeline.Weights import load_weights
+from tests.support.made_up_net import SPEC, State, build, foreign, same, save, sha256, trained, without_counters
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from MLPipeline.audit.OddImages import find_odd_images
-from MLPipeline.Duplicates import Pairs, find_conflicts, find_leaks
+from MLPipeline.images.Duplicates import Pairs, find_conflicts, find_leaks
 from MLPipeline.images.Fingerprint import ANIMATED, DEEP, GREY, KINDS, TRANSPARENT
 from MLPipeline.images.ImageWalk import Skipped
+from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
-from MLPipeline.Inspect import Inspection
 
 SMALL_CLASS, UNEQUAL = 20, 10  # images of a class; times those of the smallest that the largest may have
 

@@ -10,9 +10,8 @@ import logging
 
 import numpy as np
 
-from MLPipeline.audit.Folds import assign_folds
 from MLPipeline.audit.Judgement import Suspects
-from MLPipeline.audit.LinearHead import sum_up
+from MLPipeline.audit.LinearHead import assign_folds, sum_up
 from MLPipeline.Errors import ResourceError
 
 NUM_FOLDS = 5

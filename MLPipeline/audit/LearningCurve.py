@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from MLPipeline.audit.Folds import assign_folds
 from MLPipeline.audit.Judgement import Forecast, LearningCurve
-from MLPipeline.audit.LinearHead import LinearHead, head_of_few, sum_up
+from MLPipeline.audit.LinearHead import LinearHead, assign_folds, head_of_few, sum_up
 
 SHARES = np.array([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
 GROWTH = 2  # "twice as many"

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from MLPipeline.audit.Folds import assign_folds
+from MLPipeline.audit.LinearHead import assign_folds
 from MLPipeline.images.Fingerprint import KINDS
-from MLPipeline.Intervals import wilson_interval
+from MLPipeline.scoring.Intervals import wilson_interval
 
 NUM_BINS, NUM_FOLDS = 16, 5
 # How far from a guess (0) to certainty (1) a signal tells a class, at the lower end of its interval, to be named.

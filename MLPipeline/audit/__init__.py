@@ -1,1 +1,1 @@
-"""What is wrong with the images, and what to do about it: found without training."""
+"""What may be wrong with a data set: suspect labels, copies, outliers, shortcuts, how much more data would help."""

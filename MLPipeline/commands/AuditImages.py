@@ -26,28 +26,28 @@ from MLPipeline.audit.AuditPage import write_audit_page
 from MLPipeline.audit.Findings import describe, find_faults
 from MLPipeline.audit.Judgement import Judgement, judgement_file, read_judgement, write_judgement
 from MLPipeline.audit.Shortcuts import find_shortcuts, metadata_signals
-from MLPipeline.commands.Console import note, progress, remembered_if_stopped, say
 from MLPipeline.Config import DEFAULT_DATA, Config
-from MLPipeline.DecodeOnce import RowKeeper
-from MLPipeline.Duplicates import find_duplicates, group_images
+from MLPipeline.console.Console import note, progress, remembered_if_stopped, say
 from MLPipeline.Errors import GateMissedError, ResourceError
+from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.RunFolder import check_output
-from MLPipeline.files.SafeCsv import write_csv
-from MLPipeline.Fixes import Fix, apply_fixes, write_fixes
+from MLPipeline.frozen.DecodeOnce import RowKeeper
+from MLPipeline.images.Duplicates import find_duplicates, group_images
+from MLPipeline.images.Fixes import Fix, apply_fixes, write_fixes
+from MLPipeline.images.Inspect import Inspection, inspect_images
+from MLPipeline.images.NamedData import named_data
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex, scan_folders
-from MLPipeline.Inspect import Inspection, inspect_images
-from MLPipeline.NamedData import named_data
 
 if TYPE_CHECKING:  # these load torch
     from MLPipeline.Classifier import Classifier
-    from MLPipeline.Computation import Computation
+    from MLPipeline.frozen.FrozenStages import FrozenStages
 
 NETWORK, IMAGE_SIZE = "efficientnet_lite0", 200  # its weights need no network, and `train` uses the same features
 MAX_IMAGES = {"cpu": 30_000, "gpu": 300_000}  # whose features take minutes to make, and 1.5 GB of memory
 
 
-def audit_images(config: Config) -> None:
+def run(config: Config) -> None:
     """Print one page about the images; write `output/audit/`: audit.html, audit.csv and fixes.csv.
 
     Raises:
@@ -121,14 +121,14 @@ def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np
 def _keeper(config: Config, index: ImageIndex) -> RowKeeper:
     """Return what makes the features while the files are inspected; where none is read, it does not load torch."""
 
-    def computation() -> Computation | None:
-        from MLPipeline.Computation import Computation
+    def computation() -> FrozenStages | None:
+        from MLPipeline.frozen.FrozenStages import FrozenStages
 
         try:
             model = _network(config.device, len(index.classes), len(index))
         except ResourceError:  # which is said where the features are missed
             return None
-        return Computation(model, IMAGE_SIZE, config.precision)
+        return FrozenStages(model, IMAGE_SIZE, config.precision)
 
     return RowKeeper(IMAGE_SIZE, computation, config.output / "cache", len(index))
 

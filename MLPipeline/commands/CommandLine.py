@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from MLPipeline.Config import VERBS, Config, flag_name, plain_type, read_settings
+from MLPipeline.commands.Verbs import VERBS, Verb
+from MLPipeline.Config import Config, flag_name, plain_type, read_settings
 from MLPipeline.Errors import UsageError, did_you_mean
 from MLPipeline.Recipes import recipe
 
@@ -22,7 +23,6 @@ _EXAMPLES = """examples:
 """
 
 _FREE_WHEN_RESUMED = ("resume", "output", "workers", "cache_limit")
-_TAKES_PATHS = {"predict": "[PATH ...] ", "compare": "RUN RUN "}
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Config]:
@@ -32,13 +32,13 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
         UsageError: an unknown verb or flag, or a value out of its range.
         SystemExit: after `--help`.
     """
-    verb = "train" if not argv or argv[0].startswith("-") else argv[0]
-    if verb not in VERBS:
-        raise UsageError(f"{verb}: no such command", did_you_mean(verb, VERBS))
-    rest = list(argv[1:] if argv and argv[0] == verb else argv)
+    word = "train" if not argv or argv[0].startswith("-") else argv[0]
+    if word not in VERBS:
+        raise UsageError(f"{word}: no such command", did_you_mean(word, VERBS))
+    verb, rest = VERBS[word], list(argv[1:] if argv and argv[0] == word else argv)
     end = rest.index("--") if "--" in rest else len(rest)
     stated, unknown = _make_parser(verb).parse_known_intermixed_args(rest[:end])
-    if verb in _TAKES_PATHS:  # `predict -- *.jpg`: after the two dashes nothing is a flag
+    if verb.paths:  # `predict -- *.jpg`: after the two dashes nothing is a flag
         stated.paths = (*stated.paths, *map(Path, rest[end + 1 :]))
     else:
         unknown += rest[end + 1 :]
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
         values = recipe(values["recipe"], values)
     elif "config" in values:
         values = read_settings(values["config"]) | values
-    return verb, Config(**values)
+    return verb.name, Config(**values)
 
 
 def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
@@ -69,17 +69,21 @@ def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
     return settings | stated | {"output": run.path.parent, "resume": str(run.path)}
 
 
-def _not_of(verb: str, word: str) -> UsageError:
+def _not_of(verb: Verb, word: str) -> UsageError:
     """Return the error for a word that `verb` does not take: a flag of another verb, or of none."""
-    verbs_of = {flag: each.metadata["verbs"] for each in _settings() for flag in _flags(each)}
-    what = f"{word}: {verb} has no such flag" if word.startswith("-") else f"{word}: {verb} takes flags only"
+    verbs_of = {flag: _verbs_of(each.name) for each in _settings() for flag in _flags(each)}
+    what = f"{word}: {verb.name} " + ("has no such flag" if word.startswith("-") else "takes flags only")
     if word in verbs_of:
         return UsageError(what, f"It is a flag of {' and '.join(verbs_of[word])}")
-    return UsageError(what, did_you_mean(word, [flag for flag, verbs in verbs_of.items() if verb in verbs]))
+    return UsageError(what, did_you_mean(word, [flag for flag, verbs in verbs_of.items() if verb.name in verbs]))
 
 
 def _settings() -> list[dataclasses.Field]:
     return [each for each in dataclasses.fields(Config) if each.name != "paths"]
+
+
+def _verbs_of(setting: str) -> list[str]:
+    return [verb.name for verb in VERBS.values() if setting in verb.settings]
 
 
 def _flags(each: dataclasses.Field) -> list[str]:
@@ -91,13 +95,13 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "), f"{self.prog} --help lists the flags")
 
 
-def _make_parser(verb: str) -> _Parser:
-    commands = "".join(f"\n  {name:<10}{text}" for name, text in VERBS.items())
+def _make_parser(verb: Verb) -> _Parser:
+    commands, is_main = "".join(f"\n  {each.name:<10}{each.help}" for each in VERBS.values()), verb.name == "train"
     parser = _Parser(
-        prog="python Engine.py" if verb == "train" else f"python Engine.py {verb}",
-        usage=f"%(prog)s {_TAKES_PATHS.get(verb, '')}[flags]",
-        description=f"{_EXAMPLES}\ncommands:{commands}" if verb == "train" else VERBS[verb],
-        epilog="--version prints the versions. COMMAND --help lists the flags of a command." if verb == "train" else "",
+        prog="python Engine.py" if is_main else f"python Engine.py {verb.name}",
+        usage=f"%(prog)s {verb.paths} [flags]" if verb.paths else "%(prog)s [flags]",
+        description=f"{_EXAMPLES}\ncommands:{commands}" if is_main else verb.help,
+        epilog="--version prints the versions. COMMAND --help lists the flags of a command." if is_main else "",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -105,12 +109,12 @@ def _make_parser(verb: str) -> _Parser:
     hints = typing.get_type_hints(Config)
     groups: dict[str, Any] = {}
     for each in dataclasses.fields(Config):
-        about = each.metadata
-        if verb not in about["verbs"]:
+        if each.name not in verb.settings and not (verb.paths and each.name == "paths"):
             continue
-        group = groups.setdefault(about["group"], None) or parser.add_argument_group(about["group"])
-        groups[about["group"]] = group
-        _add_flag(group, each, hints[each.name])
+        title = each.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_flag(groups[title], each, hints[each.name])
     return parser
 
 

@@ -6,17 +6,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from MLPipeline.commands.Console import say
-from MLPipeline.Comparison import Comparison, compare
 from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
+from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.RunFolder import find_run
 from MLPipeline.report.ComparisonPage import write_comparison
+from MLPipeline.scoring.Comparison import Comparison, compare
 
 _MAX_FLIPS = 20
 
 
-def compare_runs(config: Config) -> None:
+def run(config: Config) -> None:
     """Print both accuracies, their paired difference, and the images that only one of the runs gets right; draw a page.
 
     Raises:

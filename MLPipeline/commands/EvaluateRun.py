@@ -12,20 +12,20 @@ import numpy as np
 import pandas as pd
 
 from MLPipeline.Checkpoint import ModelCard, load_checkpoint
-from MLPipeline.commands.Console import note, progress, say
 from MLPipeline.Config import Config, read_settings
+from MLPipeline.console.Console import note, progress, say
 from MLPipeline.Device import join_ranks
-from MLPipeline.Distributed import ranks
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError, GateMissedError
+from MLPipeline.Evaluate import Scorer, SplitPredictions
 from MLPipeline.Features import extract
+from MLPipeline.files.CsvFile import cell_text, write_csv
 from MLPipeline.files.RunFolder import Run, find_run
-from MLPipeline.files.SafeCsv import cell_text, write_csv
 from MLPipeline.images.ScanFolders import SPLITS, UNSPLIT, ImageIndex, scan_folders
-from MLPipeline.Judge import Scorer, SplitPredictions
 from MLPipeline.report.Report import counted, per_class_lines, result_lines, table_of
 
 
-def evaluate_run(config: Config) -> None:
+def run(config: Config) -> None:
     """Print accuracy with its interval and a table of all classes; write predictions to `--csv`.
 
     Raises:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from MLPipeline.commands.Console import say
 from MLPipeline.Config import Config, read_settings
+from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.RunFolder import Run, list_runs, read_runs
 
 
-def list_all(config: Config) -> None:
+def run(config: Config) -> None:
     """Print one line per run: its folder, when it ended, model, accuracy on validation and test images, time.
 
     The runs of highest test accuracy on the same images are marked with a star.

@@ -8,21 +8,17 @@ import traceback
 from collections.abc import Callable
 
 from MLPipeline.commands.CommandLine import parse
-from MLPipeline.commands.Console import fail, open_console
-from MLPipeline.commands.Signals import Interrupted, stop_signals
-from MLPipeline.Config import Config
-from MLPipeline.Distributed import ranks
+from MLPipeline.commands.Verbs import VERBS, Command, Verb
+from MLPipeline.console.Console import fail, open_console
+from MLPipeline.console.PostponeDynamo import postpone_dynamo
+from MLPipeline.console.Signals import Interrupted, stop_signals
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DivergedError, PipelineError, ResourceError, is_out_of_memory
-from MLPipeline.fast.PostponeDynamo import postpone_dynamo
 from MLPipeline.report.Drawing import drawing
 
-SHARED_VERBS = ("train", "evaluate", "predict")  # what several ranks do together; rank 0 does the others alone
 
-Command = Callable[[Config], None]
-
-
-def run_command(argv: list[str], find: Callable[[str], Command]) -> int:
-    """Return the exit code of a command line whose verbs `find` turns into functions.
+def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
+    """Return the exit code of a command line whose verb `find` turns into a function.
 
     0 ok, 1 our bug, 2 user or data, 3 environment, 4 diverged, 5 a gate missed, 130 Ctrl-C, 143 SIGTERM.
     """
@@ -35,9 +31,9 @@ def run_command(argv: list[str], find: Callable[[str], Command]) -> int:
 
             show_versions() if argv else show_overview()
         else:
-            verb, config = parse(argv)
-            if ranks.is_first or verb in SHARED_VERBS:
-                find(verb)(config)
+            word, config = parse(argv)
+            if ranks.is_first or VERBS[word].is_shared:
+                find(VERBS[word])(config)
         ranks.leave()
         return 0
     except PipelineError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from MLPipeline.commands.Console import say
 from MLPipeline.Config import DEFAULT_DATA
+from MLPipeline.console.Console import say
 from MLPipeline.images.ScanFolders import folder_overview
 from MLPipeline.report.Environment import package_versions
 

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from MLPipeline.Checkpoint import ModelCard, load_checkpoint
-from MLPipeline.commands.Console import note, progress, say
 from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
+from MLPipeline.console.Console import note, progress, say
 from MLPipeline.Device import join_ranks
-from MLPipeline.Distributed import ranks
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError, UsageError
 from MLPipeline.files.AtomicFile import write_file
-from MLPipeline.files.CsvStream import open_csv
+from MLPipeline.files.CsvFile import open_csv
 from MLPipeline.files.RunFolder import Run, find_run
 from MLPipeline.files.SortedCopies import SortedCopies
 from MLPipeline.images.EncodeImage import encode_jpeg
 from MLPipeline.images.ReadAhead import no_progress
 from MLPipeline.Predict import Answer, answer_columns, find_images, predict
-from MLPipeline.Unknown import differs_from_training
+from MLPipeline.scoring.Unknown import differs_from_training
 
 _SURE = 0.5  # for --sort-into where the model has no rule for `unknown`: less is more likely wrong than right
 _HEAT_QUALITY = 90
@@ -32,7 +32,7 @@ _MAX_STEM = 200  # bytes of a file's name, which may have 255
 Receiver = Callable[[Answer], object]
 
 
-def predict_images(config: Config) -> None:
+def run(config: Config) -> None:
     """Print one line per image with its likeliest classes; into `--csv`, `--sort-into`, heat maps as asked.
 
     Raises:

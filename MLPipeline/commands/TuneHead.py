@@ -17,21 +17,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from MLPipeline.commands.Console import progress, say
-from MLPipeline.commands.Prepare import build, inspect_and_split, list_images, with_data
-from MLPipeline.commands.Signals import stop_signals
+from MLPipeline.commands.Verbs import VERBS
 from MLPipeline.Config import Config, flag_name
+from MLPipeline.console.Console import progress, say
+from MLPipeline.console.Signals import stop_signals
 from MLPipeline.Device import choose_device
 from MLPipeline.Errors import ResourceError, UsageError
 from MLPipeline.Features import extract
 from MLPipeline.files.AtomicFile import unwritable
+from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.RunFolder import Run, lock_run
-from MLPipeline.files.SafeCsv import write_csv
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
 from MLPipeline.Models import find_model
 from MLPipeline.report.TunePlot import plot_tune
-from MLPipeline.TrainState import TrainState
-from MLPipeline.Tune import Problem, Search, Trial, in_memory
+from MLPipeline.steps.Prepare import build, inspect_and_split, list_images, with_data
+from MLPipeline.training.TrainState import TrainState
+from MLPipeline.tuning.Tune import Problem, Search, Trial, in_memory
 
 ON_FEATURES: Mapping[str, Any] = {
     "freeze": "backbone",
@@ -46,7 +47,7 @@ class _TimeIsOver(Exception):  # noqa: N818  no error: the way out of a trial
     pass
 
 
-def tune_head(config: Config) -> None:
+def run(config: Config) -> None:
     """Print the ten best trials and the command that trains with the best; write trials.csv and tune.png.
 
     Raises:
@@ -210,8 +211,8 @@ def trials_table(trials: list[Trial]) -> pd.DataFrame:
 
 def training_command(config: Config, settings: Mapping[str, Any]) -> str:
     """Return the command line that trains with the settings of a trial, on the images of `config` as it was stated."""
-    shared = [each for each in dataclasses.fields(Config) if {"train", "tune"} <= set(each.metadata["verbs"])]
-    stated = {each.name: getattr(config, each.name) for each in shared}
+    shared = [name for name in VERBS["train"].settings if name in VERBS["tune"].settings]
+    stated = {name: getattr(config, name) for name in shared}
     words = ["python", "Engine.py", "--model", stated.pop("model")]
     defaults = find_model(config.model).defaults
     own = {name: getattr(Config, name) for name in stated} | {name: defaults.get(name) for name in ON_FEATURES}

@@ -1,1 +1,1 @@
-"""The command line: its flags, its look, and one file per command beside training."""
+"""The command line: one file for each verb, and the table of verbs."""

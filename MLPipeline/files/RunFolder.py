@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from MLPipeline.Errors import DataError, ResourceError, UsageError, did_you_mean
 from MLPipeline.files.AtomicFile import unwritable
-from MLPipeline.files.SafeCsv import write_csv
+from MLPipeline.files.CsvFile import write_csv
 
 RUNS_TABLE = "runs.csv"
 LAUNCH_FILE = "launch.txt"  # the torchrun command that has begun the run

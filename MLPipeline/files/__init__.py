@@ -1,1 +1,1 @@
-"""What is written to and read from the disk: whole files, harmless tables, safe checkpoints, caches, run folders."""
+"""Writing without loss: atomic files, tables, tensors, the cache, run folders, downloads."""

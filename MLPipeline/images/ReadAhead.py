@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from MLPipeline.Distributed import ranks
+from MLPipeline.distributed.Ranks import ranks
 
 AHEAD_PER_THREAD = 8  # items worked on ahead of their use: hides the disk, and bounds the memory
 

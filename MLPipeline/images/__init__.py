@@ -1,1 +1,1 @@
-"""Image files: finding them in folders, and reading any of them safely."""
+"""Finding, reading, inspecting and splitting image files; duplicates and corrected labels."""

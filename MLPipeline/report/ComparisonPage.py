@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from MLPipeline.Comparison import Comparison
 from MLPipeline.report.Page import write_page
 from MLPipeline.report.Thumbnails import embed
+from MLPipeline.scoring.Comparison import Comparison
 
 MAX_BYTES = 11_000_000
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
-from MLPipeline.Judge import SplitPredictions
 from MLPipeline.report.Drawing import Order, drawing
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Thumbnails import NO_PHOTOS, Photo, Thumbnail, embed

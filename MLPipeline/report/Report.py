@@ -16,21 +16,22 @@ import torch
 from MLPipeline.Augment import Augmentation
 from MLPipeline.Config import Config
 from MLPipeline.Errors import one_line
-from MLPipeline.Evaluate import baseline_accuracy, predictions_table, worst_mistakes
+from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_text
-from MLPipeline.files.SafeCsv import write_csv
+from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadImage import UnreadableImage, read_image
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
-from MLPipeline.Judge import SplitPredictions
 from MLPipeline.Recipes import flags_of
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Scores import Scores
-from MLPipeline.TrainState import EpochRecord
-from MLPipeline.Unknown import UnknownRule
+from MLPipeline.scoring.Metrics import baseline_accuracy
+from MLPipeline.scoring.Predictions import predictions_table, worst_mistakes
+from MLPipeline.scoring.Unknown import UnknownRule
+from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
 MAX_GRID_IMAGES = 16

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from MLPipeline.Config import Config
+from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ScanFolders import SPLITS, VAL, ImageIndex
-from MLPipeline.Intervals import wilson_interval
-from MLPipeline.Judge import SplitPredictions
 from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
@@ -25,7 +24,8 @@ from MLPipeline.report.MatrixView import most_confused, shaded_rows
 from MLPipeline.report.Page import write_page
 from MLPipeline.report.Thumbnails import Photo
 from MLPipeline.report.Verdict import advice, measures, verdict
-from MLPipeline.TrainState import EpochRecord
+from MLPipeline.scoring.Intervals import wilson_interval
+from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
 MAX_MATRIX_CLASSES = 100  # beyond, only the most confused pairs are listed

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from MLPipeline.report.PlotStyle import BLUE, GREY, INK, ORANGE, save_figure, styled
-from MLPipeline.Tune import LEVELS, Trial, nearest
+from MLPipeline.tuning.Tune import LEVELS, Trial, nearest
 
 TITLES = {
     "lr": "Learning rate",

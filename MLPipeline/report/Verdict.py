@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from MLPipeline.report.Page import count, percent
-from MLPipeline.TrainState import EpochRecord
+from MLPipeline.training.TrainState import EpochRecord
 
 WIDE_INTERVAL = 0.2
 OVERFITTED = 0.1  # training accuracy above validation accuracy

@@ -20,10 +20,10 @@ import torch
 
 from MLPipeline.commands.AuditImages import IMAGE_SIZE, NETWORK
 from MLPipeline.Device import choose_device
-from MLPipeline.fast.FastForward import FastForward
+from MLPipeline.frozen.FastForward import FastForward
+from MLPipeline.images.Inspect import inspect_images
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import scan_folders
-from MLPipeline.Inspect import inspect_images
 from MLPipeline.Models import build_model
 
 PROJECT = Path(__file__).parents[2]

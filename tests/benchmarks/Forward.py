@@ -23,12 +23,12 @@ import torch
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Device import choose_device
-from MLPipeline.fast.FastForward import FastForward
 from MLPipeline.Features import extract
+from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images.ScanFolders import scan_folders
+from MLPipeline.images.SplitImages import split_images
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.Predict import predict
-from MLPipeline.SplitImages import split_images
 from MLPipeline.Weights import load_weights
 
 SIZE, ROUNDS = 200, 5

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from MLPipeline.Duplicates import find_duplicates, group_images
+from MLPipeline.images.Duplicates import find_duplicates, group_images
+from MLPipeline.images.Inspect import inspect_images
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import scan_folders
-from MLPipeline.Inspect import inspect_images
-from MLPipeline.SplitImages import split_images, split_record
+from MLPipeline.images.SplitImages import split_images, split_record
 
 Result = TypeVar("Result")
 

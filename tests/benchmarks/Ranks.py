@@ -24,12 +24,12 @@ from torch import nn
 
 from MLPipeline.Config import NEUTRAL, Config
 from MLPipeline.Device import decoding_threads, join_ranks
-from MLPipeline.Distributed import ranks
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Features import extract
+from MLPipeline.images.Inspect import inspect_images
 from MLPipeline.images.ScanFolders import TRAIN, VAL, scan_folders
-from MLPipeline.Inspect import inspect_images
+from MLPipeline.images.SplitImages import split_images
 from MLPipeline.Models import build_model
-from MLPipeline.SplitImages import split_images
 from MLPipeline.Train import fit
 
 ROOT = Path(__file__).resolve().parents[2]

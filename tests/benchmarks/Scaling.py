@@ -33,7 +33,7 @@ choose_device("cpu")
 from MLPipeline.Features import extract
 from MLPipeline.images.ScanFolders import scan_folders
 from MLPipeline.Models import build_model
-from MLPipeline.SplitImages import split_images
+from MLPipeline.images.SplitImages import split_images
 root, side = Path(sys.argv[1]), int(sys.argv[2])
 start = time.perf_counter()
 index = split_images(scan_folders(root / "images"), 0.15, 0.15, 0)

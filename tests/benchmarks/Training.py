@@ -26,8 +26,8 @@ from MLPipeline.Config import NEUTRAL, Config
 from MLPipeline.Device import autocast, choose_device, training_dtype
 from MLPipeline.Features import extract
 from MLPipeline.images.ScanFolders import TRAIN, VAL, scan_folders
+from MLPipeline.images.SplitImages import split_images
 from MLPipeline.Models import build_model
-from MLPipeline.SplitImages import split_images
 from MLPipeline.Train import fit
 
 PLAIN = Path(__file__).parent / "PlainWay.py"

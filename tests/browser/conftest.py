@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from page_cases import ReportContent
 
 from MLPipeline.report.RunPage import write_report
+from tests.support.page_cases import ReportContent
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_cases import HOSTILE, NO_WEIGHTS, content_of, index_of, records
 
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ScanFolders import TEST
+from tests.support.page_cases import HOSTILE, NO_WEIGHTS, content_of, index_of, records
 
 THREE = ("cat", "dog", "emu")
 

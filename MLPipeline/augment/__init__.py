@@ -1,1 +1,0 @@
-"""The arithmetic under `Augment.py`: random draws by key, and batches of images moved, recoloured and mixed."""

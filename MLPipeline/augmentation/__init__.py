@@ -1,0 +1,1 @@
+"""How the augmentations are drawn, and what they do to pixels."""

@@ -1,0 +1,1 @@
+"""Several processes as one: ranks, their meeting, gradients summed over a whole batch."""

@@ -1,1 +1,0 @@
-"""The frozen part of a network at the speed of the processor."""

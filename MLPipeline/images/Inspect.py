@@ -1,0 +1,248 @@
+"""Index -> inspection: every image decoded once, in full, before anything is trained on it; the second time no file.
+
+    inspection = inspect_images(index, cache=Path("output/cache"), workers=2)
+    inspection.prints["width"]        one packed record per image, in the order of the index
+
+Two stores in the cache: what a file contains -> its row, and a file's place, size and times -> what it contains. So a
+renamed or copied image is read but not decoded, and one that nobody touched is not even opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.Errors import DataError
+from MLPipeline.files.Cache import DIGEST_BYTES, RowStore, digest
+from MLPipeline.images.Fingerprint import FINGERPRINT, IDENTITY, NOTED, ROW, UNREADABLE, make_rows
+from MLPipeline.images.ImageWalk import Skipped, count_reasons
+from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
+from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
+from MLPipeline.images.ScanFolders import ImageIndex
+
+VANISHED = os.strerror(errno.ENOENT).lower()
+MAX_VANISHED = 0.01  # share of the files that may disappear between the scan and the reading
+_BYTES = np.dtype(np.uint8)
+_HANDED_OVER = 256  # findings of a rank that wait to be written
+_AT_ONCE = 16  # files a thread takes: the fewer the hands, the less they wait for the interpreter
+_BYTES_AT_ONCE = 2**22  # of decoded pixels, if these are kept
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of each image of an index, in its order."""
+
+    prints: np.ndarray  # (N,) FINGERPRINT; 64 bytes an image
+    rows: np.ndarray  # (M,) ROW, memory-mapped
+    numbers: np.ndarray  # (N,) int32 row of each image; -1: the file could not even be opened
+    unopened: dict[int, str]  # position -> why
+    num_read: int  # files that were read; the others had not changed
+    seconds: float = 0.0  # that it took
+
+    @property
+    def is_readable(self) -> np.ndarray:
+        """Which images can be used: (N,) bool."""
+        return (self.prints["flags"] & UNREADABLE) == 0
+
+    def thumbnails(self, positions: np.ndarray) -> np.ndarray:
+        """Return the small grey pictures (B, 64, 64) uint8 of readable images."""
+        return self.rows["thumbnail"][self.numbers[positions]]
+
+    def skipped(self, index: ImageIndex) -> tuple[Skipped, ...]:
+        """Return the images that cannot be used, with reasons."""
+        return self._remarks(index, UNREADABLE)
+
+    def notes(self, index: ImageIndex) -> tuple[Skipped, ...]:
+        """Return the images that are used but odd, with what is odd about them."""
+        return self._remarks(index, NOTED)
+
+    def _remarks(self, index: ImageIndex, flag: int) -> tuple[Skipped, ...]:
+        positions = np.flatnonzero(self.prints["flags"] & flag).tolist()
+        return tuple(Skipped(index.name(position), self._remark(position)) for position in positions)
+
+    def _remark(self, position: int) -> str:
+        number = int(self.numbers[position])
+        return self.unopened[position] if number < 0 else self.rows["note"][number].decode()
+
+
+@dataclass
+class Finding:
+    """What reading one file has come to."""
+
+    position: int
+    state: bytes = b""
+    content: bytes = b""  # digest of its bytes
+    number: int | None = None  # of the row that the store has already
+    row: np.ndarray | None = None  # or the row made
+    pixels: np.ndarray | None = None  # (S, S, 3) uint8 RGB, if they were wanted and it is new
+    error: str = ""  # or why it could not be opened
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no row is known for what the file contains."""
+        return not self.error and self.number is None
+
+
+class Keeper(Protocol):
+    """What becomes of the pictures that are decoded, squares of `image_size` pixels."""
+
+    image_size: int
+
+    def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """Yield the findings as they come, and do with their pixels what is to be done."""
+
+
+def inspect_images(
+    index: ImageIndex,
+    cache: Path,
+    workers: int = 1,
+    verify: bool = False,
+    progress: Progress = no_progress,
+    keeper: Keeper | None = None,
+) -> Inspection:
+    """Return what is known of each image of `index`; files are read where they changed, or all of them to `verify`.
+
+    What is decoded goes through the hands of `keeper`, if there is one: training need not decode it again.
+
+    A file has changed if its size, its times or its inode have: the same bytes at another place are read again, too.
+    Of several ranks, each reads its share, and rank 0 writes.
+
+    Raises:
+        DataError: no image can be read, or more than 1 % have vanished since the scan.
+        ResourceError: the cache cannot be written.
+    """
+    start = time.perf_counter()
+    contents = RowStore(cache, "files", str(index.root.resolve()), (DIGEST_BYTES,), _BYTES)
+    store = RowStore(cache, "fingerprints", IDENTITY, (ROW.itemsize,), _BYTES)
+    with contents.writing(), store.writing():
+        files = _Files(index, contents, store, keeper.image_size if keeper else 0)
+        mine = np.arange(len(index))[ranks.dealt]
+        changed = mine if verify else files.recall(mine)
+        chunks = [changed[first : first + files.at_once].tolist() for first in range(0, len(changed), files.at_once)]
+        findings: Iterator[Finding] = chain.from_iterable(read_ahead(files.read, chunks, workers))
+        findings = keeper.keep(findings) if keeper else findings
+        if len(changed):
+            findings = iter(progress(findings, "inspecting", len(changed)))
+        for finding in ranks.in_step(findings, len(changed), _HANDED_OVER, files.hand_over):
+            files.add(finding)
+        files.share()
+        rows = store.rows().view(ROW)[:, 0]
+        (num_read,) = ranks.sum(len(changed))
+    prints, seconds = _prints(rows, files.numbers), time.perf_counter() - start
+    inspection = Inspection(prints, rows, files.numbers, files.unopened, int(num_read), seconds)
+    _check(index, inspection)
+    return inspection
+
+
+class _Files:
+    """The files of an index, and the rows that are known of them."""
+
+    def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore, image_size: int) -> None:
+        self.index, self.contents, self.store, self.image_size = index, contents, store, image_size
+        self.at_once = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // (3 * image_size**2 or 1)))
+        self.numbers = np.full(len(index), -1, np.int32)
+        self.unopened: dict[int, str] = {}
+        self.findings: list[Finding] = []  # that rank 0 does not know of yet
+
+    def recall(self, positions: np.ndarray) -> np.ndarray:
+        """Find the rows of the files that have not changed; return the positions (M,) of the others."""
+        known = self.contents.rows()
+        for position in positions.tolist():
+            place = self.contents.find(_state(self.index.path(position)))
+            number = None if place is None else self.store.find(known[place].tobytes())
+            self.numbers[position] = -1 if number is None else number
+        return positions[self.numbers[positions] < 0]
+
+    def read(self, positions: Sequence[int]) -> list[Finding]:
+        """Read files, and decode those for whose content no row is known. Safe to call from several threads."""
+        findings: list[Finding] = []
+        rows, pixels = make_rows(self._unknown(positions, findings), self.image_size)
+        made = zip(rows, pixels, strict=True)
+        for finding in findings:
+            if finding.is_new:
+                finding.row, finding.pixels = next(made)
+        return findings
+
+    def _unknown(self, positions: Sequence[int], findings: list[Finding]) -> Iterator[bytes]:
+        """Yield the content of those files whose rows are to be made, one at a time; add a finding for each file."""
+        for position in positions:
+            path = self.index.path(position)
+            state = _state(path)  # before reading: a change in between shows the next time
+            try:
+                data = read_bytes(path)
+            except UnreadableImage as error:
+                findings.append(Finding(position, error=error.reason))
+                continue
+            content = digest(data)
+            findings.append(Finding(position, state, content, self.store.find(content)))
+            if findings[-1].is_new:
+                yield data
+
+    def add(self, finding: Finding) -> None:
+        """Remember a finding, but not its pixels, which have been made use of."""
+        finding.pixels = None
+        self.findings.append(finding)
+
+    def hand_over(self) -> None:
+        """Let rank 0 remember what all ranks have found."""
+        for findings in ranks.to_first(self.findings):
+            self._keep(findings)
+        self.findings = []
+
+    def share(self) -> None:
+        """Learn from rank 0, and from each other, what all files have come to."""
+        self.hand_over()
+        self.store.publish()
+        ranks.share_numbers(self.numbers)
+        self.unopened = ranks.from_first(self.unopened)
+
+    def _keep(self, findings: Sequence[Finding]) -> None:
+        """Remember what reading files has come to, in this run and the next."""
+        self.unopened |= {each.position: each.error for each in findings if each.error}
+        read = [each for each in findings if not each.error]
+        made = [each for each in read if each.is_new]
+        if made:
+            rows = np.array([each.row for each in made], ROW).view(np.uint8).reshape(len(made), -1)
+            self.numbers[[each.position for each in made]] = self.store.append([each.content for each in made], rows)
+        for each in read:
+            if each.number is not None:
+                self.numbers[each.position] = each.number
+        if read:
+            contents = np.frombuffer(b"".join(each.content for each in read), np.uint8).reshape(len(read), -1)
+            self.contents.append([each.state for each in read], contents)
+
+
+def _state(path: Path) -> bytes:
+    """Return what stands for a file as it is now: where it lies, its size, its times, its inode."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.urandom(DIGEST_BYTES)  # known to nobody: reading the file will tell what is wrong with it
+    times = status.st_mtime_ns, status.st_ctime_ns  # the second changes even where a tool sets the first back
+    return digest(os.fsencode(path) + f"\0{status.st_size} {times} {status.st_ino}".encode())
+
+
+def _prints(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    prints = np.zeros(len(numbers), FINGERPRINT)
+    prints["flags"] = UNREADABLE
+    prints[numbers >= 0] = rows["print"][numbers[numbers >= 0]]
+    return prints
+
+
+def _check(index: ImageIndex, inspection: Inspection) -> None:
+    vanished = sum(reason == VANISHED for reason in inspection.unopened.values())
+    if vanished > max(1, MAX_VANISHED * len(index)):
+        what = f"{index.root}: {vanished} of {len(index)} files have vanished since the folders were listed"
+        raise DataError(what, "Leave the folder alone while it is read, and run the same command again")
+    if not inspection.is_readable.any():
+        what = f"{index.root}: none of {len(index)} images can be read"
+        raise DataError(what, count_reasons(inspection.skipped(index)))

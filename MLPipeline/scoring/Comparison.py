@@ -1,0 +1,140 @@
+"""Is one run really better than another? Both judged on the same images, and on which images they differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from MLPipeline.Errors import DataError
+from MLPipeline.files.RunFolder import Run
+from MLPipeline.scoring.Intervals import mcnemar_p_value, paired_interval, wilson_interval
+
+_COLUMNS = ["path", "split", "true", "predicted", "confidence"]  # of predictions.csv
+_SPLITS = ("test", "val")  # the first of them that a run has is compared
+_CHANCE = 0.05  # a p-value from here on may well be chance
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image that only one of the two runs gets right."""
+
+    path: str  # relative to the data folder
+    true: str
+    predicted: tuple[str, str]  # by the first run, by the second
+    confidence: tuple[float, float]
+
+    @property
+    def is_won(self) -> bool:
+        """Whether it is the second run that is right."""
+        return self.predicted[1] == self.true
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same images: all that a console table or a page says of them."""
+
+    names: tuple[str, str]
+    split: str  # test, or val where there are no test images
+    both: int  # images that both get right
+    only_first: int
+    only_second: int
+    neither: int
+    flips: tuple[Flip, ...]  # those that one of them gets right, the surest answers first
+
+    @property
+    def num_images(self) -> int:
+        """How many images both were judged on."""
+        return self.both + self.only_first + self.only_second + self.neither
+
+    @property
+    def num_right(self) -> tuple[int, int]:
+        """How many images each gets right."""
+        return self.both + self.only_first, self.both + self.only_second
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """The accuracy of each."""
+        first, second = self.num_right
+        return first / self.num_images, second / self.num_images
+
+    @property
+    def intervals(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The 95 % interval of each accuracy. That they overlap does not mean that the runs are equally good."""
+        first, second = (wilson_interval(number, self.num_images) for number in self.num_right)
+        return first, second
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the second run minus that of the first."""
+        return (self.only_second - self.only_first) / self.num_images
+
+    @property
+    def difference_ci95(self) -> tuple[float, float]:
+        """The 95 % interval of the difference, paired: see `paired_interval`."""
+        return paired_interval(self.both, self.only_first, self.only_second, self.neither)
+
+    @property
+    def p_value(self) -> float:
+        """Of McNemar's exact test: how likely equally good models are to differ so much on these images."""
+        return mcnemar_p_value(self.only_first, self.only_second)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        if not self.only_first + self.only_second:
+            return "both get the same images right"
+        if self.p_value >= _CHANCE:
+            return "the difference may be chance: more test images would tell"
+        return f"{self.names[self.difference > 0]} is better"
+
+
+def compare(first: Run, second: Run) -> Comparison:
+    """Return how two runs compare on their test images, or on their validation images where they have no others.
+
+    Raises:
+        DataError: a run's predictions are missing, or the two were not judged on the same images.
+    """
+    tables = [_read_predictions(run) for run in (first, second)]
+    split = next((each for each in _SPLITS if all((table["split"] == each).any() for table in tables)), None)
+    if split is None:
+        raise DataError(f"{first.path} and {second.path}: no test or validation images in both", _mend(second))
+    pairs = _pair_up(first, second, split, *(table[table["split"] == split] for table in tables))
+    right, other_right = pairs["predicted"] == pairs["true"], pairs["predicted_2"] == pairs["true"]
+    flips = [
+        Flip(row.path, row.true, (row.predicted, row.predicted_2), (float(row.confidence), float(row.confidence_2)))
+        for row in pairs[right != other_right].itertuples()
+    ]
+    return Comparison(
+        names=(first.path.name, second.path.name),
+        split=split,
+        both=int((right & other_right).sum()),
+        only_first=int((right & ~other_right).sum()),
+        only_second=int((other_right & ~right).sum()),
+        neither=int((~right & ~other_right).sum()),
+        flips=tuple(sorted(flips, key=lambda flip: -sum(flip.confidence))),
+    )
+
+
+def _read_predictions(run: Run) -> pd.DataFrame:
+    path = run.path / "predictions.csv"
+    try:  # all as text: a class may be called `NA` or `7`
+        return pd.read_csv(path, dtype=str, keep_default_na=False, usecols=_COLUMNS).drop_duplicates("path")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a table of predictions", _mend(run)) from error
+
+
+def _pair_up(first: Run, second: Run, split: str, one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per image, what the second run says of it in columns ending in `_2`."""
+    pairs = one.merge(other, on="path", how="outer", suffixes=("", "_2"), indicator=True)
+    in_both = pairs["_merge"] == "both"
+    num_alone, num_other_class = int((~in_both).sum()), int((in_both & (pairs["true"] != pairs["true_2"])).sum())
+    if num_alone or num_other_class:
+        what = f"{second.path}: was not judged on the images of {first.path}"
+        counts = f"{num_alone} of {len(pairs)} {split} images are in one of them only, {num_other_class} changed class"
+        raise DataError(f"{what}: {counts}", _mend(second))
+    return pairs
+
+
+def _mend(run: Run) -> str:
+    return f"Score each on the same folder: python Engine.py evaluate --run {run.path} --data FOLDER"

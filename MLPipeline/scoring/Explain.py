@@ -1,0 +1,118 @@
+"""What an answer rests on: heat maps by Grad-CAM, and pictures with the heat laid over them.
+
+Source: R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization,
+arXiv:1610.02391, section 3. B images, C classes, K channels, h x w pixels of the activations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from MLPipeline.Classifier import Classifier
+from MLPipeline.Device import autocast, training_dtype
+from MLPipeline.Errors import UsageError
+from MLPipeline.images.ReadImage import UnreadableImage, read_image
+from MLPipeline.images.ScanFolders import ImageIndex
+from MLPipeline.scoring.Predictions import in_eval_mode
+
+_SHADES = (  # matplotlib's inferno from a quarter on, at 16 places: loading matplotlib takes as long as the heat maps
+    "57106e 6a176e 7f1e6c 932667 a82e5f bc3754 cc4248 dd513a ea632a f37819 f98e09 fca50a fbbe23 f6d746 f1ef75 fcffa4"
+)
+_DIMMED, _FULL_GLOW = 0.75, 0.45  # brightness where it is cold; the heat from which on all is glow
+_IMAGES_AT_ONCE = 8
+
+
+def heat_maps(model: Classifier, images: Tensor, classes: Tensor | None = None, precision: str = "auto") -> Tensor:
+    """Return how much each pixel speaks for a class: (B, H, W) float32 on the CPU, 0 to 1 (the hottest of its image).
+
+    The activations of the last stage that still has places are summed over their channels, each weighted by how much
+    the class's logit grows with it; what speaks against the class is left out. All zero where nothing speaks for it.
+    `model` comes out as it went in: modes, gradients, which parameters are trained.
+
+    Args:
+        model: any classifier whose backbone has a stage that gives (B, K, h, w).
+        images: (B, 3, H, W) uint8.
+        classes: (B,) int64; by default the ones answered.
+        precision: as `--precision` has it; the activations are computed in it.
+
+    Raises:
+        UsageError: no stage gives a map of more than one place.
+    """
+    images = images.to(model.mean.device)
+    with in_eval_mode(model):
+        # ResNet50 in bf16: half the time, maps correlated by 0.9999.
+        dtype = training_dtype(images.device, model, precision)
+        with autocast(images.device, dtype):
+            activations, rest = _last_map(model, images)
+        with torch.enable_grad():
+            activations = activations.detach().float().clone().requires_grad_()
+            # A copy: the next stage may work in place, which a leaf of the graph forbids.
+            logits = model.head(rest(activations.clone())).float()
+            chosen = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
+            (slopes,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), activations)
+    weights = slopes.mean(dim=(2, 3), keepdim=True)  # (B, K, 1, 1)
+    heat = (weights * activations.detach()).sum(dim=1, keepdim=True).relu().float()
+    heat = interpolate(heat, images.shape[-2:], mode="bicubic", align_corners=False).clamp_min(0)[:, 0]
+    hottest = heat.amax(dim=(1, 2), keepdim=True)
+    return (heat / hottest.where(hottest > 0, 1)).cpu()
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return `image` (H, W, 3) uint8 RGB in grey, glowing where its `heat` (H, W), 0 to 1, is.
+
+    The colours run from purple over red to yellow, ever lighter (matplotlib's inferno): told apart by everyone, and in
+    print.
+    """
+    grey = (image @ np.array([0.299, 0.587, 0.114], np.float32))[:, :, None]  # so that colour is heat, and heat alone
+    glow = 0.5 * grey + 0.6 * _colours()[(255 * heat).astype(np.uint8)]
+    share = np.minimum(heat / _FULL_GLOW, 1)[:, :, None]
+    return (share * glow + (1 - share) * _DIMMED * grey).clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _colours() -> np.ndarray:
+    """Return (256, 3) float32 RGB, from cold to hot."""
+    shades = np.array([list(bytes.fromhex(shade)) for shade in _SHADES.split()])
+    places = np.linspace(0, 1, len(shades))
+    return np.stack([np.interp(np.linspace(0, 1, 256), places, each) for each in shades.T], axis=1).astype(np.float32)
+
+
+def explain_images(
+    model: Classifier, index: ImageIndex, positions: np.ndarray, image_size: int, precision: str = "auto"
+) -> dict[int, np.ndarray]:
+    """Return by position (H, W, 3) uint8 pictures with the heat of the class answered; none for a file gone since."""
+    pictures: dict[int, np.ndarray] = {}
+    for position in positions.tolist():
+        with contextlib.suppress(UnreadableImage):
+            pictures[position] = read_image(index.path(position), (image_size, image_size)).pixels
+    shown = list(pictures)
+    for first in range(0, len(shown), _IMAGES_AT_ONCE):
+        batch = shown[first : first + _IMAGES_AT_ONCE]
+        drawn = draw_heat(model, np.stack([pictures[position] for position in batch]), precision)
+        pictures |= dict(zip(batch, drawn, strict=True))
+    return pictures
+
+
+def draw_heat(model: Classifier, pixels: np.ndarray, precision: str = "auto") -> list[np.ndarray]:
+    """Return the pictures `pixels` (B, H, W, 3) uint8 RGB with the heat of the class answered upon each."""
+    heat = heat_maps(model, torch.from_numpy(pixels).permute(0, 3, 1, 2), precision=precision).numpy()
+    return [overlay(*pair) for pair in zip(pixels, heat, strict=True)]
+
+
+@torch.no_grad()
+def _last_map(model: Classifier, images: Tensor) -> tuple[Tensor, nn.Module]:
+    """Return the activations (B, K, h, w) of the last stage that has several places, and the stages after it."""
+    activations, found = model.normalize(images), None
+    for number, stage in enumerate(model.backbone, start=1):
+        activations = stage(activations)
+        if activations.ndim == 4 and activations.shape[2] * activations.shape[3] > 1:
+            found = activations.clone(), model.backbone[number:]  # the next stage may work in place
+    if found is None:
+        raise UsageError("--heatmap: no stage of this model gives a map of the image", "Use larger images, or a CNN")
+    return found

@@ -1,0 +1,102 @@
+"""The predictions of a model on labelled images: logits, probabilities, losses, and the table behind every figure.
+
+N images, B images of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model says of N labelled images, in the order they came."""
+
+    logits: Tensor  # (N, C) float32, on the CPU; as the model gives them
+    labels: Tensor  # (N,) int64: the true classes
+    temperature: float = 1.0  # divides the logits before the softmax; see Calibrate
+
+    def scaled(self, temperature: float) -> Predictions:
+        """Return the same predictions with confidences of this `temperature`."""
+        return replace(self, temperature=temperature)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Softmax of the logits: `(N, C)` float64, so that near-certain answers keep their order."""
+        return (self.logits.double() / self.temperature).softmax(dim=1)
+
+    @property
+    def predicted(self) -> Tensor:
+        """The most probable class of each image: `(N,)` int64."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """The probability of the predicted class: `(N,)` float64."""
+        return self.probabilities.amax(dim=1)
+
+    @property
+    def losses(self) -> Tensor:
+        """The cross-entropy of each image, in nats: `(N,)` float64."""
+        return functional.cross_entropy(self.logits.double() / self.temperature, self.labels, reduction="none")
+
+
+def predict_batches(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, num_classes: int
+) -> Predictions:
+    """Return the predictions of `model` (on `device`) in eval mode, which is left in the mode it came in.
+
+    `batches` are inputs `(B, ...)` as the model takes them and one-hot targets `(B, C)` (C = `num_classes`); or none.
+    """
+    logits, labels = [torch.empty(0, num_classes)], [torch.empty(0, dtype=torch.int64)]
+    with in_eval_mode(model), torch.inference_mode():
+        for inputs, targets in batches:
+            logits.append(model(inputs.to(device, non_blocking=True)).float().cpu())
+            labels.append(targets.argmax(dim=1).cpu())
+    return Predictions(torch.cat(logits), torch.cat(labels))
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put all of `model` into eval mode inside the `with` block, and each part back into its own after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
+def worst_mistakes(predictions: Predictions, limit: int) -> list[int]:
+    """Return the positions of up to `limit` wrongly classified images, the highest loss first."""
+    wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
+    order = predictions.losses[wrong].argsort(descending=True, stable=True)
+    return wrong[order][:limit].tolist()
+
+
+def predictions_table(
+    predictions: Predictions, paths: Sequence[str], split: str, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Return one row per image: path, split, true, predicted, confidence, loss, p_<class>...; figures to 6 decimals."""
+    # dtype object: pandas' own string type may refuse the surrogates of a file name that is not UTF-8.
+    names = pd.Series(list(classes), dtype=object)
+    about = pd.DataFrame(
+        {
+            "path": pd.Series(list(paths), dtype=object),
+            "split": split,
+            "true": names.take(predictions.labels.numpy()).to_numpy(),
+            "predicted": names.take(predictions.predicted.numpy()).to_numpy(),
+            "confidence": predictions.confidence.numpy(),
+            "loss": predictions.losses.numpy(),
+        }
+    )
+    probabilities = pd.DataFrame(predictions.probabilities.numpy(), columns=[f"p_{name}" for name in classes])
+    return pd.concat([about, probabilities], axis=1).round(6)

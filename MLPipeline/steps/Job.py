@@ -1,0 +1,62 @@
+"""A run under way: what is trained on what, where, and since when."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from MLPipeline.Checkpoint import ModelCard
+from MLPipeline.Classifier import Classifier
+from MLPipeline.Config import Config
+from MLPipeline.files.RunFolder import Run
+from MLPipeline.images.Inspect import Inspection
+from MLPipeline.images.ScanFolders import ImageIndex
+from MLPipeline.report.Drawing import Order
+from MLPipeline.scoring.Predictions import Predictions
+from MLPipeline.training.TrainState import EpochRecord
+from MLPipeline.Weights import WeightsReport
+
+
+@dataclass
+class Job:
+    """All that the steps of a training run share."""
+
+    run: Run
+    config: Config
+    index: ImageIndex
+    inspection: Inspection
+    model: Classifier
+    weights: WeightsReport
+    device: torch.device
+    start: float  # of the process, by time.perf_counter
+    history: list[EpochRecord] = field(default_factory=list)
+    features_s: float = 0.0
+    photos: Order | None = None  # of the images that the report will show
+    head: Predictions | None = None  # of the best head on validation images, once more than the head is trained
+
+    @property
+    def card(self) -> ModelCard:
+        """What the checkpoint says of the model as it is now."""
+        best = max((record.epoch for record in self.history if record.is_best), default=0)
+        config = self.config
+        return ModelCard(
+            model=config.model,
+            classes=self.index.classes,
+            image_size=config.image_size,
+            weights=asdict(self.weights),
+            hidden=config.hidden,
+            dropout=config.dropout,
+            epoch=best,
+        )
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What an interrupted run needs to find as it was, to go on as if nothing had happened."""
+        state = hashlib.blake2b(self.inspection.prints["digest"].tobytes(), digest_size=16)
+        for position in range(len(self.index)):
+            state.update(self.index.name(position).encode("utf-8", "surrogateescape") + b"\0")
+        state.update(self.index.labels.tobytes() + self.index.splits.tobytes())
+        classes = hashlib.blake2b("\0".join(self.index.classes).encode("utf-8", "surrogateescape"), digest_size=16)
+        return {"images": state.hexdigest(), "classes": classes.hexdigest(), "weights": self.weights.sha256}

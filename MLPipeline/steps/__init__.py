@@ -1,0 +1,1 @@
+"""The steps of a training run, in the order in which Engine.py takes them."""

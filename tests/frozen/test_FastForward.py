@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, cosine_similarity
+
+from MLPipeline.Classifier import Classifier
+from MLPipeline.frozen.FastForward import FastForward
+from MLPipeline.frozen.FrozenStages import frozen_hash
+from MLPipeline.frozen.FuseConvolutions import FusedConvolution, fuse, mean_inputs
+from MLPipeline.images.ReadImage import read_image
+from MLPipeline.Models import build_model, find_model
+from MLPipeline.Weights import load_weights
+from tests.support.paths import CLOTHING
+
+PHOTOS = CLOTHING / "test"
+
+
+def trained(name: str, size: int = 64) -> Classifier:
+    """Return a model whose BatchNorm statistics are not the trivial ones it is built with."""
+    torch.manual_seed(0)
+    model = build_model(name, 5, size)
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(images(8, size))
+    return model.eval()
+
+
+def images(number: int, size: int, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (number, 3, 8, 8), generator=draw).float()
+    return nn.functional.interpolate(coarse, size, mode="bilinear").to(torch.uint8)
+
+
+class Branches(nn.Module):
+    """What networks do around convolutions: a sum with ReLU, a sum without, a shared input, a bare convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.norm, self.relu, self.last = nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        both = self.relu(self.norm(self.first(inputs)) + self.second(inputs))
+        halved = self.last(both)
+        return halved + self.last(both + 1)
+
+
+class Untraceable(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs if inputs.sum() > 0 else -inputs
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0", "cnn"])
+@pytest.mark.parametrize("size", [64, 75])
+def test_fused_in_fp32_is_the_network_itself(name: str, size: int) -> None:
+    model = trained(name, size)
+    inputs = model.normalize(images(3, size, seed=1))
+    with torch.inference_mode():
+        expected = model.backbone(inputs)
+        before = frozen_hash(model)
+        fused, outputs = fuse(model.backbone, {}, torch.float32, inputs)
+        assert torch.equal(outputs, fused(inputs))
+        assert any(isinstance(module, FusedConvolution) for module in fused.modules())
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+        torch.testing.assert_close(fused(inputs), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+        # Weights are laid out per shape: another batch size must not meet the first one's.
+        torch.testing.assert_close(fused(inputs[:2]), fused(inputs)[:2], rtol=1e-3, atol=1e-4)
+    assert frozen_hash(model) == before
+
+
+def test_sums_branches_and_reused_layers_survive_fusing() -> None:
+    network, inputs = Branches().eval(), torch.randn(2, 3, 9, 9)
+    network.norm.running_mean = torch.randn(4)
+    with torch.inference_mode():
+        _, outputs = fuse(network, {}, torch.float32, inputs)
+        torch.testing.assert_close(outputs, network(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_traced_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    network = Untraceable()
+    with caplog.at_level(logging.INFO):
+        assert fuse(network, {}, torch.float32, torch.ones(1, 3, 8, 8))[0] is network
+    assert "cannot be fused" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_rows_are_the_frozen_features_in_half_precision(name: str) -> None:
+    model = trained(name)
+    model.freeze("backbone")
+    forward = FastForward(model, 64)
+    rows, expected = forward(images(5, 64, seed=2)), model.frozen_features(images(5, 64, seed=2))
+    assert rows.dtype == torch.float16 and rows.shape == expected.shape
+    assert cosine_similarity(rows.float(), expected).min() > 0.99
+
+
+def test_the_number_format_falls_back_to_fp32_where_rounding_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained("resnet18")
+    model.freeze("backbone")
+    monkeypatch.setattr("MLPipeline.frozen.FastForward._MIN_COSINE", 0.99999999)
+    inputs = images(4, 64, seed=3)
+    exact = model.frozen_features(inputs)
+    largest = exact.abs().max().item()
+    torch.testing.assert_close(FastForward(model, 64)(inputs).float(), exact, rtol=2e-3, atol=1e-3 * largest)
+    # What the user states wins: bf16 keeps 8 bits.
+    stated = FastForward(model, 64, "bf16")(inputs).float()
+    assert (stated - exact).abs().max() > 1e-3 * largest
+
+
+def test_the_answers_are_those_of_the_model() -> None:
+    model = trained("resnet18")
+    expected = model(images(6, 64, seed=4)).softmax(1)
+    model.freeze("backbone")
+    answers = model.head(FastForward(model, 64, "fp32")(images(6, 64, seed=4)).float()).softmax(1)
+    torch.testing.assert_close(answers, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.skipif(not PHOTOS.exists(), reason="the clothing photographs are not beside the project")
+def test_features_of_photographs_keep_their_direction() -> None:
+    model = build_model("efficientnet_lite0", 10, 200).eval()
+    load_weights(model, find_model("efficientnet_lite0"), "auto")
+    model.freeze("backbone")
+    files = sorted(PHOTOS.glob("*/*.jpg"))[::24]
+    pixels = torch.stack([torch.from_numpy(read_image(file, (200, 200)).pixels) for file in files]).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        similarity = cosine_similarity(FastForward(model, 200)(pixels).float(), model.frozen_features(pixels))
+    assert similarity.mean() > 0.9995 and similarity.min() > 0.999
+    assert len(files) > 10
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_rounded_weights_shift_no_output(groups: int) -> None:
+    torch.manual_seed(0)
+    convolution, norm = nn.Conv2d(4, 8, 3, groups=groups), nn.BatchNorm2d(8)
+    network = nn.Sequential(convolution, norm).eval()
+    inputs = torch.rand(16, 4, 12, 12) + torch.arange(4.0).view(4, 1, 1)
+    with torch.inference_mode():
+        with mean_inputs(network) as means:
+            expected = network(inputs)
+        assert list(means) == [convolution] and torch.allclose(means[convolution], inputs.mean((0, 2, 3)))
+        assert not convolution._forward_pre_hooks
+
+        def shift(mean: Tensor | None) -> Tensor:
+            fused = FusedConvolution(convolution, norm, torch.bfloat16, mean)
+            outputs = conv2d(inputs, fused.weight.float(), fused.bias, groups=groups)
+            return (outputs - expected).mean((0, 2, 3)).abs()
+
+        before, after = shift(None), shift(means[convolution])
+    assert before.max() > 1e-3 and after.max() < 0.2 * before.max()
+
+
+@pytest.mark.parametrize(
+    "call", [lambda layer, images: layer(input=images), lambda layer, images: layer(images[0])[None]]
+)
+def test_a_convolution_called_in_an_odd_way_has_no_mean(call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with mean_inputs(network) as means:
+        call(network[0], torch.ones(1, 3, 8, 8))
+    assert not means
+
+
+def test_a_stream_keeps_the_order_takes_batches_as_needed_and_restores_the_threads() -> None:
+    model = trained("resnet18")
+    model.freeze("backbone")
+    forward, threads = FastForward(model, 64), torch.get_num_threads()
+    taken: list[int] = []
+
+    def batches() -> Iterator[tuple[int, np.ndarray]]:
+        for number in range(12):
+            taken.append(number)
+            yield number, images(3, 64, seed=number).permute(0, 2, 3, 1).numpy()
+
+    stream = forward.stream(batches())
+    item, rows = next(stream)
+    assert item == 0 and len(taken) <= threads + 1
+    torch.testing.assert_close(rows, forward(images(3, 64, seed=0)), rtol=1e-2, atol=1e-2)
+    for expected, (item, rows) in enumerate(stream, start=1):
+        assert item == expected
+        torch.testing.assert_close(rows, forward(images(3, 64, seed=item)), rtol=1e-2, atol=1e-2)
+    assert expected == 11 and torch.get_num_threads() == threads
+    stream = forward.stream(batches())
+    next(stream)
+    stream.close()
+    assert torch.get_num_threads() == threads
+
+
+def test_a_batch_that_fails_ends_the_stream_with_its_error() -> None:
+    model = trained("resnet18")
+    model.freeze("backbone")
+    with pytest.raises(RuntimeError):
+        list(FastForward(model, 64).stream([(0, np.zeros((1, 64, 64, 7), np.uint8))]))

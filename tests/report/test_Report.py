@@ -1,0 +1,189 @@
+"""Tables, pictures and sentences of a run, from made-up results."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from MLPipeline.Config import Config
+from MLPipeline.Evaluate import SplitPredictions
+from MLPipeline.images.ImageWalk import Skipped
+from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex, scan_folders
+from MLPipeline.images.SplitImages import split_images
+from MLPipeline.report import Plots, Report
+from MLPipeline.report.Drawing import drawing
+from MLPipeline.report.Report import (
+    closing_lines,
+    counted,
+    epoch_line,
+    measure,
+    oddity_lines,
+    per_class_lines,
+    result_lines,
+    summary_lines,
+    table_of,
+    write_history,
+    write_json,
+    write_results,
+)
+from MLPipeline.scoring.Metrics import evaluate
+from MLPipeline.scoring.Predictions import Predictions
+from MLPipeline.training.TrainState import EpochRecord
+from MLPipeline.Weights import WeightsReport
+
+RECORD = EpochRecord(3, 0.5, 0.75, 0.25, 1.0, 0.01, 1.25, True)
+COLUMNS = "epoch train_loss train_accuracy val_loss val_accuracy lr seconds".split()
+
+
+@pytest.fixture(autouse=True)
+def _drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "_process", None)  # which an earlier test may have begun
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, make_images) -> ImageIndex:
+    root = make_images(tmp_path_factory.mktemp("report") / "Data", {"cat": 10, "dog": 5})
+    return split_images(scan_folders(root), 0.2, 0.2, seed=0)  # test: 2 cats, 1 dog
+
+
+def scores_of(index: ImageIndex, split: int, answers: list[int]) -> SplitPredictions:
+    """Return the predictions of a model that gives `answers` with a logit of 2."""
+    positions = index.positions(split)
+    logits = 2.0 * torch.nn.functional.one_hot(torch.tensor(answers, dtype=torch.int64), 2).float()
+    return SplitPredictions(split, positions, Predictions(logits, torch.from_numpy(index.labels[positions]).long()))
+
+
+def test_measures_are_by_split_and_the_baseline_is_of_the_last(index: ImageIndex) -> None:
+    metrics = measure(index, [scores_of(index, VAL, [0, 0, 0]), scores_of(index, TEST, [0, 0, 1])])
+    assert (metrics["val"]["accuracy"], metrics["test"]["accuracy"]) == (2 / 3, 1.0)
+    assert metrics["baseline_accuracy"] == 2 / 3  # two of the three test images are cats
+
+
+def test_without_test_images_the_validation_images_are_judged(index: ImageIndex, tmp_path: Path) -> None:
+    scored = [scores_of(index, VAL, [0, 1, 1]), SplitPredictions(TEST, np.empty(0, np.int64), empty())]
+    metrics = measure(index, scored)
+    assert metrics["test"]["accuracy"] is None and metrics["baseline_accuracy"] == 2 / 3
+    write_results(tmp_path, index, scored, metrics, [RECORD], 16)
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 3
+    lines = closing_lines(metrics)
+    assert lines[0].startswith("result   val accuracy 66.7 % (95 % interval 20.8 to 93.9 %, 3 images)")
+    assert lines[0].endswith("always the largest class: 66.7 %")
+    assert lines[1] == "weakest  cat: 50 % found, most often taken for dog"
+
+
+def empty() -> Predictions:
+    return Predictions(torch.empty(0, 2), torch.empty(0, dtype=torch.int64))
+
+
+def test_with_no_images_at_all_it_says_so(index: ImageIndex, tmp_path: Path) -> None:
+    scored = [SplitPredictions(split, np.empty(0, np.int64), empty()) for split in (VAL, TEST)]
+    metrics = measure(index, scored)
+    assert metrics["baseline_accuracy"] is None
+    write_results(tmp_path, index, scored, metrics, [], 16)
+    assert closing_lines(metrics) == ["result   no validation or test images: nothing says how good this model is"]
+    assert cv2.imread(str(tmp_path / "confusion_matrix.png")) is not None
+
+
+def test_a_history_without_epochs_is_an_empty_table(tmp_path: Path) -> None:
+    write_history(tmp_path, [])
+    assert list(pd.read_csv(tmp_path / "history.csv")) == COLUMNS
+    write_history(tmp_path, [RECORD])
+    assert pd.read_csv(tmp_path / "history.csv").to_numpy().tolist() == [[3, 0.5, 0.75, 0.25, 1.0, 0.01, 1.25]]
+
+
+def test_a_vanished_file_is_drawn_white_and_the_others_stay(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    positions = index.positions(TRAIN)[:2]
+    gone = index.path(int(positions[0]))
+    whole = Report._pixels(index, positions, 8)
+    gone.rename(gone.with_suffix(".away"))
+    try:
+        pixels = Report._pixels(index, positions, 8)
+    finally:
+        gone.with_suffix(".away").rename(gone)
+    assert pixels.shape == (2, 3, 8, 8) and (pixels[0] == 255).all() and not (whole[0] == 255).all()
+    assert (pixels[1] == whole[1]).all()
+
+
+def test_mistakes_and_their_captions_go_together(
+    index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = {}
+    monkeypatch.setattr(Plots, "plot_mistakes", lambda *given: drawn.update(given=given))
+    scored = [scores_of(index, TEST, [1, 0, 0])]
+    write_results(tmp_path, index, scored, measure(index, scored), [RECORD], 8)
+    images, true, predicted, confidence, number, _ = drawn["given"]
+    positions = scored[0].positions[[0, 2]]
+    assert (true, predicted, number) == (["cat", "dog"], ["dog", "cat"], 3)
+    assert (images == Report._pixels(index, positions, 8)).all()
+    assert confidence == pytest.approx([1 / (1 + math.exp(-2))] * 2)
+
+
+def test_tables_name_the_image_of_each_row(index: ImageIndex) -> None:
+    table = table_of(index, scores_of(index, TEST, [1, 0, 1]))
+    assert table["path"].tolist() == [index.name(position) for position in index.positions(TEST).tolist()]
+    assert table["true"].tolist() == ["cat", "cat", "dog"] and table["predicted"].tolist() == ["dog", "cat", "dog"]
+    assert set(table["split"]) == {SPLITS[TEST]}
+
+
+def test_an_epoch_is_a_row_under_its_header() -> None:
+    assert epoch_line(None) == "epoch  train loss  train acc  val loss   val acc  seconds  (* best so far)"
+    assert epoch_line(RECORD) == "    3      0.5000     75.0 %    0.2500   100.0 %     1.25 *"
+    blind = epoch_line(EpochRecord(12, 0.5, 1.0, math.nan, math.nan, 0.01, 1.0, False))
+    assert blind == "   12      0.5000    100.0 %         -         -     1.00"
+    assert len(blind) == epoch_line(None).index("seconds") + len("seconds")
+
+
+def test_the_summary_says_what_is_trained_on_what(index: ImageIndex) -> None:
+    config = Config(model="resnet18", epochs=1, batch_size=8, optimizer="adam", lr=0.001, image_size=64, freeze="none")
+    failed = WeightsReport("none", "", "", "ImageNet weights could not be had (no network)")
+    lines = summary_lines(index, config, failed, torch.device("cpu"))
+    assert lines == [
+        f"images   2 classes in {index.root}: 9 train, 3 val, 3 test",
+        "model    resnet18 with random weights; every layer is trained",
+        "         ImageNet weights could not be had (no network)",
+        "training 1 epoch, batch 8, adam at 0.001, 64x64 pixels, seed 0, on cpu",
+    ]
+    partly = Config(**{**vars(config), "freeze": "layer3", "weights": "imagenet"})
+    weights = WeightsReport("imagenet", "url", "hash", "weights of a.pth")
+    lines = summary_lines(index, partly, weights, torch.device("cpu"))
+    assert lines[1] == "model    resnet18 with ImageNet weights; layers after layer3" and len(lines) == 3
+
+
+def test_the_table_of_classes_is_aligned_and_tells_undefined_from_zero() -> None:
+    predictions = Predictions(torch.tensor([[2.0, 0, 0], [0, 2, 0]]), torch.tensor([0, 0]))
+    scores = evaluate(predictions, ["a cat", "dog", "e" * 60])
+    lines = per_class_lines(scores)
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) < 90
+    assert lines[1].split() == ["a", "cat", "100.0", "%", "50.0", "%", "66.7", "%", "2"]
+    assert lines[2].split() == ["dog", "0.0", "%", "-", "0.0", "%", "0"]
+    assert result_lines(scores)[0] == "result   accuracy 50.0 % (95 % interval 9.5 to 90.5 %, 2 images)"
+
+
+def test_oddities_are_one_line_a_kind() -> None:
+    notes = [
+        Skipped("a.jpg", "end marker missing"),
+        Skipped("b.gif", "first of 2"),
+        Skipped("c.jpg", "end marker missing"),
+    ]
+    assert oddity_lines(notes) == [
+        "a.jpg and 1 more: end marker missing; used all the same",
+        "b.gif: first of 2; used all the same",
+    ]
+    assert oddity_lines([]) == []
+
+
+def test_counts_are_grammatical() -> None:
+    assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+
+
+def test_json_is_written_whole_with_a_last_line_end(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "katze \N{CAT}", "n": None})
+    text = (tmp_path / "a.json").read_text()
+    assert text.endswith("}\n") and json.loads(text) == {"name": "katze \N{CAT}", "n": None}

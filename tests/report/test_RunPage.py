@@ -1,0 +1,108 @@
+"""What the report says of a run, and how large it gets; how it is used is in tests/browser."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from MLPipeline.images.ImageWalk import Skipped
+from MLPipeline.images.ReadImage import cv2
+from MLPipeline.report.RunPage import ReportContent, write_report
+from MLPipeline.scoring.Unknown import UnknownRule
+from tests.support.page_cases import NO_WEIGHTS, content_of, index_of, records
+
+THREE = ("cat", "dog", "emu")
+
+
+def text_of(content: ReportContent, folder: Path) -> str:
+    """Return the words of a report, one space apart."""
+    page = write_report(folder, content).read_text(encoding="utf-8")
+    page = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", page).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> ReportContent:
+    return content_of(index_of(tmp_path / "Data", THREE, (2, 2, 9)), {0: 1})
+
+
+def test_the_first_words_answer_how_good_and_how_sure(content: ReportContent, tmp_path: Path) -> None:
+    text = text_of(content, tmp_path)
+    assert "88.9 % of 27 test images are classified right" in text
+    assert "95 % interval 71.9 % to 96.1 %" in text and "always the largest class 33.3 %" in text
+    assert "Weakest class cat 67 % found, most often taken for dog" in text
+    assert "Weights at the start ImageNet a package" in text and "Trained on 6 images 3 classes" in text
+    assert "Time taken 1 min 15 s 1 min 0 s of it for reading the images and for the frozen layers" in text
+    assert "Trained from scratch" not in text and "not finished" not in text
+
+
+def test_from_scratch_is_said_loudly(content: ReportContent, tmp_path: Path) -> None:
+    text = text_of(replace(content, weights=NO_WEIGHTS), tmp_path)
+    assert f"Trained from scratch. No pretrained weights were used: {NO_WEIGHTS.note}." in text
+    assert "Begin with ImageNet weights" in text
+
+
+def test_an_interrupted_run_shows_what_exists(content: ReportContent, tmp_path: Path) -> None:
+    stopped = replace(content, scored=(), metrics={}, history=records(2), interrupted="stopped by Ctrl-C")
+    text = text_of(stopped, tmp_path)
+    assert "This run was not finished: stopped by Ctrl-C. 2 epochs of 3 done" in text
+    assert "75.0 % of 6 validation images are classified right" in text  # of the best epoch
+    assert f"python Engine.py --resume {tmp_path}" in text and "Confusion" not in text
+    nothing = text_of(replace(stopped, history=[]), tmp_path)
+    assert "Not measured yet" in nothing and "predict IMAGE_OR_FOLDER" not in nothing
+
+
+def test_commands_can_be_pasted_whatever_the_folder_is_called(content: ReportContent, tmp_path: Path) -> None:
+    folder = tmp_path / "my runs; rm"
+    folder.mkdir()
+    assert f"--run '{folder}'" in text_of(content, folder).replace("&#39;", "'")
+
+
+def test_skipped_and_odd_files_are_listed(content: ReportContent, tmp_path: Path) -> None:
+    skipped = tuple(Skipped(f"{number}.heic", "HEIC: convert to JPEG or PNG") for number in range(300))
+    odd = (Skipped("a.jpg", "end marker missing"), Skipped("b.jpg", "end marker missing"))
+    text = text_of(replace(content, index=replace(content.index, skipped=skipped), notes=odd), tmp_path)
+    assert "300 files not used 300 x HEIC" in text and "199.heic" in text and "200.heic" not in text
+    assert "The others are in skipped.csv." in text and "2 files: end marker missing" in text
+
+
+def test_calibration_and_unknown_are_told_where_they_exist(content: ReportContent, tmp_path: Path) -> None:
+    assert "Temperature" not in text_of(content, tmp_path) and "withheld" not in text_of(content, tmp_path)
+    rule = UnknownRule(0.98, 0.7, 0.75, 0.99, (0.9, 1.0))
+    scored = [*content.scored[:1], replace(content.scored[1], unknown=rule)]
+    metrics = {**content.metrics, "test": content.metrics["test"] | {"temperature": 1.5, "ece_unscaled": 0.125}}
+    text = text_of(replace(content, scored=scored, metrics=metrics), tmp_path)
+    assert "Before temperature scaling 12.5 %" in text and "Temperature 1.50" in text
+    assert f"Answers withheld as “unknown” {rule.to_text()}" in text
+
+
+@pytest.mark.parametrize("num_classes", [53, 100, 101])
+def test_past_a_hundred_classes_pairs_stand_for_the_matrix(tmp_path: Path, num_classes: int) -> None:
+    names = tuple(f"class {number}" for number in range(num_classes))
+    index = index_of(tmp_path / "Data", names, (1, 1, 4), "same.png")
+    page = write_report(tmp_path, content_of(index, {0: 1, 7: 3})).read_text(encoding="utf-8")
+    assert page.count('<td class="recall">') == (num_classes if num_classes <= 100 else 0)
+    assert page.count('<li><button type="button" data-show="pair"') == 2
+    assert page.count("<td") < 2 * num_classes**2
+
+
+@pytest.mark.slow
+def test_the_report_on_a_hundred_thousand_images_can_be_sent(tmp_path: Path) -> None:
+    names = tuple(f"class {number}" for number in range(100))
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)  # nothing compresses worse
+    (tmp_path / "Data").mkdir()
+    (tmp_path / "Data" / "noise.png").write_bytes(cv2.imencode(".png", noise)[1].tobytes())
+    index = index_of(tmp_path / "Data", names, (1, 1, 1000), "noise.png")
+    start = time.monotonic()
+    page = write_report(tmp_path, content_of(index, {number: (number + 1) % 100 for number in range(0, 100, 2)}))
+    assert page.stat().st_size < 15_000_000
+    text = page.read_text(encoding="utf-8")
+    assert re.search(
+        r"[\d,]+\s*images of 100,000 are here; the rest is left out", text.replace("\N{NO-BREAK SPACE}", " ")
+    )
+    assert time.monotonic() - start < 120

@@ -1,0 +1,58 @@
+"""The command line with something wrong on rank 1: `torchrun ... rank_faults.py killed|diverged|elsewhere <argv>`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import Engine
+from MLPipeline import Train
+from MLPipeline.training import Resume
+
+FAILS_AT = 9  # training steps of all epochs so far
+
+
+def kill_in_a_step() -> None:
+    """End this process in a training step, at the first start only."""
+    taken, step = [], torch.optim.SGD.step
+
+    def counted(self: torch.optim.SGD, closure: None = None) -> None:
+        taken.append(1)
+        if len(taken) == FAILS_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step(self)
+
+    torch.optim.SGD.step = counted
+
+
+def lose_the_loss() -> None:
+    """Have no finite loss from a training step on."""
+    taken, cross_entropy = [], Train.cross_entropy
+
+    def failing(*given: Any, **more: Any) -> torch.Tensor:
+        taken.append(1)
+        return cross_entropy(*given, **more) * (float("nan") if len(taken) >= FAILS_AT else 1)
+
+    Train.cross_entropy = failing
+
+
+def main(fault: str, argv: list[str]) -> int:
+    is_wrong = os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    Resume.SECONDS_BETWEEN_SAVES = 0
+    if is_wrong and fault == "killed":
+        kill_in_a_step()
+    if is_wrong and fault == "diverged":
+        lose_the_loss()
+    if is_wrong and fault == "elsewhere":
+        data = argv.index("--data") + 1
+        argv[data] = str(Path(argv[data]).with_name("Others"))
+    return Engine.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,52 @@
+"""A small training command that is run whole, is stopped within this process, and goes on; for tests of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.crash import Blow, prepare, result
+from tests.support.harness import Outcome, run, succeed
+
+MakeImages = Callable[..., Path]
+
+
+class Command:
+    """`python Engine.py <flags>` on newly drawn images; its runs are called `run`, and do not draw."""
+
+    def __init__(self, root: Path, make_images: MakeImages, flags: str) -> None:
+        self.data = make_images(root / "Data", {"cat": 8, "dog": 8}, size=16)
+        self.flags = [*flags.split(), "--name", "run", "--device", "cpu", "-j", "1", "--data", self.data]
+        self.root, self.output = root, root / "whole"
+        with pytest.MonkeyPatch.context() as patch:
+            prepare(patch.setattr, None)
+            succeed([*self.flags, "--output", self.output])
+        self.whole = result(self.output)
+
+    def strike(self, output: Path, blow: Blow) -> Outcome:
+        """Return what becomes of the command under a blow."""
+        with pytest.MonkeyPatch.context() as patch:
+            prepare(patch.setattr, blow)
+            return run([*self.flags, "--output", output])
+
+    def again(self, output: Path) -> dict[str, Any]:
+        """Return what the whole command comes to where it was stopped before there was a run."""
+        with pytest.MonkeyPatch.context() as patch:
+            prepare(patch.setattr, None)
+            succeed([*self.flags, "--output", output])
+        return result(output)
+
+    def go_on(self, output: Path) -> dict[str, Any]:
+        """Return what the run comes to that was stopped in `output`."""
+        with pytest.MonkeyPatch.context() as patch:
+            prepare(patch.setattr, None)
+            succeed(resuming(output / "001-run"))
+        return result(output)
+
+
+def resuming(path: Path) -> list[str | Path]:
+    """Return the words that let the run in `path` go on."""
+    return ["--resume", path, "--output", path.parent]
