@@ -19,7 +19,7 @@ from MLPipeline.Errors import DataError, PipelineError, UsageError
 from MLPipeline.files.TensorFile import load_file, save_file
 from MLPipeline.Head import make_head
 from MLPipeline.Models import build_model
-from MLPipeline.scoring.Unknown import Fingerprint, UnknownRule
+from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
 
 FORMAT = 1
 _MAX_IMAGE_SIZE = 4096  # as --image-size: a file from elsewhere must not ask for all the memory
@@ -37,7 +37,7 @@ class ModelCard:
     dropout: float | None = None
     epoch: int = 0  # the best epoch, whose weights these are
     temperature: float = 1.0  # logits are divided by it before the softmax
-    fingerprint: Fingerprint | None = None  # of the training images; None without validation images
+    fingerprint: FeatureCenters | None = None  # of the training images; None without validation images
     unknown: UnknownRule | None = None  # which answers to give; None: all
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ _TYPES: Mapping[str, Any] = {  # of what the file holds
     "versions": dict,
     "state_dict": dict,
 }
-_PARTS: Mapping[str, Any] = {"fingerprint": Fingerprint, "unknown": UnknownRule}  # stored as dicts; may be absent
+_PARTS: Mapping[str, Any] = {"fingerprint": FeatureCenters, "unknown": UnknownRule}  # stored as dicts; may be absent
 _PART_TYPES: Mapping[str, Any] = {
     "centers": Tensor,
     "max_distance": float,

@@ -1,6 +1,6 @@
-"""What can go wrong in a way the user can mend: one class per exit code, each error one line.
+"""What can go wrong that the user can put right: one class per exit code, each error one line.
 
-`Engine.main` catches `PipelineError` once and prints `error: <what>. <mend>`; anything else that is raised is our bug.
+`Engine.main` catches `PipelineError` once and prints `error: <what>. <hint>`; anything else that is raised is our bug.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u20
 
 
 class PipelineError(Exception):
-    """Base of all errors a user can mend: `what` is wrong (and where), and how to `mend` it."""
+    """Base of all errors a user can put right: `what` is wrong, and where; `hint` says what to do."""
 
     exit_code = 2
 
-    def __init__(self, what: str, mend: str) -> None:
+    def __init__(self, what: str, hint: str) -> None:
         self.what = what.rstrip(".")
-        self.mend = mend
-        super().__init__(one_line(f"{self.what}. {mend}"))
+        self.hint = hint
+        super().__init__(one_line(f"{self.what}. {hint}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.what, self.mend)  # else it could not be told from one process to another
+        return type(self), (self.what, self.hint)  # else it could not be told from one process to another
 
 
 class UsageError(PipelineError):

@@ -26,7 +26,7 @@ from MLPipeline.scoring.Calibrate import fit_temperature
 from MLPipeline.scoring.Metrics import evaluate
 from MLPipeline.scoring.Predictions import Predictions, in_eval_mode
 from MLPipeline.scoring.Unknown import (
-    Fingerprint,
+    FeatureCenters,
     UnknownRule,
     distances_to,
     fit_unknown,
@@ -129,7 +129,7 @@ def judge(
     scorer = Scorer(model, dataset, precision)
     centers = scorer.class_centers()
     val, test = (scorer.predict(split, centers) for split in (VAL, TEST))
-    fingerprint = Fingerprint(centers, usual_distance(val.distances))
+    fingerprint = FeatureCenters(centers, usual_distance(val.distances))
     card = replace(card, temperature=fit_temperature(val.predictions), fingerprint=fingerprint)
     if target_precision is not None and not len(val.positions):
         logger.warning("--target-precision: no validation images to learn from, so every answer is given")

@@ -118,8 +118,8 @@ def _step(state: TrainState, inputs: Tensor, targets: Tensor, config: Config, we
                 raise
             if state.num_chunks >= len(inputs) or is_shared(state.model):
                 images = "a single image" if state.num_chunks >= len(inputs) else f"{len(inputs)} images per rank"
-                mend = "Use a smaller --image-size or --model, or --freeze backbone"
-                raise ResourceError(f"out of memory at {images}", mend) from error
+                hint = "Use a smaller --image-size or --model, or --freeze backbone"
+                raise ResourceError(f"out of memory at {images}", hint) from error
         state.num_chunks *= 2
         logger.warning("out of memory: a batch is now computed in %d parts, its size stays", state.num_chunks)
     loss, num_right = ranks.sum(loss, num_right)

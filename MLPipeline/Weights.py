@@ -47,7 +47,7 @@ def load_weights(model: Classifier, spec: ModelSpec, weights: str) -> WeightsRep
     Raises:
         UsageError: `imagenet`, for a model that has no such weights.
         DataError: the file cannot be read, or holds the weights of another network.
-        ResourceError: `imagenet`, and they are not to be had. For `auto` only what the user had better mend than train
+        ResourceError: `imagenet`, and they are not to be had. For `auto` only what is better put right than trained
             from scratch: a damaged file in the cache or the package, a cache that cannot be written.
     """
     if weights == "none":
@@ -106,14 +106,14 @@ def _shipped_file(pretrained: Pretrained) -> Path | None:
     return next((path for folder in folders for path in Path(folder).rglob(pretrained.file_name)), None)
 
 
-def _verified(path: Path, pretrained: Pretrained, mend: str) -> str:
+def _verified(path: Path, pretrained: Pretrained, hint: str) -> str:
     """Return the hash of the file, which is the one it should have."""
     try:
         found = _sha256(path)
     except OSError as error:
-        raise ResourceError(f"{path}: cannot be read ({error.strerror})", mend) from error
+        raise ResourceError(f"{path}: cannot be read ({error.strerror})", hint) from error
     if not found.startswith(pretrained.sha256):
-        raise ResourceError(f"{path}: hash mismatch", mend)
+        raise ResourceError(f"{path}: hash mismatch", hint)
     return found
 
 

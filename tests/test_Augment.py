@@ -104,8 +104,8 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError) as error:
         make_augmentation("hflip,rotat")
     listed = "crop, cutmix, erase, hflip, jitter, mixup, randaugment, rotate, translate, trivial, vflip"
-    mend = f"Did you mean 'rotate'? Choose from: {listed}"
-    assert str(error.value) == f"--augment rotat: no such augmentation. {mend}"
+    hint = f"Did you mean 'rotate'? Choose from: {listed}"
+    assert str(error.value) == f"--augment rotat: no such augmentation. {hint}"
 
 
 @pytest.mark.parametrize("names", ["", "hflip,,crop", "hflip,none", "none,none", "nonne"])

@@ -11,9 +11,9 @@ import torch
 from test_Checkpoint import CARD, make, refusal, resave
 
 from MLPipeline.Checkpoint import load_checkpoint, save_checkpoint
-from MLPipeline.scoring.Unknown import Fingerprint, UnknownRule
+from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
 
-FINGERPRINT = Fingerprint(torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]]).half(), 0.4)
+FINGERPRINT = FeatureCenters(torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]]).half(), 0.4)
 RULE = UnknownRule(0.98, 0.75, 0.8, 0.9875, (0.95, 0.9975))
 
 

@@ -23,13 +23,13 @@ from MLPipeline.Errors import (
     [(UsageError, 2), (DataError, 2), (ResourceError, 3), (DivergedError, 4), (GateMissedError, 5)],
 )
 def test_exit_codes(kind: type[PipelineError], code: int) -> None:
-    assert kind("what", "mend").exit_code == code
+    assert kind("what", "hint").exit_code == code
 
 
 def test_an_error_says_what_and_how_to_mend_it() -> None:
     error = DataError("cat.jpg: is empty.", "Remove it")
     assert str(error) == "cat.jpg: is empty. Remove it"
-    assert (error.what, error.mend) == ("cat.jpg: is empty", "Remove it")
+    assert (error.what, error.hint) == ("cat.jpg: is empty", "Remove it")
 
 
 @pytest.mark.parametrize(

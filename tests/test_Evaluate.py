@@ -20,7 +20,7 @@ from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, scan_folders
 from MLPipeline.images.SplitImages import split_images
 from MLPipeline.Predict import predict
 from MLPipeline.scoring.Calibrate import fit_temperature
-from MLPipeline.scoring.Unknown import Fingerprint
+from MLPipeline.scoring.Unknown import FeatureCenters
 from tests.support.made_up_net import build
 
 SIZE, CLASSES = 16, ("cat", "dog")
@@ -150,6 +150,6 @@ def test_a_fingerprint_of_another_network_is_an_error_not_a_crash(root: Path) ->
     from MLPipeline.Errors import DataError
 
     model = a_model()
-    card = ModelCard("made-up", CLASSES, SIZE, {}, fingerprint=Fingerprint(torch.ones(2, 7).half(), 0.5))
+    card = ModelCard("made-up", CLASSES, SIZE, {}, fingerprint=FeatureCenters(torch.ones(2, 7).half(), 0.5))
     with pytest.raises(DataError, match="another network"):
         list(predict(model, card, [next((root / "cat").iterdir())], workers=1))

@@ -214,8 +214,8 @@ class Ranks:
         for name in facts:
             others = [rank for rank, theirs in enumerate(everyone) if theirs[name] != everyone[0][name]]
             if others:
-                mend = "Start the same command on all machines, with --data and --output on storage that they share"
-                raise DataError(f"{names(others)}: not the same {name} as rank 0", mend)
+                hint = "Start the same command on all machines, with --data and --output on storage that they share"
+                raise DataError(f"{names(others)}: not the same {name} as rank 0", hint)
 
     def require_shared(self, folder: Path) -> None:
         """Make sure that what rank 0 writes into `folder` is seen by all.
@@ -233,8 +233,8 @@ class Ranks:
         if self.is_first:
             mark.unlink()
         if blind:
-            mend = "Give an --output on storage that all machines share; if their processors differ, --precision fp32"
-            raise DataError(f"{folder}: {names(blind)} cannot see what rank 0 writes there", mend)
+            hint = "Give an --output on storage that all machines share; if their processors differ, --precision fp32"
+            raise DataError(f"{folder}: {names(blind)} cannot see what rank 0 writes there", hint)
 
     @contextmanager
     def _together(self) -> Iterator[None]:

@@ -149,8 +149,8 @@ def _keys(index: ImageIndex, pattern: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        mend = r"Give a regular expression, such as 'patient(\d+)'"
-        raise UsageError(f"--group {pattern}: {error}", mend) from error
+        hint = r"Give a regular expression, such as 'patient(\d+)'"
+        raise UsageError(f"--group {pattern}: {error}", hint) from error
     matches = ((position, expression.search(index.name(position))) for position in range(len(index)))
     number = 1 if expression.groups else 0
     kept = [(position, match[number]) for position, match in matches if match and match[number] is not None]

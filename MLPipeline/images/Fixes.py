@@ -72,7 +72,9 @@ def apply_fixes(index: ImageIndex, file: Path) -> ImageIndex:
     for position in range(len(index)):
         labels[position] = wanted.pop(cell_text(index.name(position)), labels[position])
     if wanted:
-        raise UsageError(f"--fixes {file}: no image {next(iter(wanted))!r} in {index.root}", "Remove or mend that row")
+        raise UsageError(
+            f"--fixes {file}: no image {next(iter(wanted))!r} in {index.root}", "Correct or remove that row"
+        )
     fixed = _without(replace(index, labels=labels), np.flatnonzero(labels < 0), f"left out by {file.name}")
     kept = fixed.labels[np.isin(fixed.splits, (TRAIN, UNSPLIT))]
     for label in np.flatnonzero(np.bincount(kept, minlength=len(index.classes)) == 0):

@@ -65,8 +65,8 @@ def split_images(
         _require_training_images(index, before, splits)
         for split in shares:
             if not np.any(splits == split):
-                mend = f"Add images, or say --{SPLITS[split]}-fraction 0"
-                raise DataError(f"{index.root}: too few images to take any for {SPLITS[split]}", mend)
+                hint = f"Add images, or say --{SPLITS[split]}-fraction 0"
+                raise DataError(f"{index.root}: too few images to take any for {SPLITS[split]}", hint)
         if record is not None:
             new = free[old == UNSPLIT]
             record.append(list(_keys(index, new)), splits[new, None])

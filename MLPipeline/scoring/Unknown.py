@@ -29,7 +29,7 @@ _DRIFT_Z = 3.29  # one false alarm in two thousand
 
 
 @dataclass(frozen=True, eq=False)
-class Fingerprint:
+class FeatureCenters:
     """What the training images look like to the network: enough to tell when new ones do not."""
 
     centers: Tensor  # (C, D) float16: the mean features of each class, as unit vectors

@@ -80,8 +80,8 @@ def _suit_rate(config: Config, defaults: Mapping[str, Any]) -> Config:
 def _check_views(config: Config) -> Config:
     augmentation = make_augmentation(config.augment)
     if config.views and (not augmentation or config.freeze == "none"):
-        what, mend = "there is nothing to store views of", "Add --augment NAMES, and freeze at least some stages"
-        raise UsageError(f"--views {config.views}: {what}", mend)
+        what, hint = "there is nothing to store views of", "Add --augment NAMES, and freeze at least some stages"
+        raise UsageError(f"--views {config.views}: {what}", hint)
     if augmentation.mixes and config.freeze != "none":
         what = f"--augment {augmentation}: images cannot be mixed once the frozen stages have seen them"
         raise UsageError(what, "Leave mixup and cutmix out, or say --freeze none")

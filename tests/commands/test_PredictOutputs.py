@@ -14,7 +14,7 @@ import torch
 
 from MLPipeline.Checkpoint import load_checkpoint, save_checkpoint
 from MLPipeline.images.ReadImage import read_image
-from MLPipeline.scoring.Unknown import Fingerprint, UnknownRule
+from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
 from tests.support.harness import Outcome, content, refuse, succeed, train
 
 MakeImages = Callable[..., Path]
@@ -42,7 +42,7 @@ def careful(trained: Path, confidences: list[float], tmp_path: Path) -> Path:
     """Return a run whose model answers only the surer half of its images."""
     model, card = load_checkpoint(trained / "model.pt")
     middle = float(np.median(confidences))
-    everywhere = Fingerprint(torch.ones(2, 32 * 16).half(), 3.0)
+    everywhere = FeatureCenters(torch.ones(2, 32 * 16).half(), 3.0)
     rule = UnknownRule(0.9, middle, 0.5, 0.9, (0.7, 1.0))
     save_checkpoint(tmp_path / "careful" / "model.pt", model, replace(card, fingerprint=everywhere, unknown=rule))
     return tmp_path / "careful"
@@ -56,7 +56,7 @@ def with_fingerprint(trained: Path, tmp_path: Path, max_distance: float) -> Path
     model, card = load_checkpoint(trained / "model.pt")
     directions = torch.nn.functional.normalize(torch.ones(2, 32 * 16), dim=1).half()
     save_checkpoint(
-        tmp_path / "run" / "model.pt", model, replace(card, fingerprint=Fingerprint(directions, max_distance))
+        tmp_path / "run" / "model.pt", model, replace(card, fingerprint=FeatureCenters(directions, max_distance))
     )
     return tmp_path / "run"
 

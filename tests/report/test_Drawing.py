@@ -65,7 +65,7 @@ def test_a_picture_that_cannot_be_saved_is_the_users_error_as_if_drawn_here(draw
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "file" / "history.png")
     with pytest.raises(ResourceError) as there:
         drawing.finish()
-    assert str(there.value) == str(here.value) and there.value.mend == here.value.mend
+    assert str(there.value) == str(here.value) and there.value.hint == here.value.hint
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
     drawing.finish()
     assert (tmp_path / "history.png").exists()

@@ -14,7 +14,7 @@ from torch import Tensor
 from MLPipeline.Errors import DataError
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.scoring.Unknown import (
-    Fingerprint,
+    FeatureCenters,
     differs_from_training,
     distances_to,
     fit_unknown,
@@ -51,9 +51,13 @@ def test_one_image_in_twenty_of_the_same_kind_is_farther_than_usual(number: int,
 
 def test_from_under_19_images_none_can_be_called_far() -> None:
     assert usual_distance(torch.arange(18.0)) == math.inf
-    far = Fingerprint(torch.eye(2), math.inf).is_far(torch.tensor([0.0, 2.0]))
+    far = FeatureCenters(torch.eye(2), math.inf).is_far(torch.tensor([0.0, 2.0]))
     assert far.tolist() == [False, False]
-    assert Fingerprint(torch.eye(2), 0.4).is_far(torch.tensor([0.39, 0.41, math.nan])).tolist() == [False, True, True]
+    assert FeatureCenters(torch.eye(2), 0.4).is_far(torch.tensor([0.39, 0.41, math.nan])).tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_most_answers_at_the_precision_asked() -> None:

@@ -132,7 +132,7 @@ def test_a_damaged_file_is_named_and_the_one_before_is_offered(tmp_path: Path, s
     with pytest.raises(DataError, match="last.pt: ") as caught:
         load_standing(tmp_path, IDENTITY)
     previous = tmp_path / "last.pt.prev"
-    assert caught.value.mend == ("Delete it; training starts again" if number == 1 else f"Put {previous} in its place")
+    assert caught.value.hint == ("Delete it; training starts again" if number == 1 else f"Put {previous} in its place")
     if number == 2:
         previous.replace(file)
         assert load_standing(tmp_path, IDENTITY) is not None
