@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from MLPipeline.images.ImageHeader import MAX_PIXELS, ImageHeader, UnreadableImage, read_header
+from MLPipeline.images.StoredPixels import Alpha, StoredPixels
 
 # OpenCV reads this once, while it is imported; a value that is no number would abort the process.
 if not os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "").isdigit():
@@ -39,6 +40,7 @@ __all__ = [
     "read_image",
     "read_thumbnail",
     "resize",
+    "to_8_bits",
 ]
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif".split())
@@ -185,19 +187,37 @@ def _jpeg_flag(header: ImageHeader, size: tuple[int, int] | None) -> int:
 
 
 def _decode_other(data: bytes, header: ImageHeader) -> Picture:
-    stored = _imdecode(data, cv2.IMREAD_UNCHANGED, header.kind)
-    pixels, note = (stored, "") if stored.dtype == np.uint8 else _to_8_bits(stored)
-    is_transparent = stored.ndim == 3 and stored.shape[2] == 4 and bool((pixels[:, :, 3] < 255).any())
-    if header.transparent_grey is not None and stored.ndim == 2:
-        pixels[stored == header.transparent_grey] = 255
-        is_transparent = bool((stored == header.transparent_grey).any())
-    # The decoder multiplies colour by alpha in 8-bit TIFF and nowhere else.
-    pixels = _to_rgb(pixels, premultiplied=header.kind == "TIFF" and stored.dtype == np.uint8)
-    if header.frames > 1:
-        frames = f"first of {header.frames} {'pages' if header.kind == 'TIFF' else 'frames'}"
-        note = f"{frames}; {note}" if note else frames
+    stored = _decode_stored(data, header)
+    pixels, note = to_8_bits(stored)
+    is_transparent = stored.alpha != "none" and bool((pixels[:, :, 3] < 255).any())
+    if header.transparent_grey is not None and pixels.ndim == 2:
+        is_key = stored.pixels == header.transparent_grey
+        pixels[is_key] = 255
+        is_transparent = bool(is_key.any())
+    pixels = _to_rgb(pixels, premultiplied=stored.alpha == "premultiplied")
+    frames = f"first of {header.frames} {'pages' if header.kind == 'TIFF' else 'frames'}" if header.frames > 1 else ""
+    note = "; ".join(filter(None, (frames, stored.note, note)))
     upright = pixels if header.kind in TURNED_BY_DECODER else np.ascontiguousarray(UPRIGHT[header.orientation](pixels))
-    return Picture(upright, header, note, 1 if stored.ndim == 2 else stored.shape[2], is_transparent)
+    return Picture(upright, header, note, 1 if stored.pixels.ndim == 2 else stored.pixels.shape[2], is_transparent)
+
+
+def _decode_stored(data: bytes, header: ImageHeader) -> StoredPixels:
+    """Return the pixels of any file but a JPEG, in RGB order and at the depth of the file."""
+    pixels = _imdecode(data, cv2.IMREAD_UNCHANGED, header.kind)
+    bits = pixels.dtype.itemsize * 8
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels not in (1, 3, 4):
+        raise UnreadableImage(f"{channels} channels")
+    if channels == 1:
+        return StoredPixels(pixels, bits, header)
+    pixels = np.ascontiguousarray(pixels[:, :, [2, 1, 0, 3][:channels]]) if bits > 16 else _swap_red_and_blue(pixels)
+    # The decoder multiplies colour by alpha in 8-bit TIFF and nowhere else.
+    alpha: Alpha = "premultiplied" if header.kind == "TIFF" and pixels.dtype == np.uint8 else "straight"
+    return StoredPixels(pixels, bits, header, alpha if channels == 4 else "none")
+
+
+def _swap_red_and_blue(pixels: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
 def _imdecode(data: bytes, flags: int, kind: str) -> np.ndarray:
@@ -209,6 +229,11 @@ def _imdecode(data: bytes, flags: int, kind: str) -> np.ndarray:
     if pixels is None:
         raise UnreadableImage(f"truncated or corrupt {kind}")
     return pixels
+
+
+def to_8_bits(stored: StoredPixels) -> tuple[np.ndarray, str]:
+    """Return the pixels as uint8, of the same shape, and a note where the level of white had to be guessed."""
+    return (stored.pixels, "") if stored.pixels.dtype == np.uint8 else _to_8_bits(stored.pixels)
 
 
 def _to_8_bits(pixels: np.ndarray) -> tuple[np.ndarray, str]:
@@ -238,15 +263,13 @@ def _to_8_bits(pixels: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _to_rgb(pixels: np.ndarray, premultiplied: bool) -> np.ndarray:
-    """Return (H, W, 3) RGB for uint8 grey, BGR or BGRA; what is transparent becomes white."""
+    """Return (H, W, 3) RGB for uint8 grey, RGB or RGBA; what is transparent becomes white."""
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels == 1:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     if channels == 3:
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    if channels != 4:
-        raise UnreadableImage(f"{channels} channels")
-    colour = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB)
+        return pixels
+    colour = cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)
     alpha = cv2.cvtColor(pixels[:, :, 3], cv2.COLOR_GRAY2RGB)
     return cv2.add(colour if premultiplied else cv2.multiply(colour, alpha, scale=1 / 255), 255 - alpha)
 
