@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from MLPipeline.files.Cache import DIGEST_BYTES, digest
-from MLPipeline.images.ImageHeader import PARSERS
+from MLPipeline.images.ReadHeader import PARSERS
 from MLPipeline.images.ReadImage import (
     DECODER,
     Picture,

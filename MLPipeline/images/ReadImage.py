@@ -1,32 +1,37 @@
-"""One image file in, one upright 8-bit RGB picture out, or a reason why not: the only door for pixels.
+"""One image file in, one upright 8-bit RGB picture out, or a reason why not: the only way to the pixels of a file.
 
-    file --read_bytes--> bytes --read_header--> kind, size --cv2.imdecode--> pixels --8 bit, RGB, upright--> Picture
+    file --read_bytes--> bytes --read_header--> kind, size --decoder of the kind--> StoredPixels
+         --to_8_bits, sRGB, on white, upright--> Picture
 
-Nothing here can block, crash the process or fill the memory, whatever the file holds. `cv2.imread` could: it dies on a
-name that is not valid UTF-8. Safe to call from several threads at once; OpenCV decodes outside Python's lock.
+Nothing here can block, crash the process or fill the memory, whatever the file holds, and no decoder writes to the
+console. Safe to call from several threads at once; the decoders work outside Python's lock. Which format is read by
+what, and with which result: docs/formats.md.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 
-from MLPipeline.images.ImageHeader import MAX_PIXELS, ImageHeader, UnreadableImage, read_header
-from MLPipeline.images.StoredPixels import Alpha, StoredPixels
+from MLPipeline.images.Bmp import decode_bmp
+from MLPipeline.images.ColourProfile import from_gamma, to_srgb
+from MLPipeline.images.Frames import decode_avif, decode_first_frame
+from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
+from MLPipeline.images.Jpeg import decode_jpeg, reduction
+from MLPipeline.images.OpenCv import cv2
+from MLPipeline.images.Png import decode_png
+from MLPipeline.images.ReadHeader import read_header
+from MLPipeline.images.StoredPixels import StoredPixels
+from MLPipeline.images.Tiff import decode_tiff
 
-# OpenCV reads this once, while it is imported; a value that is no number would abort the process.
-if not os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "").isdigit():
-    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
-import cv2  # noqa: E402
-
-# What is wrong with a file we say ourselves, with its name. The first is OpenCV 4, the second OpenCV 5.
-(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
-cv2.setNumThreads(1)  # several images at once beat several threads on one, and a forked worker has no thread pool
+for _name in ("imagecodecs", "tifffile", "PIL"):  # what is wrong with a file we say ourselves, with its name
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 __all__ = [
     "FOREIGN_SUFFIXES",
@@ -48,28 +53,29 @@ FOREIGN_SUFFIXES = frozenset(  # images too, but not for us: to be listed as ski
     ".heic .heif .svg .pdf .jxl .psd .jp2 .j2k .ico .tga .eps .ai .xcf .exr .hdr .ppm .pgm .pbm .dcm .dicom "
     ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split()
 )
-DECODER = f"OpenCV {cv2.__version__}"  # pixels may differ from one version to the next
+# Goes into the names of caches, for pixels may differ. The number goes up when the same versions give other pixels.
+DECODER = f"2 simplejpeg {simplejpeg.__version__} OpenCV {cv2.__version__}"
 MAX_FILE_BYTES = 512 * 2**20
-END_OF_JPEG = b"\xff\xd9"
 # Where white may lie in pixels of more than 8 bits: cameras and scanners put 10, 12 or 14 bits into 16.
 WHITE_LEVELS = [255.0, 1023.0, 4095.0, 16383.0, 65535.0]
-# The bits that say "at 1/8, 1/4, 1/2 of the size"; IMREAD_REDUCED_COLOR_8 also says BGR, and RGB beside it fails.
-REDUCED_FLAGS = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+DECODERS: dict[str, Callable[[bytes, ImageHeader], StoredPixels]] = {
+    "PNG": decode_png,
+    "WebP": decode_first_frame,
+    "GIF": decode_first_frame,
+    "TIFF": decode_tiff,
+    "BMP": decode_bmp,
+    "AVIF": decode_avif,
 }
-TURNED_BY_DECODER = {"JPEG", "TIFF"}  # whatever it is asked
 # EXIF orientation -> the pixels turned upright.
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
-    2: np.fliplr,
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: np.flipud,
-    5: lambda pixels: pixels.transpose(1, 0, 2),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
-    8: np.rot90,
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
 
 
@@ -128,13 +134,19 @@ def decode_for(data: bytes, size: tuple[int, int] | None) -> Picture:
     Raises:
         UnreadableImage: see `decode_image`.
     """
-    header = read_header(data)
-    return _decode_jpeg(data, header, size) if header.kind == "JPEG" else _decode_other(data, header)
+    stored = _decode_stored(data, read_header(data), size)
+    header = stored.header
+    pixels, depth_note = to_8_bits(stored)
+    pixels, is_transparent, colour_note = _to_rgb(pixels, stored)
+    frames = f"first of {header.frames} {'pages' if header.kind == 'TIFF' else 'frames'}" if header.frames > 1 else ""
+    note = "; ".join(filter(None, (frames, stored.note, header.note, colour_note, depth_note)))
+    channels = header.channels or (1 if stored.pixels.ndim == 2 else stored.pixels.shape[2])
+    return Picture(UPRIGHT[header.orientation](pixels), header, note, channels, is_transparent)
 
 
 def decodes_alike(header: ImageHeader, size: tuple[int, int], other: tuple[int, int]) -> bool:
     """Return whether `decode_for` gives the same pixels for both sizes."""
-    return header.kind != "JPEG" or _jpeg_flag(header, size) == _jpeg_flag(header, other)
+    return reduction(header, size) == reduction(header, other)
 
 
 def read_thumbnail(path: Path, side: int) -> np.ndarray:
@@ -149,94 +161,25 @@ def read_thumbnail(path: Path, side: int) -> np.ndarray:
     return resize(picture.pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def _decode_jpeg(data: bytes, header: ImageHeader, size: tuple[int, int] | None) -> Picture:
-    if data.endswith(END_OF_JPEG) or data.rfind(END_OF_JPEG, header.body) >= 0:  # phones write trailers behind it
-        return Picture(_imdecode(data, _jpeg_flag(header, size), "JPEG"), header, channels=header.channels)
-    pixels = _decode_unended_jpeg(data.removesuffix(b"\xff"), header)
-    return Picture(pixels, header, "end marker missing", header.channels)
-
-
-def _decode_unended_jpeg(data: bytes, header: ImageHeader) -> np.ndarray:
-    """Return the RGB pixels of a JPEG that lacks only its end marker. Raises UnreadableImage if pixels are missing too.
-
-    They are if filling bytes in the marker's place are taken for pixels: then the picture changes with the filling.
-    """
-    cut_between_scans = data.rfind(b"\xff\xc4") > data.rfind(b"\xff\xda")  # in the code tables of the next scan
-    if cut_between_scans or data.endswith(bytes(64)):  # zeros: room that a broken download had reserved
-        raise UnreadableImage("truncated JPEG")
-    end = END_OF_JPEG if header.progressive else b""  # else libjpeg would complain on the console
-    fillings = (b"\x00" * 16, b"\x55" * 16)
-    first, second = (_imdecode(data + filling + end, cv2.IMREAD_COLOR_RGB, "JPEG") for filling in fillings)
-    if not np.array_equal(first, second):
-        raise UnreadableImage("truncated JPEG")
-    return first
-
-
-def _jpeg_flag(header: ImageHeader, size: tuple[int, int] | None) -> int:
-    """Return the flag that decodes at 1/2, 1/4 or 1/8 of the size where that is still no smaller than `size`.
-
-    Measured on 400 x 533 photos, mean difference from the full decode, of 255: 1.7 at 200 x 200, 1.4 at 128, 3.2 at 96,
-    2.3 at 64. A bilinear resize of the full decode, which is common, differs by 1.4, 3.5, 4.7 and 6.4.
-    """
-    if size is not None:
-        spare = min(header.width, header.height) // max(size)  # shortest by longest side: it may yet be turned
-        for scale, flag in REDUCED_FLAGS.items():
-            if spare >= scale:
-                return flag | cv2.IMREAD_COLOR_RGB
-    return cv2.IMREAD_COLOR_RGB
-
-
-def _decode_other(data: bytes, header: ImageHeader) -> Picture:
-    stored = _decode_stored(data, header)
-    pixels, note = to_8_bits(stored)
-    is_transparent = stored.alpha != "none" and bool((pixels[:, :, 3] < 255).any())
-    if header.transparent_grey is not None and pixels.ndim == 2:
-        is_key = stored.pixels == header.transparent_grey
-        pixels[is_key] = 255
-        is_transparent = bool(is_key.any())
-    pixels = _to_rgb(pixels, premultiplied=stored.alpha == "premultiplied")
-    frames = f"first of {header.frames} {'pages' if header.kind == 'TIFF' else 'frames'}" if header.frames > 1 else ""
-    note = "; ".join(filter(None, (frames, stored.note, note)))
-    upright = pixels if header.kind in TURNED_BY_DECODER else np.ascontiguousarray(UPRIGHT[header.orientation](pixels))
-    return Picture(upright, header, note, 1 if stored.pixels.ndim == 2 else stored.pixels.shape[2], is_transparent)
-
-
-def _decode_stored(data: bytes, header: ImageHeader) -> StoredPixels:
-    """Return the pixels of any file but a JPEG, in RGB order and at the depth of the file."""
-    pixels = _imdecode(data, cv2.IMREAD_UNCHANGED, header.kind)
-    bits = pixels.dtype.itemsize * 8
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels not in (1, 3, 4):
-        raise UnreadableImage(f"{channels} channels")
-    if channels == 1:
-        return StoredPixels(pixels, bits, header)
-    pixels = np.ascontiguousarray(pixels[:, :, [2, 1, 0, 3][:channels]]) if bits > 16 else _swap_red_and_blue(pixels)
-    # The decoder multiplies colour by alpha in 8-bit TIFF and nowhere else.
-    alpha: Alpha = "premultiplied" if header.kind == "TIFF" and pixels.dtype == np.uint8 else "straight"
-    return StoredPixels(pixels, bits, header, alpha if channels == 4 else "none")
-
-
-def _swap_red_and_blue(pixels: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-
-
-def _imdecode(data: bytes, flags: int, kind: str) -> np.ndarray:
-    """Return OpenCV's pixels: (H, W) or (H, W, channels), of the file's own depth if `flags` allow it."""
+def _decode_stored(data: bytes, header: ImageHeader, size: tuple[int, int] | None) -> StoredPixels:
+    """Return the pixels at the depth of the file; of a JPEG, of a size that does for `size`."""
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise UnreadableImage(f"truncated or corrupt {kind}")
-    return pixels
+        stored = decode_jpeg(data, header, size) if header.kind == "JPEG" else DECODERS[header.kind](data, header)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception:  # each decoder has errors of its own
+        raise UnreadableImage(f"truncated or corrupt {header.kind}") from None
+    if stored.pixels.ndim == 3 and stored.pixels.shape[2] not in (3, 4):
+        raise UnreadableImage(f"{stored.pixels.shape[2]} channels")
+    return stored
 
 
 def to_8_bits(stored: StoredPixels) -> tuple[np.ndarray, str]:
     """Return the pixels as uint8, of the same shape, and a note where the level of white had to be guessed."""
-    return (stored.pixels, "") if stored.pixels.dtype == np.uint8 else _to_8_bits(stored.pixels)
+    return (stored.pixels, "") if stored.pixels.dtype == np.uint8 else _to_8_bits(stored.pixels, stored.bits)
 
 
-def _to_8_bits(pixels: np.ndarray) -> tuple[np.ndarray, str]:
+def _to_8_bits(pixels: np.ndarray, bits: int) -> tuple[np.ndarray, str]:
     """Return `pixels` as uint8, and a note where the level of white had to be guessed.
 
     White is the full range; if the brightest pixel is under a quarter of that, the depth of the sensor that explains
@@ -249,7 +192,9 @@ def _to_8_bits(pixels: np.ndarray) -> tuple[np.ndarray, str]:
             raise UnreadableImage("not a number in any pixel")
         pixels = np.nan_to_num(pixels, nan=finite.min(), posinf=finite.max(), neginf=finite.min())
     else:
-        full_range, whites = float(np.iinfo(pixels.dtype).max), WHITE_LEVELS
+        full_range = 2.0**bits - 1
+        whites = WHITE_LEVELS if full_range in WHITE_LEVELS else [*WHITE_LEVELS, full_range]
+        pixels = pixels.astype(np.float64) if pixels.dtype.itemsize > 2 else pixels
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     colour = pixels if channels < 4 else pixels[:, :, :3]
     black, brightest = min(0.0, float(colour.min())), float(colour.max())
@@ -262,16 +207,22 @@ def _to_8_bits(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     return scaled, "" if exact else f"{pixels.dtype} pixels: {black:g} shown as black, {white:g} as white"
 
 
-def _to_rgb(pixels: np.ndarray, premultiplied: bool) -> np.ndarray:
-    """Return (H, W, 3) RGB for uint8 grey, RGB or RGBA; what is transparent becomes white."""
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels == 1:
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-    if channels == 3:
-        return pixels
-    colour = cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)
-    alpha = cv2.cvtColor(pixels[:, :, 3], cv2.COLOR_GRAY2RGB)
-    return cv2.add(colour if premultiplied else cv2.multiply(colour, alpha, scale=1 / 255), 255 - alpha)
+def _to_rgb(pixels: np.ndarray, stored: StoredPixels) -> tuple[np.ndarray, bool, str]:
+    """Return (H, W, 3) sRGB for uint8 grey, RGB, RGBA or CMYK, whether white shines through, and a note."""
+    header, alpha, note = stored.header, None, ""
+    if stored.alpha != "none":
+        alpha, pixels = pixels[:, :, 3], cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)
+    if header.profile:
+        pixels, note = to_srgb(pixels, header.profile)
+    elif header.gamma:
+        pixels = from_gamma(pixels, header.gamma)
+    if pixels.ndim == 2:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    if alpha is None:
+        return pixels, False, note
+    opacity = cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB)
+    colour = pixels if stored.alpha == "premultiplied" else cv2.multiply(pixels, opacity, scale=1 / 255)
+    return cv2.add(colour, 255 - opacity), bool((alpha < 255).any()), note
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
