@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -26,6 +27,7 @@ from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.Recipes import flags_of
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Environment import environment
+from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Scores import Scores
 from MLPipeline.scoring.Metrics import baseline_accuracy
@@ -35,6 +37,8 @@ from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
 MAX_GRID_IMAGES = 16
+
+logger = logging.getLogger(__name__)
 
 
 def write_inputs(
@@ -57,10 +61,23 @@ def write_inputs(
     write_csv(rows, folder / "skipped.csv")
     write_json(folder / "environment.json", environment())
     shown = shown[:MAX_GRID_IMAGES]
-    titles = [index.classes[index.labels[position]] for position in shown]
+    names = figure_names(index.classes)
+    _note_numbers(names)
+    titles = [names[index.classes[index.labels[position]]] for position in shown]
     images, unused = torch.from_numpy(_pixels(index, shown, image_size)), torch.zeros(len(shown), 1)
     seen, _ = augment(images, unused, seed, 1, torch.from_numpy(shown))
     drawing.draw("Plots.plot_samples", seen.numpy(), titles, folder / "samples.png")
+
+
+def _note_numbers(names: Mapping[str, str]) -> None:
+    """Note which classes appear in the PNG plots under a number; `names` as `figure_names` returns them."""
+    numbered = [name for name, shown in names.items() if shown != name]
+    if numbered:
+        logger.warning(
+            "no font on this system can draw the name of %s: the PNG plots show numbers, report.html says which "
+            "class each one is; install the Noto fonts to see the names",
+            f"class {drawable(numbered[0], 40)!r}{f' and {len(numbered) - 1} more' if len(numbered) > 1 else ''}",
+        )
 
 
 def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
@@ -92,14 +109,17 @@ def write_results(
     judged = _judged(scored)
     predicted, labels = judged.predictions.predicted.numpy(), judged.predictions.labels.numpy()
     probabilities = judged.predictions.probabilities.numpy()
-    scores = Scores(probabilities, predicted, labels, metrics[SPLITS[judged.split]], index.classes)
+    names = figure_names(index.classes)
+    figures = metrics[SPLITS[judged.split]]
+    figures = figures | {"per_class": {names[name]: scores for name, scores in figures["per_class"].items()}}
+    scores = Scores(probabilities, predicted, labels, figures, list(names.values()))
     drawing.draw("ScorePlots.plot_scores", scores, folder)
     worst = worst_mistakes(judged.predictions, MAX_GRID_IMAGES)
     drawing.draw(
         "Plots.plot_mistakes",
         _pixels(index, judged.positions[worst], image_size),
-        [index.classes[labels[k]] for k in worst],
-        [index.classes[predicted[k]] for k in worst],
+        [names[index.classes[labels[k]]] for k in worst],
+        [names[index.classes[predicted[k]]] for k in worst],
         judged.predictions.confidence[worst].tolist(),
         len(labels),
         folder / "mistakes.png",

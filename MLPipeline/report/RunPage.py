@@ -19,6 +19,7 @@ from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ScanFolders import SPLITS, VAL, ImageIndex
 from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram
 from MLPipeline.report.Environment import environment
+from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
 from MLPipeline.report.MatrixView import most_confused, shaded_rows
 from MLPipeline.report.Page import write_page
@@ -87,6 +88,7 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
         **(NO_ANSWERS if judged is None else _on_answers(content, judged, scores or {})),
         "samples": samples_of(index),
         "counts": _counts(index),
+        "numbered": {shown: name for name, shown in figure_names(index.classes).items() if shown != name},
         "num_images": int((index.splits >= 0).sum()),
         "skipped": content.index.skipped[:MAX_FILES_LISTED],
         "skipped_reasons": count_reasons(content.index.skipped),
