@@ -68,7 +68,11 @@ def train(config: Config) -> None:
         return show_rates(model, config, index, inspection, device)
     with open_run(config) as run:
         job = Job(run, config, index, inspection, model, weights, device, start)
-        for line in (f"run      {run.path}", *summary_lines(index, config, weights, device)):
+        for line in (
+            f"run      {run.path}",
+            *summary_lines(index, config, weights, device),
+            *job.preprocessing.lines(),
+        ):
             say(line)
         ranks.require_same(job.identity | {"settings": config.to_json()})
         with reported_if_stopped(job):

@@ -22,6 +22,7 @@ from MLPipeline.files.Cache import RowStore, digest, has_room
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.frozen.Rows import CachedRows, FileRows, Found, KnownRows
 from MLPipeline.images.ImageWalk import Skipped
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 
@@ -64,7 +65,7 @@ class Dataset:
     rows: CachedRows | FileRows
     image_size: int  # side of the squares the rows were made from, in pixels
     num_computed: int  # rows that were not in the cache
-    notes: tuple[Skipped, ...] = ()  # images that are used, but odd: an end marker missing, the first frame of several
+    notes: tuple[Skipped, ...] = ()  # images that are used but unusual, among those that were decoded for their rows
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -94,34 +95,37 @@ def extract(
     contents: np.ndarray | None = None,
     views: Views = NO_VIEWS,
     cache_limit: float = np.inf,
+    preprocessing: Preprocessing = PLAIN,
 ) -> Dataset:
     """Return `index` with what the frozen stages of `model` give for each of its images that is in a split.
 
-    Rows already in the store are not computed again, nor files read whose digests `contents` (N,) tell. `views` of
+    Rows already in the store are not computed again, nor files read whose keys `contents` (N,) are given. `views` of
     training images are stored, too. What needs more than `cache_limit` GB is computed anew in every epoch instead.
 
     Raises:
         DataError: a class has no readable training image.
         ResourceError: the cache cannot be written.
     """
-    compute = FrozenStages(model, image_size, precision)
+    compute = FrozenStages(model, image_size, precision, preprocessing.fit)
     positions, workers = np.flatnonzero(index.splits >= 0), decoding_threads(workers)
     views = _make_room(cache, compute, index, views, cache_limit)
     if compute.keeps_nothing:
-        return Dataset(index, FileRows(index, image_size, workers), image_size, 0)
+        return Dataset(index, FileRows(index, image_size, workers, preprocessing=preprocessing), image_size, 0)
     store, known = compute.store(cache), KnownRows(index, views.number)
     with store.writing():
         for view in range(1 + views.number):
             chosen = (positions if view == 0 else known.readable(index.positions(TRAIN)))[ranks.dealt]
             find = partial(views.find, store, view)
             missing = chosen if contents is None else known.recall(chosen, contents, view, find)
-            found = read_images((index.path(position) for position in missing.tolist()), image_size, workers, find)
+            paths = (index.path(position) for position in missing.tolist())
+            found = read_images(paths, image_size, workers, find, preprocessing)
             readings = zip(missing.tolist(), progress(found, compute.label(view), len(missing)), strict=True)
             in_step = ranks.in_step(readings, len(missing), _at_once(store), partial(known.hand_over, store, view))
             _compute(compute, known, in_step, views, view)
             known.share(store, view)
         rows = CachedRows(store.rows(), known.numbers, are_pixels=compute.kind == "pixels")
-    return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
+    notes = tuple(Skipped(index.name(position), note) for position, note in known.notes.items())
+    return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed, notes)
 
 
 def _make_room(cache: Path, compute: FrozenStages, index: ImageIndex, views: Views, limit: float) -> Views:

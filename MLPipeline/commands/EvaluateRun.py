@@ -22,7 +22,7 @@ from MLPipeline.Features import extract
 from MLPipeline.files.CsvFile import cell_text, write_csv
 from MLPipeline.files.RunFolder import Run, find_run
 from MLPipeline.images.ScanFolders import SPLITS, UNSPLIT, ImageIndex, scan_folders
-from MLPipeline.report.Report import counted, per_class_lines, result_lines, table_of
+from MLPipeline.report.Report import counted, oddity_lines, per_class_lines, result_lines, table_of
 
 
 def run(config: Config) -> None:
@@ -40,10 +40,19 @@ def run(config: Config) -> None:
     index = _labelled_folders(config, card, split) if config.data else _own_images(run, card, split)
     ranks.require_same({"images": index.identity})
     dataset = extract(
-        model, index, card.image_size, config.output / "cache", config.precision, config.workers, progress
+        model,
+        index,
+        card.image_size,
+        config.output / "cache",
+        config.precision,
+        config.workers,
+        progress,
+        preprocessing=card.preprocessing,
     )
     for each in dataset.skipped:
         note(f"skipped {each.path}: {each.reason}")
+    for line in oddity_lines(dataset.notes):
+        note(line)
     centers = card.fingerprint.centers if card.unknown and card.fingerprint else None
     scored = Scorer(model, dataset, config.precision).predict(split, centers).used_with(card)
     if not ranks.is_first:

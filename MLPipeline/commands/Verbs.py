@@ -65,7 +65,7 @@ _ROWS = (
         "tune",
         "search learning rate, optimizer and head on stored features",
         "TuneHead",
-        ("model", "data", "weights", "minutes", *_SPLITTING, *_COMPUTING),
+        ("model", "data", "weights", "fit", "minutes", *_SPLITTING, *_COMPUTING),
     ),
     Verb(
         "compare",

@@ -21,9 +21,11 @@ import simplejpeg
 
 from MLPipeline.images.Bmp import decode_bmp
 from MLPipeline.images.ColourProfile import from_gamma, to_srgb
+from MLPipeline.images.Fit import STRETCH, matching_parts
 from MLPipeline.images.Frames import decode_avif, decode_first_frame
 from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
 from MLPipeline.images.Jpeg import decode_jpeg, reduction
+from MLPipeline.images.Levels import Levels, depth_of, to_8_bits
 from MLPipeline.images.OpenCv import cv2
 from MLPipeline.images.Png import decode_png
 from MLPipeline.images.ReadHeader import read_header
@@ -56,8 +58,6 @@ FOREIGN_SUFFIXES = frozenset(  # images too, but not for us: to be listed as ski
 # Goes into the names of caches, for pixels may differ. The number goes up when the same versions give other pixels.
 DECODER = f"2 simplejpeg {simplejpeg.__version__} OpenCV {cv2.__version__}"
 MAX_FILE_BYTES = 512 * 2**20
-# Where white may lie in pixels of more than 8 bits: cameras and scanners put 10, 12 or 14 bits into 16.
-WHITE_LEVELS = [255.0, 1023.0, 4095.0, 16383.0, 65535.0]
 DECODERS: dict[str, Callable[[bytes, ImageHeader], StoredPixels]] = {
     "PNG": decode_png,
     "WebP": decode_first_frame,
@@ -88,15 +88,18 @@ class Picture:
     note: str = ""  # what the user should know, such as "end marker missing" or "first of 12 frames"
     channels: int = 3  # as stored: 1 grey, 3 colour or palette, 4 with alpha or CMYK
     is_transparent: bool = False  # some pixels were laid on white
+    stored: StoredPixels | None = None  # what was brought to 8 bits; None where there were no more
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> Picture:
-    """Return the picture in the file `path`, resized to `size` (width, height) if given.
+def read_image(
+    path: Path, size: tuple[int, int] | None = None, levels: Levels | None = None, fit: str = STRETCH
+) -> Picture:
+    """Return the picture in the file `path`; see `decode_image`.
 
     Raises:
         UnreadableImage: see `read_bytes` and `decode_image`.
     """
-    return decode_image(read_bytes(path), size)
+    return decode_image(read_bytes(path), size, levels, fit)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -116,19 +119,21 @@ def read_bytes(path: Path) -> bytes:
         raise UnreadableImage((error.strerror or type(error).__name__).lower()) from None
 
 
-def decode_image(data: bytes, size: tuple[int, int] | None = None) -> Picture:
-    """Return the picture in an image file's bytes, resized to `size` (width, height) if given; proportions may change.
+def decode_image(
+    data: bytes, size: tuple[int, int] | None = None, levels: Levels | None = None, fit: str = STRETCH
+) -> Picture:
+    """Return the picture in an image file's bytes, resized to `size` (width, height) if given.
 
     EXIF orientation is applied, transparency laid on white, more than 8 bits brought to 8; of several frames the first.
 
     Raises:
         UnreadableImage: not an image we decode, truncated, corrupt, or too large.
     """
-    picture = decode_for(data, size)
-    return picture if size is None else replace(picture, pixels=resize(picture.pixels, size))
+    picture = decode_for(data, size, levels)
+    return picture if size is None else replace(picture, pixels=resize(picture.pixels, size, fit))
 
 
-def decode_for(data: bytes, size: tuple[int, int] | None) -> Picture:
+def decode_for(data: bytes, size: tuple[int, int] | None, levels: Levels | None = None) -> Picture:
     """Return the picture as `decode_image` has it before resizing: a large JPEG is decoded no larger than it needs.
 
     Raises:
@@ -136,12 +141,13 @@ def decode_for(data: bytes, size: tuple[int, int] | None) -> Picture:
     """
     stored = _decode_stored(data, read_header(data), size)
     header = stored.header
-    pixels, depth_note = to_8_bits(stored)
+    pixels, depth_note = to_8_bits(stored, levels)
     pixels, is_transparent, colour_note = _to_rgb(pixels, stored)
     frames = f"first of {header.frames} {'pages' if header.kind == 'TIFF' else 'frames'}" if header.frames > 1 else ""
     note = "; ".join(filter(None, (frames, stored.note, header.note, colour_note, depth_note)))
     channels = header.channels or (1 if stored.pixels.ndim == 2 else stored.pixels.shape[2])
-    return Picture(UPRIGHT[header.orientation](pixels), header, note, channels, is_transparent)
+    deep = stored if depth_of(stored) else None
+    return Picture(UPRIGHT[header.orientation](pixels), header, note, channels, is_transparent, deep)
 
 
 def decodes_alike(header: ImageHeader, size: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -149,13 +155,13 @@ def decodes_alike(header: ImageHeader, size: tuple[int, int], other: tuple[int, 
     return reduction(header, size) == reduction(header, other)
 
 
-def read_thumbnail(path: Path, side: int) -> np.ndarray:
+def read_thumbnail(path: Path, side: int, levels: Levels | None = None) -> np.ndarray:
     """Return the picture in `path` in its own proportions, (H, W, 3) uint8 RGB, neither side longer than `side`.
 
     Raises:
         UnreadableImage: see `read_bytes` and `decode_image`.
     """
-    picture = decode_for(read_bytes(path), (side, side))
+    picture = decode_for(read_bytes(path), (side, side), levels)
     height, width = picture.pixels.shape[:2]
     scale = min(1.0, side / max(height, width))
     return resize(picture.pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
@@ -172,39 +178,6 @@ def _decode_stored(data: bytes, header: ImageHeader, size: tuple[int, int] | Non
     if stored.pixels.ndim == 3 and stored.pixels.shape[2] not in (3, 4):
         raise UnreadableImage(f"{stored.pixels.shape[2]} channels")
     return stored
-
-
-def to_8_bits(stored: StoredPixels) -> tuple[np.ndarray, str]:
-    """Return the pixels as uint8, of the same shape, and a note where the level of white had to be guessed."""
-    return (stored.pixels, "") if stored.pixels.dtype == np.uint8 else _to_8_bits(stored.pixels, stored.bits)
-
-
-def _to_8_bits(pixels: np.ndarray, bits: int) -> tuple[np.ndarray, str]:
-    """Return `pixels` as uint8, and a note where the level of white had to be guessed.
-
-    White is the full range; if the brightest pixel is under a quarter of that, the depth of the sensor that explains
-    it (10, 12 or 14 bits); for still darker or brighter pixels the brightest itself. None comes out near-black.
-    """
-    if np.issubdtype(pixels.dtype, np.floating):
-        full_range, whites = 1.0, [1.0, *WHITE_LEVELS]
-        finite = pixels[np.isfinite(pixels)]
-        if not finite.size:
-            raise UnreadableImage("not a number in any pixel")
-        pixels = np.nan_to_num(pixels, nan=finite.min(), posinf=finite.max(), neginf=finite.min())
-    else:
-        full_range = 2.0**bits - 1
-        whites = WHITE_LEVELS if full_range in WHITE_LEVELS else [*WHITE_LEVELS, full_range]
-        pixels = pixels.astype(np.float64) if pixels.dtype.itemsize > 2 else pixels
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    colour = pixels if channels < 4 else pixels[:, :, :3]
-    black, brightest = min(0.0, float(colour.min())), float(colour.max())
-    white = next((level for level in whites if level / 4 <= brightest <= level), brightest or whites[0])
-    scale = 255 / (white - black or 1.0)
-    scaled = cv2.convertScaleAbs(colour, alpha=scale, beta=-black * scale)
-    if channels == 4:
-        scaled = np.dstack([scaled, cv2.convertScaleAbs(pixels[:, :, 3], alpha=255 / full_range)])
-    exact = black == 0 and white == full_range
-    return scaled, "" if exact else f"{pixels.dtype} pixels: {black:g} shown as black, {white:g} as white"
 
 
 def _to_rgb(pixels: np.ndarray, stored: StoredPixels) -> tuple[np.ndarray, bool, str]:
@@ -225,8 +198,18 @@ def _to_rgb(pixels: np.ndarray, stored: StoredPixels) -> tuple[np.ndarray, bool,
     return cv2.add(colour, 255 - opacity), bool((alpha < 255).any()), note
 
 
-def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return `pixels` at `size` (width, height): averaged along a shrinking side, interpolated along a growing one."""
+def resize(pixels: np.ndarray, size: tuple[int, int], fit: str = STRETCH) -> np.ndarray:
+    """Return `pixels` at `size` (width, height): averaged along a shrinking side, interpolated along a growing one.
+
+    With `fit` "crop" or "pad" the proportions stay as they are; see `Fit`.
+    """
+    if fit != STRETCH:
+        used, filled = matching_parts(pixels.shape, size, fit)
+        mean = pixels.reshape(-1, pixels.shape[2]).mean(axis=0)
+        square = np.full((size[1], size[0], pixels.shape[2]), np.rint(mean), np.uint8)
+        height, width = square[filled].shape[:2]
+        square[filled] = resize(np.ascontiguousarray(pixels[used]), (width, height))
+        return square
     height, width = pixels.shape[:2]
     shrunk = min(width, size[0]), min(height, size[1])
     if shrunk != (width, height):

@@ -22,7 +22,9 @@ from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.ReadImage import UnreadableImage, read_image
+from MLPipeline.images.Levels import LEVELS_FILE
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.Recipes import flags_of
 from MLPipeline.report.Drawing import drawing
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_inputs(
-    folder: Path, dataset: Dataset, image_size: int, shown: np.ndarray, augment: Augmentation, seed: int
+    folder: Path, dataset: Dataset, preprocessing: Preprocessing, shown: np.ndarray, augment: Augmentation, seed: int
 ) -> None:
     """Write what a run starts from: classes, splits, skipped files, versions, and pictures of those `shown`.
 
@@ -60,12 +62,14 @@ def write_inputs(
     rows = pd.DataFrame([asdict(each) for each in index.skipped], columns=["path", "reason"], dtype=object)
     write_csv(rows, folder / "skipped.csv")
     write_json(folder / "environment.json", environment())
+    if preprocessing.levels and preprocessing.levels.by_depth:
+        write_json(folder / LEVELS_FILE, preprocessing.levels.to_plain())
     shown = shown[:MAX_GRID_IMAGES]
     names = figure_names(index.classes)
     _note_numbers(names)
     titles = [names[index.classes[index.labels[position]]] for position in shown]
-    images, unused = torch.from_numpy(_pixels(index, shown, image_size)), torch.zeros(len(shown), 1)
-    seen, _ = augment(images, unused, seed, 1, torch.from_numpy(shown))
+    images = torch.from_numpy(_pixels(index, shown, dataset.image_size, preprocessing))
+    seen, _ = augment(images, torch.zeros(len(shown), 1), seed, 1, torch.from_numpy(shown))
     drawing.draw("Plots.plot_samples", seen.numpy(), titles, folder / "samples.png")
 
 
@@ -99,6 +103,7 @@ def write_results(
     metrics: Mapping[str, Any],
     history: Sequence[EpochRecord],
     image_size: int,
+    preprocessing: Preprocessing = PLAIN,
 ) -> None:
     """Write predictions of a run whose `metrics` are known, and order its pictures: `drawing` tells when all are there.
 
@@ -117,7 +122,7 @@ def write_results(
     worst = worst_mistakes(judged.predictions, MAX_GRID_IMAGES)
     drawing.draw(
         "Plots.plot_mistakes",
-        _pixels(index, judged.positions[worst], image_size),
+        _pixels(index, judged.positions[worst], image_size, preprocessing),
         [names[index.classes[labels[k]]] for k in worst],
         [names[index.classes[predicted[k]]] for k in worst],
         judged.predictions.confidence[worst].tolist(),
@@ -228,10 +233,10 @@ def _history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
     return pd.DataFrame([asdict(record) for record in history], columns=columns)
 
 
-def _pixels(index: ImageIndex, positions: np.ndarray, image_size: int) -> np.ndarray:
+def _pixels(index: ImageIndex, positions: np.ndarray, image_size: int, preprocessing: Preprocessing) -> np.ndarray:
     """Return images (B, 3, H, W) uint8 as the network gets them; white where a file has vanished since."""
     pictures = np.full((len(positions), image_size, image_size, 3), 255, np.uint8)
     for picture, position in zip(pictures, positions, strict=True):
         with contextlib.suppress(UnreadableImage):
-            picture[:] = read_image(index.path(position), (image_size, image_size)).pixels
+            picture[:] = preprocessing.read(index.path(position), image_size).pixels
     return pictures.transpose(0, 3, 1, 2)

@@ -16,6 +16,7 @@ import numpy as np
 from MLPipeline.Config import Config
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ScanFolders import SPLITS, VAL, ImageIndex
 from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram
 from MLPipeline.report.Environment import environment
@@ -50,6 +51,7 @@ class ReportContent:
     interrupted: str = ""  # what ended the run early: "stopped by Ctrl-C"
     heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)  # position in the index -> (H, W, 3) uint8 RGB
     photos: Mapping[Path, Photo] = field(default_factory=dict)  # small pictures that were taken already
+    preprocessing: Preprocessing = PLAIN
 
 
 def write_report(folder: Path, content: ReportContent) -> Path:
@@ -86,12 +88,13 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
         "best": best,
         "curves": _curves(content.history, best),
         **(NO_ANSWERS if judged is None else _on_answers(content, judged, scores or {})),
-        "samples": samples_of(index),
+        "samples": samples_of(index, content.preprocessing),
         "counts": _counts(index),
         "numbered": {shown: name for name, shown in figure_names(index.classes).items() if shown != name},
         "num_images": int((index.splits >= 0).sum()),
         "skipped": content.index.skipped[:MAX_FILES_LISTED],
         "skipped_reasons": count_reasons(content.index.skipped),
+        "levels": content.preprocessing.levels.lines() if content.preprocessing.levels else [],
         "notes": Counter(each.reason for each in content.notes).most_common(),
         "settings": {name: value for name, value in asdict(config).items() if value not in (None, (), False)},
         "environment": {
@@ -141,7 +144,9 @@ def _on_answers(content: ReportContent, judged: SplitPredictions, scores: Mappin
     return {
         "matrix": shaded_rows(matrix) if len(classes) <= MAX_MATRIX_CLASSES else None,
         "pairs": most_confused(matrix, 12 if len(classes) <= MAX_MATRIX_CLASSES else 60),
-        "gallery": gallery_of(content.index, answers, content.heat_maps, content.photos),
+        "gallery": gallery_of(
+            content.index, answers, content.heat_maps, content.photos, preprocessing=content.preprocessing
+        ),
         "histogram": confidence_histogram(answers.confidence, answers.is_right),
         "reliability": reliability_diagram(answers.confidence, answers.is_right),
         "measures": measures(scores),

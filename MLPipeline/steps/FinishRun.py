@@ -46,14 +46,14 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     about = {"model": config.model, "weights": asdict(job.weights), "freeze": config.freeze}
     metrics = about | {"temperature": card.temperature} | measure(dataset.index, scored)
     metrics |= {"fine_tuning": _fine_tuning(job, scored)}
-    write_results(job.run.path, dataset.index, scored, metrics, job.history, config.image_size)
+    write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
     heat_maps = _heat_maps(job, dataset, scored)
     total_s = round(time.perf_counter() - job.start, 2)
     timing = {"features_s": round(job.inspection.seconds + job.features_s, 2), "total_s": total_s}
     notes = job.inspection.notes(job.index)
     content = ReportContent(config, job.weights, dataset.index, notes, job.history, scored, metrics, timing)
     photos = job.photos.result() if job.photos else {}
-    write_report(job.run.path, replace(content, heat_maps=heat_maps, photos=photos))
+    write_report(job.run.path, replace(content, heat_maps=heat_maps, photos=photos, preprocessing=job.preprocessing))
     drawing.finish()
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", metrics | {"timing": timing})
@@ -70,6 +70,7 @@ def reported_if_stopped(job: Job) -> Iterator[None]:
             reason = "stopped by hand" if isinstance(stop, KeyboardInterrupt) else str(stop).rstrip(".")
             notes = job.inspection.notes(job.index)
             content = ReportContent(job.config, job.weights, job.index, notes, job.history, interrupted=reason)
+            content = replace(content, preprocessing=job.preprocessing)
             with contextlib.suppress(PipelineError):  # the disk may be full: what stopped the run is to be said
                 write_report(job.run.path, content)
         raise
@@ -84,7 +85,8 @@ def _heat_maps(job: Job, dataset: Dataset, scored: Sequence[SplitPredictions]) -
     # A core is left to the process that draws: each operation waits for its slowest thread.
     with contextlib.suppress(UsageError), threads(max(1, torch.get_num_threads() - 1)):
         positions, config = judged.positions[worst], job.config
-        return explain_images(job.model, dataset.index, positions, config.image_size, config.precision)
+        how = job.preprocessing
+        return explain_images(job.model, dataset.index, positions, config.image_size, config.precision, how)
     return {}
 
 

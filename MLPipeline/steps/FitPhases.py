@@ -70,9 +70,10 @@ def read_rows(job: Job, phase: Phase) -> Dataset:
         config.precision,
         config.workers,
         progress,
-        job.inspection.prints["digest"],
+        job.row_keys,
         _stored_views(config),
         config.cache_limit,
+        job.preprocessing,
     )
     dataset = replace(dataset, notes=job.inspection.notes(job.index))
     job.features_s = round(job.features_s + time.perf_counter() - started, 2)
@@ -84,8 +85,8 @@ def read_rows(job: Job, phase: Phase) -> Dataset:
         shown = dataset.batches(TRAIN, config.batch_size, config.seed)
         if ranks.is_first:
             positions, augmentation = shown.positions[shown.epoch(1).order], make_augmentation(job.config.augment)
-            write_inputs(job.run.path, dataset, config.image_size, positions, augmentation, config.seed)
-            job.photos = order_photos(dataset.index)
+            write_inputs(job.run.path, dataset, job.preprocessing, positions, augmentation, config.seed)
+            job.photos = order_photos(dataset.index, job.preprocessing.levels)
         if not _is_classic(config):
             say(epoch_line(None))
     return dataset

@@ -19,8 +19,9 @@ from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_l
 from MLPipeline.images.Fixes import apply_fixes
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.NamedData import named_data
+from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import VAL, ImageIndex, scan_folders
+from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex, scan_folders
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.training.Phases import plan, resolve
@@ -55,10 +56,11 @@ def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> t
     model.freeze(plan(config, find_model(config.model))[0].config.freeze)  # as the first phase reads them
     keeper = RowKeeper(
         config.image_size,
-        lambda: FrozenStages(model, config.image_size, config.precision),
+        lambda: FrozenStages(model, config.image_size, config.precision, config.fit),
         cache,
         len(index),
         config.cache_limit,
+        config.fit,
     )
     alone = keeper if ranks.size == 1 else None  # several ranks share out the images anew for that
     with remembered_if_stopped():
@@ -74,6 +76,11 @@ def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> t
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
     find_leaks(index, groups)  # of the user's own split folders, or where a new picture joins two old ones
     return index, inspection
+
+
+def preprocessing_of(config: Config, index: ImageIndex, inspection: Inspection) -> Preprocessing:
+    """Return how the images of a split `index` become the input of a model."""
+    return Preprocessing(config.fit, inspection.levels_of(index.positions(TRAIN)))
 
 
 def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:

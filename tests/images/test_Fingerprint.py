@@ -64,8 +64,8 @@ def test_pixels_are_those_of_the_reader(data):
     assert make_rows([data, b""])[1] == [None, None] == make_rows([b"", b"x"], 64)[1]
 
 
-def test_an_image_takes_64_bytes():
-    assert FINGERPRINT.itemsize == 64
+def test_an_image_takes_65_bytes():
+    assert FINGERPRINT.itemsize == 65
 
 
 def test_a_photo_is_described():
