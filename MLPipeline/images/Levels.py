@@ -29,7 +29,7 @@ LEVELS_FILE = "levels.json"  # in the folder of a run, where there are any
 _USUAL_WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 _USED_AT_LEAST = 0.5  # of the range from 0 to white; if pictures use less, their own range is stretched
 _MOST_EXTREME = 1 / 500, 8  # share of a picture's values that count as outliers at either end, and their least number
-_EXTREME_FILES = 1 / 50, 10  # share of the files whose range may be an outlier; at least one of this many
+_EXTREME_FILES = 1 / 50, 10  # share of the files that may be outliers; at least one of this many
 _MAX_MEASURED = 2**18  # values of a picture; of a larger one every second, third, ...
 _KEY_BYTES = 16
 
@@ -124,12 +124,7 @@ def find_levels(depths: Sequence[str], lows: np.ndarray, highs: np.ndarray) -> L
     found = {}
     for depth in sorted(set(depths) - {""}):
         chosen = names == depth
-        number = int(chosen.sum())
-        share, enough = _EXTREME_FILES
-        dropped = max(int(share * number), number >= enough)
-        low, _ = _trimmed(lows[chosen], dropped)
-        _, high = _trimmed(highs[chosen], dropped)
-        found[depth] = level_of(depth, low, high)
+        found[depth] = level_of(depth, *_common_range(lows[chosen], highs[chosen]))
     return Levels(found)
 
 
@@ -201,6 +196,15 @@ def _scale(values: np.ndarray, level: Level) -> np.ndarray:
         return np.rint(table.clip(0, 255)).astype(np.uint8)[values]
     scaled = (values.astype(np.float64) - level.black) * (255 / span)
     return np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)).astype(np.uint8)
+
+
+def _common_range(lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
+    """Return the range of the values of all files (N,), without the few files that lie far away from all others."""
+    share, enough = _EXTREME_FILES
+    dropped = max(int(share * len(lows)), len(lows) >= enough)
+    low, high = _trimmed(lows, dropped)[0], _trimmed(highs, dropped)[1]
+    span = high - low
+    return float(lows[lows >= low - span].min()), float(highs[highs <= high + span].max())
 
 
 def _trimmed(values: np.ndarray, num_dropped: int) -> tuple[float, float]:
