@@ -57,6 +57,8 @@ def read_images(
             if (row := find(key)) is not None:
                 return Reading(path, key, row=row)
             picture = preprocessing.decode(data, image_size)
+            if picture.stored is not None:
+                key = preprocessing.key(data, is_deep=True)  # which the header need not have said
         except UnreadableImage as error:
             return Reading(path, reason=error.reason)
         return Reading(path, key, pixels=picture.pixels, note=picture.note)

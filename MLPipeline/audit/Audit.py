@@ -9,7 +9,7 @@ import pandas as pd
 
 from MLPipeline.audit.Findings import Finding
 from MLPipeline.audit.Judgement import Forecast, Judgement, LearningCurve
-from MLPipeline.audit.Shortcuts import Shortcuts
+from MLPipeline.audit.Shortcuts import PROPORTIONS, Shortcuts
 from MLPipeline.images.Fixes import Fix
 from MLPipeline.images.Levels import Levels
 from MLPipeline.images.ScanFolders import ImageIndex
@@ -72,6 +72,8 @@ def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str
             f"{100 * each.false:.0f} % of the others taken for it ({each.typical}; others {each.typical_of_others})",
         )
     yield _line("", "A model learns this instead of what the pictures show. Make the files of all classes alike.")
+    if any(each.signal == PROPORTIONS for each in shortcuts.giveaways):
+        yield _line("", "Train with --fit crop: the square of a stretched or padded image reveals its proportions.")
 
 
 def suspect_lines(fixes: Sequence[Fix], num_images: int, accuracy: float) -> Iterator[str]:

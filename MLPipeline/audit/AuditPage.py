@@ -20,7 +20,7 @@ from MLPipeline.report.Thumbnails import Thumbnail, embed
 
 MAX_SHOWN = {"pairs": 12, "pictures": 24, "table": 100}  # audit.csv has all
 NUM_SUSPECTS = 120
-WITHOUT_PICTURES = ("unreadable", "left-out", "small-class")
+WITHOUT_PICTURES = ("proportions", "unreadable", "left-out", "small-class")
 MAX_BYTES = 12 * 2**20  # of all pictures together
 LEFT, RIGHT, TOP, BOTTOM = 44, 390, 12, 196  # the plot inside its picture of 400 x 230
 

@@ -15,6 +15,7 @@ from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 
+VARIED = 1.8  # times the proportions (width by height) of one image are those of another, in 90 % of them
 SMALL_CLASS, UNEQUAL = 20, 10  # images of a class; times those of the smallest that the largest may have
 
 
@@ -51,7 +52,7 @@ def find_faults(index: ImageIndex, inspection: Inspection, pairs: Pairs, groups:
     unusual = _files("unusual", "Used, but unusual", "Save them anew to be sure.", inspection.notes(index))
     left_out = _files("left-out", "Files that are not used", "Only images in a class folder are.", index.skipped)
     found = [replace(unreadable, is_serious=True), *_duplicates(index, pairs, groups), _small_classes(index), *odd]
-    found += [unusual, left_out]
+    found += [_proportions(inspection.prints[usable]), unusual, left_out]
     return sorted((each for each in found if each.examples), key=lambda each: not each.is_serious)
 
 
@@ -71,6 +72,15 @@ def describe(index: ImageIndex, inspection: Inspection) -> dict[str, str]:
         "Colour": ", ".join(f"{number:,} {name}" for name, number in colour.items() if number) or "all in 8-bit colour",
         "Rotated by EXIF": f"{turned:,}, set upright here; other tools may not" if turned else "none",
     }
+
+
+def _proportions(prints: np.ndarray) -> Finding:
+    """Return whether images are distorted very differently when all of them are stretched to a square."""
+    low, high = np.quantile(prints["width"] / prints["height"], (0.05, 0.95))
+    text = f"width divided by height is {low:.2f} to {high:.2f} in 90 % of the images"
+    advice = "Train with --fit pad, which shows the whole image undistorted, or --fit crop, which shows its centre."
+    examples = (Example((), text),) if high > VARIED * low else ()
+    return Finding("proportions", "Different proportions", False, advice, examples)
 
 
 def _examples(index: ImageIndex, positions: np.ndarray, texts: Iterable[str]) -> tuple[Example, ...]:

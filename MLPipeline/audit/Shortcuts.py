@@ -21,7 +21,7 @@ NUM_BINS, NUM_FOLDS = 16, 5
 # How far from a guess (0) to certainty (1) a signal tells a class, at the lower end of its interval, to be named.
 # Subjects of different shape and colour reach 0.25 in photographs of clothes and 0.33 in CIFAR-10.
 ALARM = 0.6
-FORMAT = "file format"
+FORMAT, PROPORTIONS = "file format", "proportions"
 _MAX_CELLS = 20_000_000  # images x classes looked at: 160 MB
 _COLOURS = ("red", "green", "blue", "spread")
 _CHANNELS = {1: "grey", 3: "colour", 4: "with alpha or CMYK"}
@@ -69,7 +69,7 @@ def metadata_signals(records: np.ndarray) -> dict[str, np.ndarray]:
         "bits per channel": records["bits"][:, None],
         "width": width[:, None],
         "height": height[:, None],
-        "proportions": (width / height)[:, None],
+        PROPORTIONS: (width / height)[:, None],
         "file size": size[:, None],
         "bytes per pixel": (size / (width * height))[:, None],
         "EXIF orientation": records["orientation"][:, None],

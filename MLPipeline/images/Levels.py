@@ -201,7 +201,7 @@ def _scale(values: np.ndarray, level: Level) -> np.ndarray:
 def _common_range(lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
     """Return the range of the values of all files (N,), without the few files that lie far away from all others."""
     share, enough = _EXTREME_FILES
-    dropped = max(int(share * len(lows)), len(lows) >= enough)
+    dropped = max(int(share * len(lows)), int(len(lows) >= enough))
     low, high = _trimmed(lows, dropped)[0], _trimmed(highs, dropped)[1]
     span = high - low
     return float(lows[lows >= low - span].min()), float(highs[highs <= high + span].max())

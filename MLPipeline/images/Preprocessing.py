@@ -45,16 +45,20 @@ class Preprocessing:
         """
         return read_image(path, (image_size, image_size), self.levels, self.fit)
 
-    def key(self, data: bytes) -> bytes:
-        """Return what the rows of a file with these bytes are stored under: its digest, of deep pictures with levels.
+    def key(self, data: bytes, is_deep: bool | None = None) -> bytes:
+        """Return the key under which the rows of a file with these bytes are stored.
+
+        That is their digest, for pictures of more than 8 bits together with the levels. Unless `is_deep` is given, the
+        header decides, so that a file whose rows are stored need not be decoded.
 
         Raises:
             UnreadableImage: see `read_header`.
         """
         if self.levels is None:
             return digest(data)
-        header = read_header(data)
-        is_deep = header.channel_bytes > 1 or header.bits > 8
+        if is_deep is None:
+            header = read_header(data)
+            is_deep = header.channel_bytes > 1 or header.bits > 8
         return self.levels.key(digest(data)) if is_deep else digest(data)
 
 
