@@ -72,7 +72,7 @@ def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str
             f"{100 * each.false:.0f} % of the others taken for it ({each.typical}; others {each.typical_of_others})",
         )
     yield _line("", "A model learns this instead of what the pictures show. Make the files of all classes alike.")
-    if any(each.signal == PROPORTIONS for each in shortcuts.giveaways):
+    if shortcuts.per_signal.get(PROPORTIONS, 0) - shortcuts.baseline > (1 - shortcuts.baseline) / 2:
         yield _line("", "Train with --fit crop: the square of a stretched or padded image reveals its proportions.")
 
 
