@@ -66,9 +66,9 @@ def _check(page: Any, file_bytes: int) -> None:
 
 
 def _decode_by_pillow(data: bytes) -> np.ndarray:
-    from PIL import Image
+    from MLPipeline.images.Pillow import open_image
 
-    with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+    with open_image(data, "TIFF") as image:
         return np.array(image.convert("RGB"))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from MLPipeline.images.Levels import EACH_ITS_OWN
 from MLPipeline.images.ReadImage import decode_image
 from tests.support.format_cases import (
     ADOBE_RGB,
@@ -466,7 +467,7 @@ REFUSED = list(refused_files())
 
 @pytest.mark.parametrize("case", RIGHT, ids=lambda case: case.name)
 def test_a_file_is_read_as_the_picture_it_was_made_from(case: Case) -> None:
-    picture = decode_image(case.write())
+    picture = decode_image(case.write(), levels=EACH_ITS_OWN)
     assert picture.pixels.dtype == np.uint8 and picture.pixels.flags.c_contiguous
     expected = case.expected if case.expected.ndim == 3 else case.expected[:, :, None]
     difference = np.abs(picture.pixels - np.broadcast_to(expected, picture.pixels.shape).astype(float))
