@@ -6,7 +6,6 @@ alpha, Pillow refuses masks it does not know. Layout: Microsoft, "Bitmap Storage
 
 from __future__ import annotations
 
-import io
 import struct
 
 import numpy as np
@@ -43,9 +42,9 @@ def decode_bmp(data: bytes, header: ImageHeader) -> StoredPixels:
         depth, compression = struct.unpack_from("<HI", data, 28)
         if depth in _DEFAULT_MASKS and compression in (_RGB, _BITFIELDS, _ALPHABITFIELDS):
             return _decode_masked(data, header, depth, compression)
-    from PIL import Image
+    from MLPipeline.images.Pillow import open_image
 
-    with Image.open(io.BytesIO(data), formats=["BMP"]) as image:
+    with open_image(data, "BMP") as image:
         return StoredPixels(np.array(image if image.mode == "L" else image.convert("RGB")), 8, header)
 
 

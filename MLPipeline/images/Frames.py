@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 
 from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
@@ -17,9 +15,9 @@ def decode_first_frame(data: bytes, header: ImageHeader) -> StoredPixels:
     Raises:
         Exception: what Pillow raises for a file that is cut off or damaged.
     """
-    from PIL import Image
+    from MLPipeline.images.Pillow import open_image
 
-    with Image.open(io.BytesIO(data), formats=[header.kind.upper()]) as image:
+    with open_image(data, header.kind) as image:
         has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         pixels = np.array(image.convert("RGBA" if has_alpha else "RGB"))
     return StoredPixels(pixels, 8, header, "straight" if has_alpha else "none")

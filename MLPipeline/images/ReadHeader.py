@@ -53,7 +53,7 @@ def read_header(data: bytes) -> ImageHeader:
     kind = _sniff(data)
     try:
         return PARSERS[kind](data)
-    except (struct.error, IndexError, ValueError):  # the structure leads past the end of the file
+    except (struct.error, IndexError, ValueError, OverflowError):  # the structure leads past the end of the file
         raise UnreadableImage(f"truncated {kind}") from None
 
 

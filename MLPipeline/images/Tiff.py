@@ -42,8 +42,10 @@ def decode_tiff(data: bytes, header: ImageHeader) -> StoredPixels:
             return StoredPixels(_decode_by_pillow(data), 8, header)  # libtiff joins subsampled colours
         try:
             bands = _bands(page.asarray(maxworkers=1), page.axes)
-        except (KeyError, NotImplementedError) as error:  # no decoder for this compression
-            raise UnreadableImage(f"TIFF: {str(error).strip(chr(34))[:80]}") from None
+        except (KeyError, NotImplementedError, ValueError) as error:
+            if "support" in str(error):  # a compression or a layout for which there is no decoder
+                raise UnreadableImage(f"TIFF: {str(error)[:80]}") from None
+            raise
         return _interpret(bands, page, header)
 
 
@@ -64,9 +66,9 @@ def _check(page: Any, file_bytes: int) -> None:
 
 
 def _decode_by_pillow(data: bytes) -> np.ndarray:
-    from PIL import Image
+    from MLPipeline.images.Pillow import open_image
 
-    with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+    with open_image(data, "TIFF") as image:
         return np.array(image.convert("RGB"))
 
 
@@ -109,7 +111,7 @@ def _colours(bands: np.ndarray, page: Any, header: ImageHeader) -> StoredPixels:
         colours = colours >> 8 if colours.max() > 255 else colours  # some programs write 8 bits here too
         return StoredPixels(colours.astype(np.uint8)[np.minimum(bands[:, :, 0], len(colours) - 1)], 8, header)
     if page.photometric == CMYK:
-        pixels, note = to_srgb(_scaled(bands, bits, np.dtype(np.uint8)), header.profile)
+        pixels, note = to_srgb(np.ascontiguousarray(_scaled(bands, bits, np.dtype(np.uint8))), header.profile)
         header = replace(header, channels=4, profile=b"", note=note if header.profile else "")
         return StoredPixels(pixels, 8, header)
     if page.photometric in (CIELAB, ICCLAB):
