@@ -138,14 +138,14 @@ def _trials(search: Search, duration_s: float) -> Iterator[None]:
     """Run trials until the time is over, at least one in all; say each that is better than all before."""
     end = time.monotonic() + duration_s
 
-    def keep(state: TrainState) -> None:
+    def after_step(state: TrainState) -> None:
         stop_signals.check()
         if search.best and time.monotonic() > end:
             raise _TimeIsOver
 
     while not search.best or time.monotonic() < end:
         try:
-            before, trial = search.best, search.next_trial(keep)
+            before, trial = search.best, search.next_trial(after_step)
         except _TimeIsOver:
             return
         if search.best is not before:

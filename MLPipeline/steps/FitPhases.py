@@ -117,7 +117,7 @@ def run_phase(job: Job, dataset: Dataset, phase: Phase, number: int, standing: S
                 _tell(job, record)
                 is_due = ranks.from_first(time.monotonic() - saved > SECONDS_BETWEEN_SAVES)
                 if saved_epoch != state.best_epoch and (is_due or _is_classic(job.config)):
-                    with state.showing_best():
+                    with state.with_best_weights():
                         _save(job)
                     saved_epoch = state.best_epoch
                 if is_due:
@@ -199,7 +199,7 @@ def seconds_per_epoch(model: nn.Module, train: Batches, val: Batches, config: Co
     """Return how long an epoch will take, from a few steps on a copy of `model`; scoring counts a third of training."""
     ends = [time.perf_counter()]
 
-    def keep(state: TrainState) -> None:
+    def after_step(state: TrainState) -> None:
         if state.batch < len(ends):  # called while scoring
             return
         ends.append(time.perf_counter())
@@ -207,7 +207,7 @@ def seconds_per_epoch(model: nn.Module, train: Batches, val: Batches, config: Co
             raise _Measured
 
     try:
-        next(fit(copy.deepcopy(model), train, val, replace(config, epochs=1), device, keep=keep))
+        next(fit(copy.deepcopy(model), train, val, replace(config, epochs=1), device, after_step=after_step))
     except _Measured:
         pass
     steps = [end - start for start, end in itertools.pairwise(ends)]

@@ -65,7 +65,7 @@ def find_lr(
             logits = state.model(inputs.to(device))
         loss = cross_entropy(logits.float(), targets.to(device), label_smoothing=config.label_smoothing)
         state.scaler.scale(loss).backward()
-        state.move()
+        state.step()
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss.item()
         smoothed = mean / (1 - _SMOOTHING ** (step + 1))  # the mean began at 0
         if not math.isfinite(smoothed) or (found.losses and smoothed > _EXPLODED * min(found.losses)):
