@@ -27,7 +27,7 @@ from MLPipeline.audit.Findings import describe, find_faults
 from MLPipeline.audit.Judgement import Judgement, judgement_file, read_judgement, write_judgement
 from MLPipeline.audit.Shortcuts import find_shortcuts, metadata_signals
 from MLPipeline.Config import DEFAULT_DATA, Config
-from MLPipeline.console.Console import note, progress, remembered_if_stopped, say
+from MLPipeline.console.Console import note, progress, resumable_reading, say
 from MLPipeline.Errors import GateMissedError, ResourceError
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.RunFolder import check_output
@@ -63,7 +63,7 @@ def run(config: Config) -> None:
     if config.fixes:
         index = apply_fixes(index, config.fixes)
     cache, workers = config.output / "cache", decoding_threads(config.workers)
-    with remembered_if_stopped():
+    with resumable_reading():
         inspection = inspect_images(index, cache, workers, config.verify, progress, _keeper(config, index))
     pairs = find_duplicates(inspection, cache)
     groups = group_images(index, inspection, pairs, config.group)

@@ -30,7 +30,7 @@ from MLPipeline.files.RunFolder import Run, lock_run
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
 from MLPipeline.Models import find_model
 from MLPipeline.report.TunePlot import plot_tune
-from MLPipeline.steps.Prepare import build, inspect_and_split, list_images, with_data
+from MLPipeline.steps.Prepare import build, inspect, list_images, split, with_data
 from MLPipeline.training.TrainState import TrainState
 from MLPipeline.tuning.Tune import Problem, Search, Trial, in_memory
 
@@ -80,7 +80,8 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
     device = choose_device(config.device)
-    index, inspection = inspect_and_split(index, model.to(device), resolved)
+    inspection = inspect(index, model.to(device), resolved)
+    index = split(index, inspection, resolved)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):

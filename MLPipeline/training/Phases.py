@@ -34,10 +34,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training: `config.freeze` says what stays fixed, `config.epochs` with which epoch it ends."""
+    """A part of the training: `config.freeze` says what stays fixed, `config.epochs` with which epoch it ends."""
 
     config: Config
     first_epoch: int = 0  # epochs done before it
+    number: int = 0
+    is_last: bool = True
 
 
 def resolve(config: Config, spec: ModelSpec) -> Config:
@@ -97,7 +99,7 @@ def plan(config: Config, spec: ModelSpec) -> list[Phase]:
         return [Phase(config)]
     own = {name: value for name, value in {**NEUTRAL, **spec.defaults}.items() if name != "image_size"}
     head = replace(config, **own | {"freeze": "backbone", "epochs": config.unfreeze_after, "augment": "none"})
-    return [Phase(head), Phase(config, config.unfreeze_after)]
+    return [Phase(head, is_last=False), Phase(config, config.unfreeze_after, number=1)]
 
 
 def fit_into(phase: Phase, seconds_left: float, seconds_per_epoch: float) -> Phase:
