@@ -35,8 +35,8 @@ from MLPipeline.training.TrainState import EpochRecord, TrainState
 
 SECONDS_BETWEEN_SAVES = 15  # at least, between two saves of the best weights; they are also saved at the end
 DEFAULT_VIEWS = 5
-_PROBED_STEPS = 6  # of an epoch, to tell how long it will take
-_RESERVE = 0.1  # of the time that `--time` allows: for scoring and drawing
+_PROBED_STEPS = 6  # training steps measured to estimate how long an epoch takes
+_RESERVE = 0.1  # share of `--time` kept for evaluation and plots
 
 
 def remaining_phases(job: Job) -> list[Phase]:
@@ -137,7 +137,7 @@ def _run_epochs(job: Job, epochs: Iterable[EpochRecord], state: TrainState, save
 
 
 def _plan_within(job: Job, phase: Phase, seconds: float) -> Phase:
-    """Return the phase with as many epochs, of so many seconds each, as fit into what is left of `--time`."""
+    """Return the phase with as many epochs, of `seconds` each, as fit into what is left of `--time`."""
     allowed = (job.config.time or 0) * 60 * (1 - _RESERVE)
     seconds, left = ranks.max(seconds), -ranks.max(time.perf_counter() - job.start - allowed)
     phase = fit_into(phase, left, seconds)
@@ -194,10 +194,10 @@ def _save_best(job: Job) -> None:
         _save(job)
         note(f"stopped: the best weights so far are in {job.run.model_file}")
     else:
-        note("stopped before an epoch ended")
+        note("stopped before the first epoch was complete")
 
 
-class _Measured(Exception):  # noqa: N818  no error: the way out of the training loop
+class _Measured(Exception):  # noqa: N818  not an error: leaves the training loop
     pass
 
 
@@ -206,7 +206,7 @@ def seconds_per_epoch(model: nn.Module, train: Batches, val: Batches, config: Co
     ends = [time.perf_counter()]
 
     def after_step(state: TrainState) -> None:
-        if state.batch < len(ends):  # called while scoring
+        if state.batch < len(ends):  # called during validation
             return
         ends.append(time.perf_counter())
         if state.batch == _PROBED_STEPS:
