@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.Config import DEFAULT_DATA, Config
+from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, remembered_if_stopped
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
@@ -16,11 +16,10 @@ from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.Head import make_head
 from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
-from MLPipeline.images.Fixes import apply_fixes
 from MLPipeline.images.Inspect import Inspection, inspect_images
-from MLPipeline.images.NamedData import named_data
+from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import VAL, ImageIndex, scan_folders
+from MLPipeline.images.ScanFolders import VAL, ImageIndex
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.training.Phases import plan, resolve
@@ -28,22 +27,21 @@ from MLPipeline.Weights import WeightsReport, load_weights
 
 
 def with_data(config: Config) -> Config:
-    """Return the settings with the folder of the images: `Data/` if none is stated; a data set called by name is made.
+    """Return the settings with the folder of the images (see `data_folder`).
 
     Raises:
-        ResourceError: it cannot be fetched or unpacked.
+        ResourceError: a data set called by name cannot be fetched or unpacked.
     """
-    config = config.resolve({"data": DEFAULT_DATA})
     with ranks.in_turn():
-        return replace(config, data=named_data(config.data, config.output) or config.data)
+        return replace(config, data=data_folder(config.data, config.labels, config.output))
 
 
 def list_images(config: Config) -> ImageIndex:
-    """Return the images below the data folder, none of which is opened yet, with the corrected labels of `--fixes`."""
+    """Return the images below the data folder, none of which is opened yet, with the labels that the tables give."""
     check_output(config.output, config.name or config.model, config.data)
-    index = scan_folders(config.data, config.follow_links)
+    index = index_images(config.data, config.follow_links, config.split_folders, config.labels, config.fixes)
     ranks.require_same({"images": index.identity})
-    return apply_fixes(index, config.fixes) if config.fixes else index
+    return index
 
 
 def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> tuple[ImageIndex, Inspection]:
@@ -68,7 +66,8 @@ def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> t
     groups = group_images(index, inspection, pairs, config.group)
     find_conflicts(index, pairs)
     index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
-    record = split_record(cache, index.root, *shares, config.seed, config.group)
+    grouping = config.group if index.groups is None else f"{config.group} and the groups of a table"
+    record = split_record(cache, index.root, *shares, config.seed, grouping)
     index = split_images(index, *shares, config.seed, groups, record)
     if config.target_precision and not len(index.positions(VAL)):
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
