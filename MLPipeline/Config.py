@@ -124,6 +124,15 @@ class Config:
     group: str | None = _flag(
         None, "regular expression: files it matches alike stay on one side of the split (none)", "images"
     )
+    labels: Path | None = _flag(
+        None, "CSV, TSV or Parquet table of labels: path, label[, split, group] (the folders')", "images"
+    )
+    split_folders: str = _flag(
+        "auto",
+        "are folders named like train or test_images splits? no: each folder is a class",
+        "images",
+        choices=("auto", "yes", "no"),
+    )
     fixes: Path | None = _flag(None, "table of corrected labels: path, label (none)", "images")
     follow_links: bool = _flag(False, "use links that lead out of the data folder", "images")
     verify: bool = _flag(False, "read every file again, not only those whose size or time changed", "images")

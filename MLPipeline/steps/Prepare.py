@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.Config import DEFAULT_DATA, Config
+from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, resumable_reading
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
@@ -16,11 +16,10 @@ from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.Head import make_head
 from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
-from MLPipeline.images.Fixes import apply_fixes
 from MLPipeline.images.Inspect import Inspection, inspect_images
-from MLPipeline.images.NamedData import named_data
+from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import VAL, ImageIndex, scan_folders
+from MLPipeline.images.ScanFolders import VAL, ImageIndex
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.training.Phases import plan, resolve
@@ -33,17 +32,16 @@ def with_data(config: Config) -> Config:
     Raises:
         ResourceError: it cannot be downloaded or unpacked.
     """
-    config = config.resolve({"data": DEFAULT_DATA})
     with ranks.in_turn():
-        return replace(config, data=named_data(config.data, config.output) or config.data)
+        return replace(config, data=data_folder(config.data, config.labels, config.output))
 
 
 def list_images(config: Config) -> ImageIndex:
-    """Return the images below the data folder, with the corrected labels of `--fixes`; no file is opened yet."""
+    """Return the images below the data folder, labelled by folders or tables; no image is opened yet."""
     check_output(config.output, config.name or config.model, config.data)
-    index = scan_folders(config.data, config.follow_links)
+    index = index_images(config.data, config.follow_links, config.split_folders, config.labels, config.fixes)
     ranks.require_same({"images": index.identity})
-    return apply_fixes(index, config.fixes) if config.fixes else index
+    return index
 
 
 def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:
@@ -93,7 +91,8 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageInd
     groups = group_images(index, inspection, pairs, config.group)
     find_conflicts(index, pairs)
     index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
-    record = split_record(cache, index.root, *shares, config.seed, config.group)
+    grouping = config.group if index.groups is None else f"{config.group} and the groups of a table"
+    record = split_record(cache, index.root, *shares, config.seed, grouping)
     index = split_images(index, *shares, config.seed, groups, record)
     if config.target_precision and not len(index.positions(VAL)):
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
