@@ -38,9 +38,15 @@ MAX_GRID_IMAGES = 16
 
 
 def write_inputs(
-    folder: Path, dataset: Dataset, image_size: int, shown: np.ndarray, augment: Augmentation, seed: int
+    folder: Path,
+    dataset: Dataset,
+    digests: np.ndarray,
+    image_size: int,
+    shown: np.ndarray,
+    augment: Augmentation,
+    seed: int,
 ) -> None:
-    """Write what a run starts from: classes, splits, skipped files, versions, and pictures of those `shown`.
+    """Write what a run starts from: classes, splits with `digests` (N,) of the files, versions, pictures of `shown`.
 
     These are as the network sees them in its first epoch, changed by `augment`.
     """
@@ -51,11 +57,12 @@ def write_inputs(
         "path": [index.name(position) for position in used.tolist()],
         "class": [index.classes[label] for label in index.labels[used]],
         "split": [SPLITS[split] for split in index.splits[used]],
+        "digest": [content.tobytes().hex() for content in digests[used]],
     }
     write_csv(pd.DataFrame(table, dtype=object), folder / "splits.csv")
     rows = pd.DataFrame([asdict(each) for each in index.skipped], columns=["path", "reason"], dtype=object)
     write_csv(rows, folder / "skipped.csv")
-    write_json(folder / "environment.json", environment())
+    write_json(folder / "environment.json", environment() | {"data": str(index.root.resolve())})
     shown = shown[:MAX_GRID_IMAGES]
     titles = [index.classes[index.labels[position]] for position in shown]
     images, unused = torch.from_numpy(_pixels(index, shown, image_size)), torch.zeros(len(shown), 1)

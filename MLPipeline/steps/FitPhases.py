@@ -78,7 +78,8 @@ def _show_inputs(job: Job, dataset: Dataset, config: Config) -> None:
     shown = dataset.batches(TRAIN, config.batch_size, config.seed)
     if ranks.is_first:
         positions, augmentation = shown.positions[shown.epoch(1).order], make_augmentation(job.config.augment)
-        write_inputs(job.run.path, dataset, config.image_size, positions, augmentation, config.seed)
+        digests = job.inspection.prints["digest"]
+        write_inputs(job.run.path, dataset, digests, config.image_size, positions, augmentation, config.seed)
         job.photos = order_photos(dataset.index)
     if not _is_notebook_style(config):
         say(epoch_line(None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,7 @@ from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, resumable_reading
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
-from MLPipeline.files.RunFolder import check_output
+from MLPipeline.files.RunFolder import check_output, recorded_data
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.Head import make_head
@@ -33,7 +34,18 @@ def with_data(config: Config) -> Config:
         ResourceError: it cannot be downloaded or unpacked.
     """
     with ranks.in_turn():
-        return replace(config, data=data_folder(config.data, config.labels, config.output))
+        data = data_folder(config.data, config.labels, config.output)
+    return replace(config, data=_replayed(config.config, data) if config.config else data)
+
+
+def _replayed(settings: Path, data: Path) -> Path:
+    """Return the folder of images that settings replayed from a file mean here, and say which it is."""
+    recorded = recorded_data(settings.parent)
+    if recorded and recorded.is_dir() and not data.exists():  # `Data`, typed in another working directory
+        data = recorded
+    other = f"; its run used {recorded}" if recorded and recorded != data.resolve() else ""
+    note(f"--config {settings}: uses the images of {data.resolve()}{other}")
+    return data
 
 
 def list_images(config: Config) -> ImageIndex:
