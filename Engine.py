@@ -1,10 +1,10 @@
-"""Trains, evaluates and uses image classifiers: the command line, and the only file that knows all others.
+"""Trains, evaluates and uses image classifiers: the command line and the main job.
 
     python Engine.py --model resnet50               train on Data/, one folder per class
     python Engine.py predict cat.jpg photos/        use the newest run
     python Engine.py --help                         everything else
 
-`train` reads top to bottom as the pipeline: folders, split, model, frozen part once per image, fit, evaluate, report.
+`train` lists the steps of a run in the order in which they happen; each is a function in `MLPipeline/steps/`.
 """
 
 from __future__ import annotations
@@ -41,47 +41,44 @@ def command_of(verb: Verb) -> Command:
 
 
 def train(config: Config) -> None:
-    """Train, evaluate and save a classifier: the main job."""
+    """Train, evaluate and save a classifier."""
     start = time.perf_counter()  # before the imports: loading torch is part of the wait
-    config = go_on(config)
+    config = continue_launched(config)
     if is_complete(config):
         return
     if ranks.is_first:
-        drawing.begin()  # so that it is ready by then
+        drawing.begin()  # the process that draws loads matplotlib meanwhile
     import torch
 
     from MLPipeline.Device import join_ranks
-    from MLPipeline.report.Report import summary_lines
     from MLPipeline.steps.FinishRun import finish_run, reported_if_stopped
-    from MLPipeline.steps.FitPhases import fit_phases
-    from MLPipeline.steps.Job import Job
-    from MLPipeline.steps.Prepare import build, inspect_and_split, list_images, with_data
+    from MLPipeline.steps.FitPhases import fit_phase, remaining_phases, store_features
+    from MLPipeline.steps.Job import Job, introduce
+    from MLPipeline.steps.Prepare import build, inspect, list_images, split, with_data
     from MLPipeline.steps.ShowRates import show_rates
 
     device = join_ranks(config.device)
     config = with_data(config)
-    index = list_images(config)
-    model, config, weights = build(config, len(index.classes))
+    index = list_images(config)  # which files there are, and of which class; none is opened yet
+    model, config, weights = build(config, len(index.classes))  # the network with its first weights
     model.to(device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
-    index, inspection = inspect_and_split(index, model, config)
+    # Every new file is read once: is it readable, is it a copy, and (one process) what the frozen stages give for it.
+    inspection = inspect(index, model, config)
+    index = split(index, inspection, config)  # train, val, test; copies stay on one side
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
     with open_run(config) as run:
         job = Job(run, config, index, inspection, model, weights, device, start)
-        for line in (
-            f"run      {run.path}",
-            *summary_lines(index, config, weights, device),
-            *job.preprocessing.lines(),
-        ):
-            say(line)
-        ranks.require_same(job.identity | {"settings": config.to_json()})
+        introduce(job)
         with reported_if_stopped(job):
-            dataset = fit_phases(job)
-        finish_run(job, dataset)
+            for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers
+                dataset = store_features(job, phase)  # one row per image, from the cache or computed now
+                fit_phase(job, dataset, phase)  # the epochs; the model ends with the weights of the best one
+        finish_run(job, dataset)  # evaluate, calibrate, save, draw, report
 
 
-def go_on(config: Config) -> Config:
-    """Return the settings for going on with the run that this torchrun command has begun, where it starts anew."""
+def continue_launched(config: Config) -> Config:
+    """Return the settings that continue the run of this torchrun command, where torchrun has restarted it."""
     from MLPipeline.files.RunFolder import find_launched
 
     if not ranks.restarts or config.resume or not (run := find_launched(config.output, ranks.launch)):
@@ -90,7 +87,7 @@ def go_on(config: Config) -> Config:
 
 
 def is_complete(config: Config) -> bool:
-    """Return whether the run to go on with is done already, and say so."""
+    """Return whether the run to resume is already complete, and say so."""
     from MLPipeline.files.RunFolder import find_run
 
     if not config.resume or not (run := find_run(config.output, config.resume, needs_model=False)).metrics:
@@ -101,7 +98,7 @@ def is_complete(config: Config) -> bool:
 
 @contextmanager
 def open_run(config: Config) -> Iterator[Run]:
-    """Give a new run, or the one to go on with, for this process alone; its folder holds its settings and its log."""
+    """Yield a new run, or the one to resume, locked for this process; its folder holds its settings and its log."""
     from MLPipeline.files.AtomicFile import remove_half_written, write_text
     from MLPipeline.files.RunFolder import LAUNCH_FILE, Run, create_run, find_run, lock_run
 

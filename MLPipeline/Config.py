@@ -1,6 +1,6 @@
-"""Every setting once: its type, default, range and help; `CommandLine` makes flags of it, `--config` replays it.
+"""All settings: type, default, range and help. `CommandLine` generates the flags from them; `--config` reads JSON.
 
-A None means "not stated"; where the type does not allow it, the model's own default takes its place (`resolve`).
+None means that the user has not set a value. Where the type does not allow None, `resolve` uses the model's default.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def _flag(
     high: float = math.inf,
     is_for_training: bool = True,
 ) -> Any:
-    """Return a field with all that is known of it; which verbs take it is said in `commands/Verbs.py`."""
+    """Return a dataclass field with its help, group and range; `commands/Verbs.py` lists the verbs that take it."""
     about = dict(help=text, group=group, short=short, choices=choices, low=low, high=high)
     return field(default=default, metadata=about | {"is_for_training": is_for_training})
 
 
 DEFAULT_DATA = Path("Data")
 FITS = ("stretch", "crop", "pad")
-# Where neither the user nor the model says anything.
+# Defaults for what neither the user nor the model sets.
 NEUTRAL: Mapping[str, Any] = {
     "schedule": "constant",
     "weight_decay": 0.0,
@@ -56,62 +56,78 @@ class Config:
         UsageError: a value is outside its range or not among its choices.
     """
 
-    paths: tuple[Path, ...] = _flag((), "images, folders or globs; two runs", "images", is_for_training=False)
+    paths: tuple[Path, ...] = _flag(
+        (), "images, folders or globs; for compare, two runs", "images", is_for_training=False
+    )
     model: str = _flag(
         "resnet50",
-        "efficientnet_lite0, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or any of torchvision's: vgg16...",
+        "efficientnet_lite0, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or one of torchvision: vgg16...",
         "what to train",
     )
     recipe: str | None = _flag(
-        None, "documents, cards, cifar10, cifar10-best, tenclass or augment: many flags at once (none)", "what to train"
+        None, "a set of flags: documents, cards, cifar10, cifar10-best, tenclass or augment (none)", "what to train"
     )
     data: Path = _flag(
         None,
-        "one folder per class, train/val/test folders of them, or cifar10, cifar100, fashionmnist, flowers102, "
-        "oxfordpets (Data)",
+        "folder with one folder per class, or with train/val/test folders of them; or cifar10, cifar100, fashionmnist, "
+        "flowers102, oxfordpets (Data)",
         "images",
     )
-    output: Path = _flag(Path("output"), "where runs are written", "output")
+    output: Path = _flag(Path("output"), "folder for the runs", "output")
     name: str | None = _flag(None, "name of the run (the model's)", "output")
-    config: Path | None = _flag(None, "replay a run's config.json; other flags win over it (none)", "output")
-    resume: str | None = _flag(None, "go on with an interrupted run: number, name or path (none)", "output")
-    weights: str = _flag("auto", "auto, imagenet, none or a file", "what to train")
-    image_size: int = _flag(None, "side of the square images, in pixels (the model's)", "images", low=8, high=4096)
+    config: Path | None = _flag(None, "repeat a run from its config.json; other flags override it (none)", "output")
+    resume: str | None = _flag(None, "continue an interrupted run: number, name or path (none)", "output")
+    weights: str = _flag("auto", "initial weights: auto, imagenet, none or a file", "what to train")
+    image_size: int = _flag(None, "width and height of the images in pixels (the model's)", "images", low=8, high=4096)
     fit: str = _flag(
         "stretch", "how images are made square: stretched, cropped to the centre, or padded", "images", choices=FITS
     )
     epochs: int = _flag(None, "passes over the training images (the model's)", "training", low=1, high=100_000)
-    batch_size: int = _flag(None, "images per step (the model's)", "training", short="-b", low=1, high=65_536)
-    optimizer: str = _flag(None, "update rule (the model's)", "training", choices=("adam", "adamw", "sgd"))
+    batch_size: int = _flag(None, "images per training step (the model's)", "training", short="-b", low=1, high=65_536)
+    optimizer: str = _flag(None, "optimizer (the model's)", "training", choices=("adam", "adamw", "sgd"))
     lr: float = _flag(None, "learning rate (the model's)", "training", low=1e-12, high=100)
-    find_lr: bool = _flag(False, "only look for a learning rate: a picture and a number", "training")
+    find_lr: bool = _flag(False, "only run a learning-rate range test: a plot and a suggested rate", "training")
     schedule: str = _flag(
         None,
-        "how the learning rate moves (the model's)",
+        "learning-rate schedule (the model's)",
         "training",
         choices=("constant", "step", "cosine", "onecycle"),
     )
-    weight_decay: float = _flag(None, "pull of the weights towards zero (the model's)", "training", low=0, high=10)
-    label_smoothing: float = _flag(
-        None, "share of the label spread over all classes (the model's)", "training", low=0, high=0.99
+    weight_decay: float = _flag(None, "weight decay (the model's)", "training", low=0, high=10)
+    label_smoothing: float = _flag(None, "label smoothing (the model's)", "training", low=0, high=0.99)
+    ema: float = _flag(
+        None,
+        "decay of the exponential moving average of the weights; 0: no average (the model's)",
+        "training",
+        low=0,
+        high=0.99999,
     )
-    ema: float = _flag(None, "decay of the averaged weights; 0: none (the model's)", "training", low=0, high=0.99999)
-    clip_norm: float = _flag(None, "largest gradient norm; 0: any (the model's)", "training", low=0, high=1e6)
+    clip_norm: float = _flag(None, "maximum gradient norm; 0: no clipping (the model's)", "training", low=0, high=1e6)
     layer_decay: float = _flag(
-        None, "factor on the learning rate from each stage to the one below (the model's)", "training", low=0.01, high=1
+        None,
+        "factor on the learning rate from each stage to the stage before it (the model's)",
+        "training",
+        low=0.01,
+        high=1,
     )
     augment: str = _flag(
         None, "comma-separated: rotate,translate,hflip,vflip,jitter,crop,erase,... or none (the model's)", "training"
     )
-    balance: str = _flag("none", "against unequal classes", "training", choices=("none", "loss", "sampler"))
-    freeze: str = _flag(None, "backbone, none, or the last stage kept fixed: layer3 (the model's)", "what to train")
-    hidden: int | None = _flag(None, "width of one more layer in the head (none)", "what to train", low=1, high=100_000)
+    balance: str = _flag(
+        "none", "against class imbalance: weight the loss, or sample", "training", choices=("none", "loss", "sampler")
+    )
+    freeze: str = _flag(
+        None, "what stays frozen: backbone, none, or all stages up to this one: layer3 (the model's)", "what to train"
+    )
+    hidden: int | None = _flag(
+        None, "width of an additional hidden layer in the head (none)", "what to train", low=1, high=100_000
+    )
     dropout: float | None = _flag(
-        None, "share of its inputs that the last layer does not see (the model's)", "what to train", low=0, high=0.95
+        None, "dropout rate before the last layer (the model's)", "what to train", low=0, high=0.95
     )
     unfreeze_after: int | None = _flag(
         None,
-        "train the head for this many epochs, then what is not frozen (never)",
+        "train the head for this many epochs, then also the stages that --freeze leaves free (never)",
         "what to train",
         low=1,
         high=100_000,
@@ -119,43 +135,80 @@ class Config:
     views: int | None = _flag(
         None, "augmented views stored per image for a frozen backbone (none)", "training", low=1, high=1000
     )
-    time: float | None = _flag(None, "plan to be done in this many minutes (no limit)", "training", low=0.1, high=1e6)
-    patience: int | None = _flag(
-        None, "stop after this many epochs without a better validation loss (never)", "training", low=1, high=100_000
+    time: float | None = _flag(
+        None, "plan the training to finish within this many minutes (no limit)", "training", low=0.1, high=1e6
     )
-    val_fraction: float = _flag(0.15, "share held out to choose the best epoch", "images", low=0, high=0.9)
-    test_fraction: float = _flag(0.15, "share held out for the final figures", "images", low=0, high=0.9)
+    patience: int | None = _flag(
+        None,
+        "early stopping: epochs to wait for a lower validation loss (never)",
+        "training",
+        low=1,
+        high=100_000,
+    )
+    val_fraction: float = _flag(0.15, "share of the images for validation", "images", low=0, high=0.9)
+    test_fraction: float = _flag(0.15, "share of the images for the test", "images", low=0, high=0.9)
     group: str | None = _flag(
-        None, "regular expression: files it matches alike stay on one side of the split (none)", "images"
+        None, "regular expression: images whose paths match it with the same text stay in one split (none)", "images"
+    )
+    labels: Path | None = _flag(
+        None, "CSV, TSV or Parquet table of labels: path, label[, split, group] (the folders')", "images"
+    )
+    split_folders: str = _flag(
+        "auto",
+        "are folders named like train or test_images splits? no: each folder is a class",
+        "images",
+        choices=("auto", "yes", "no"),
     )
     fixes: Path | None = _flag(None, "table of corrected labels: path, label (none)", "images")
-    follow_links: bool = _flag(False, "use links that lead out of the data folder", "images")
-    verify: bool = _flag(False, "read every file again, not only those whose size or time changed", "images")
-    strict: bool = _flag(False, "exit with 5 where something serious is found", "images", is_for_training=False)
-    seed: int = _flag(0, "same seed, same machine: same numbers", "training", low=0, high=2**64 - 1)
+    follow_links: bool = _flag(False, "follow symbolic links that lead out of the data folder", "images")
+    verify: bool = _flag(False, "read every file again, not only those whose size or time has changed", "images")
+    strict: bool = _flag(False, "exit with code 5 if a serious problem is found", "images", is_for_training=False)
+    seed: int = _flag(
+        0, "random seed; on one machine, equal seeds give equal results", "training", low=0, high=2**64 - 1
+    )
     run: str | None = _flag(None, "number, name or path of a run (the newest)", "what to use", is_for_training=False)
-    split: str = _flag("test", "which images", "what to use", choices=("train", "val", "test"), is_for_training=False)
+    split: str = _flag(
+        "test", "split to evaluate", "what to use", choices=("train", "val", "test"), is_for_training=False
+    )
     min_accuracy: float | None = _flag(
-        None, "exit with 5 below this accuracy (no limit)", "what to use", low=0, high=1, is_for_training=False
+        None,
+        "exit with code 5 if the accuracy is lower (no limit)",
+        "what to use",
+        low=0,
+        high=1,
+        is_for_training=False,
     )
     target_precision: float | None = _flag(
-        None, "share of right answers among those given; the others become `unknown` (none)", "training", low=0, high=1
+        None,
+        "share of the answers that are to be correct; less confident predictions become `unknown` (none)",
+        "training",
+        low=0,
+        high=1,
     )
-    minutes: float = _flag(5.0, "how long to search", "training", low=0.1, high=1e5, is_for_training=False)
+    minutes: float = _flag(5.0, "duration of the search", "training", low=0.1, high=1e5, is_for_training=False)
     sort_into: Path | None = _flag(
-        None, "copy each image into a folder of its class here (none)", "answers", is_for_training=False
+        None,
+        "copy each image into a folder of its predicted class in this folder (none)",
+        "answers",
+        is_for_training=False,
     )
-    heatmap: bool = _flag(False, "draw what each answer rests on", "answers", is_for_training=False)
-    topk: int = _flag(3, "classes to name per image", "answers", low=1, high=100_000, is_for_training=False)
-    csv: Path | None = _flag(None, "write the answers to this table (none)", "answers", is_for_training=False)
+    heatmap: bool = _flag(
+        False, "write heat maps of the regions that each prediction is based on", "answers", is_for_training=False
+    )
+    topk: int = _flag(3, "number of classes shown per image", "answers", low=1, high=100_000, is_for_training=False)
+    csv: Path | None = _flag(None, "write the predictions to this CSV file (none)", "answers", is_for_training=False)
     json: bool = _flag(False, "print JSON instead of text", "answers", is_for_training=False)
-    workers: int | None = _flag(None, "decoding threads (one per core)", "machine", short="-j", low=1, high=1024)
-    device: str = _flag("auto", "where to compute", "machine", choices=("auto", "cpu", "cuda", "mps"))
-    cache_limit: float = _flag(20.0, "size of output/cache at most, in GB", "machine", low=0, high=1e6)
-    compile: str = _flag("auto", "torch.compile in training; auto: on a GPU", "machine", choices=("auto", "on", "off"))
+    workers: int | None = _flag(
+        None, "number of decoding threads (one per core)", "machine", short="-j", low=1, high=1024
+    )
+    device: str = _flag("auto", "device to compute on", "machine", choices=("auto", "cpu", "cuda", "mps"))
+    cache_limit: float = _flag(20.0, "maximum size of output/cache in GB", "machine", low=0, high=1e6)
+    compile: str = _flag(
+        "auto", "use torch.compile for training; auto: on a GPU only", "machine", choices=("auto", "on", "off")
+    )
     precision: str = _flag(
         "auto",
-        "number format; auto: the fastest safe",
+        "number format; auto: the fastest that is safe on this device",
         "machine",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
@@ -164,38 +217,40 @@ class Config:
         for each in dataclasses.fields(self):
             _check(each, getattr(self, each.name))
         if self.val_fraction + self.test_fraction >= 1:
-            raise UsageError("--val-fraction and --test-fraction leave nothing to train on", "Let them sum to under 1")
+            raise UsageError(
+                "--val-fraction and --test-fraction leave no images to train on", "Their sum must be below 1"
+            )
 
     def resolve(self, model_defaults: Mapping[str, Any]) -> Config:
-        """Return a copy whose unstated values are the model's own."""
-        assert all(getattr(Config, name) is None for name in model_defaults), "these have one default for all models"
+        """Return a copy in which values that are not set have the model's defaults."""
+        assert all(getattr(Config, name) is None for name in model_defaults), "a setting has a default of its own"
         return dataclasses.replace(
             self, **{name: value for name, value in model_defaults.items() if getattr(self, name) is None}
         )
 
     def to_json(self) -> str:
-        """Return the settings as JSON that `--config` replays."""
+        """Return the settings as JSON, which `--config` reads."""
         values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
         return json.dumps({k: v for k, v in values.items() if k not in _NOT_STORED}, indent=2) + "\n"
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings a run's `config.json` holds, by field name.
+    """Return the settings in a run's `config.json` by field name.
 
     Raises:
-        UsageError: the file is missing, is not JSON, names a setting we do not have, or gives it a wrong type.
+        UsageError: the file is missing or not JSON, or contains an unknown setting or a value of a wrong type.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--config {path}: not readable as settings", "Give a run's config.json") from error
+        raise UsageError(f"--config {path}: cannot be read as settings", "Give a run's config.json") from error
     if not isinstance(stored, dict):
-        raise UsageError(f"--config {path}: holds no settings", "Give a run's config.json")
+        raise UsageError(f"--config {path}: contains no settings", "Give a run's config.json")
     hints = {name: hint for name, hint in typing.get_type_hints(Config).items() if name not in _NOT_STORED}
     settings = {}
     for name, value in stored.items():
         if name not in hints:
-            raise UsageError(f"--config {path}: no setting {name!r}", did_you_mean(name, hints))
+            raise UsageError(f"--config {path}: unknown setting {name!r}", did_you_mean(name, hints))
         if value is not None:
             settings[name] = _from_json(plain_type(hints[name]), value, f"--config {path}: {name}")
     return settings
@@ -219,7 +274,7 @@ def _check(each: dataclasses.Field, value: Any) -> None:
 
 
 def _from_json(kind: Any, value: object, where: str) -> Any:
-    """Return `value` as a `kind`; int("7"), int(7.9) and bool("no") are refused, not guessed."""
+    """Return `value` as a `kind`; a string for an int, 7.9 for an int or "no" for a bool raise an error."""
     written: Any = {Path: str, float: (int, float)}.get(kind, kind)
     if not isinstance(value, written) or isinstance(value, bool) != (kind is bool):  # True is an int to Python
         raise UsageError(f"{where} is {value!r}", f"Give a value of type {kind.__name__}")
@@ -227,5 +282,5 @@ def _from_json(kind: Any, value: object, where: str) -> Any:
 
 
 def plain_type(hint: object) -> Any:
-    """Return the type a value is converted with: `int` for `int | None`."""
+    """Return the type that converts a value: `int` for `int | None`."""
     return next(t for t in typing.get_args(hint) if t is not type(None)) if isinstance(hint, types.UnionType) else hint

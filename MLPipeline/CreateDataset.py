@@ -28,14 +28,14 @@ _FETCH_BYTES = 2**23  # rows taken from the store at once
 
 @dataclass(frozen=True)
 class Reading:
-    """What became of one image file: `row` if a store knows it, `pixels` if it was decoded, else `reason`."""
+    """The result of reading one image file: `row` if a store has it, `pixels` if it was decoded, else `reason`."""
 
     path: Path
     key: bytes = b""
     row: int | None = None
     pixels: np.ndarray | None = None  # (H, W, 3) uint8 RGB
     reason: str = ""  # why it is skipped
-    note: str = ""  # what was odd about a file that is used
+    note: str = ""  # a remark on a file that is used
 
 
 def read_images(
@@ -45,9 +45,9 @@ def read_images(
     find: Callable[[bytes], int | None] = lambda key: None,
     preprocessing: Preprocessing = PLAIN,
 ) -> Iterator[Reading]:
-    """Yield one `Reading` per path, in order, decoded ahead by `workers` threads to `image_size` squared.
+    """Yield one `Reading` per path, in order, decoded ahead by `workers` threads to squares of `image_size` pixels.
 
-    `find` maps a file's key (see `Preprocessing.key`) to its row in a store; such a file is not decoded.
+    `find` maps the key of a file (see `Preprocessing.key`) to its row in a store; a file with a row is not decoded.
     """
 
     def read(path: Path) -> Reading:
@@ -74,11 +74,11 @@ class Rows(Protocol):
         """Size of one row in memory."""
 
     def take(self, positions: np.ndarray, epoch: int) -> Tensor:
-        """Return the rows (B, ...) of these positions; of several views of an image that of `epoch` (0: unchanged)."""
+        """Return the rows (B, ...) of these positions; with views, those of `epoch` (0: the images themselves)."""
 
 
 class Augment(Protocol):
-    """Changes a training batch, each image by a draw of (seed, epoch, position) alone."""
+    """Augments a training batch; the draw for each image depends on (seed, epoch, position) alone."""
 
     def __call__(
         self, images: Tensor, targets: Tensor, seed: int, epoch: int, indices: Tensor
@@ -89,9 +89,9 @@ class Augment(Protocol):
 class Batches:
     """The batches of one split, `(inputs (B, ...), one_hot (B, C) float32)`, in an order drawn from (seed, epoch).
 
-    Of several ranks, each gets its share of every batch; it may be empty.
-    A last batch of one image joins the batch before it: BatchNorm cannot train on a single value per channel.
-    With `balanced`, an epoch draws as many images as the split has, every class equally often.
+    Each rank gets its share of every batch, which may be empty. A last batch of one image is merged into the batch
+    before it, since BatchNorm cannot train on a single value per channel. With `balanced`, an epoch draws as many
+    images as the split has, from every class equally often.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Batches:
         return [*inner, len(self.positions) - sum(inner)] if len(self) else []
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Epoch:
-        """Return the batches of one epoch from `first_batch` on: every image of the split once, unless `balanced`."""
+        """Return the batches of one epoch, from `first_batch` on: every image of the split once, unless `balanced`."""
         order = np.arange(len(self.positions))
         if self.seed is not None:
             draw = np.random.default_rng([self.seed, epoch])
@@ -140,10 +140,10 @@ class Batches:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over a split; knows its length, so that a progress bar can tell the time left."""
+    """One pass over a split; has a length, so that a progress bar can show the time left."""
 
     batches: Batches
-    order: np.ndarray  # (N,) of places in the split
+    order: np.ndarray  # (N,) int64: indices into the split
     epoch: int
     first_batch: int = 0
 
@@ -152,7 +152,7 @@ class Epoch:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         of, shares = self.batches, self.shares
-        # Rows are fetched for many batches at once: one by one, fetching costs a head as much as training.
+        # Rows are fetched for many batches at once: one batch at a time, fetching takes as long as training a head.
         at_once = max(1, _FETCH_BYTES // (of.rows.row_bytes * of.batch_size))
         for first in range(0, len(shares), at_once):
             fetched = shares[first : first + at_once]
@@ -175,7 +175,7 @@ class Epoch:
 
     @property
     def shares(self) -> list[np.ndarray]:
-        """The places in the split of each batch's images, as far as they are this rank's."""
+        """For each batch, the indices into the split of the images that are this rank's."""
         batches = np.split(self.order, np.cumsum(self.batches.sizes))[self.first_batch : -1]
         mine = [(batch, ranks.mine(len(batch))) for batch in batches]
         return [
@@ -185,17 +185,17 @@ class Epoch:
 
     @property
     def _num_lent(self) -> int:
-        """How many images of the rank before are there, too: mixup mixes an image with the one before it."""
+        """How many images of the previous rank are included: mixup mixes an image with the one before it."""
         return int(ranks.size > 1 and self.batches.augment is not None)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Return float32 (B, C) with a one at each of the `labels` (B,)."""
+    """Return the one-hot targets (B, C) float32 of `labels` (B,) int64."""
     return torch.nn.functional.one_hot(labels, num_classes).float()
 
 
 def drawing_chances(labels: Tensor, num_classes: int) -> Tensor:
-    """Return float64 (N,) chances, summing to 1, under which every class that has images is drawn equally often."""
+    """Return float64 (N,) probabilities with which every class that has images is drawn equally often."""
     counts = torch.bincount(labels, minlength=num_classes)
     chances = 1 / counts[labels].double()
     return chances / chances.sum()

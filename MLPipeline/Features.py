@@ -1,7 +1,7 @@
-"""What the frozen stages make of each image, computed once, kept in `output/cache/`, and trained on every epoch.
+"""The output of the frozen stages for each image: computed once, stored in `output/cache/`, read in every epoch.
 
-With the whole backbone frozen a row is the features (D,); with some stages frozen, the activations at the boundary;
-with none, the decoded pixels (H, W, 3). Training reads rows and does not care which.
+With the whole backbone frozen, a row is the features (D,); with some stages frozen, the activations at the boundary;
+with none, the decoded pixels (H, W, 3). Training reads rows of any of the three.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 
 @dataclass(frozen=True)
 class Views:
-    """Changed versions of every training image, stored beside it: augmentation for what is computed only once.
+    """Augmented versions (views) of every training image, stored beside it, where frozen stages run once per image.
 
-    What happens to an image is drawn from (seed, number of the view, its content), so that other images change nothing.
+    The augmentation of a view is drawn from (seed, number of the view, content of the image): other images do not
+    change it.
     """
 
     number: int
@@ -53,19 +54,19 @@ class Views:
         return self.augment(images, unused, self.seed, view, indices)[0].permute(0, 2, 3, 1).numpy()
 
 
-_HANDED_OVER, _HANDED_OVER_BYTES = 64, 2**23  # rows of a rank that wait to be written, at most
+_HANDED_OVER, _HANDED_OVER_BYTES = 64, 2**23  # rows of a rank that may wait to be written
 NO_VIEWS = Views(0, Augmentation(()), 0)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A split index with one stored row per image: all that training and evaluation need."""
+    """A split index with one stored row per image: what training and evaluation read."""
 
-    index: ImageIndex  # unreadable images are in no split any more
+    index: ImageIndex  # without the unreadable images
     rows: CachedRows | FileRows
     image_size: int  # side of the squares the rows were made from, in pixels
     num_computed: int  # rows that were not in the cache
-    notes: tuple[Skipped, ...] = ()  # images that are used but unusual, among those that were decoded for their rows
+    notes: tuple[Skipped, ...] = ()  # images that are used with a remark: end marker missing, first of several frames
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -97,21 +98,22 @@ def extract(
     cache_limit: float = np.inf,
     preprocessing: Preprocessing = PLAIN,
 ) -> Dataset:
-    """Return `index` with what the frozen stages of `model` give for each of its images that is in a split.
+    """Return `index` with the output of the frozen stages of `model` for each image that is in a split.
 
-    Rows already in the store are not computed again, nor files read whose keys `contents` (N,) are given. `views` of
-    training images are stored, too. What needs more than `cache_limit` GB is computed anew in every epoch instead.
+    Rows that the store has are not computed again, and files whose keys are in `contents` (N,) are not read for
+    them. `views` of the training images are stored, too. Where `cache_limit` (in GB) leaves no room, the frozen stages
+    run again in every epoch.
 
     Raises:
         DataError: a class has no readable training image.
         ResourceError: the cache cannot be written.
     """
-    compute = FrozenStages(model, image_size, precision, preprocessing.fit)
+    stages = FrozenStages(model, image_size, precision, preprocessing.fit)
     positions, workers = np.flatnonzero(index.splits >= 0), decoding_threads(workers)
-    views = _make_room(cache, compute, index, views, cache_limit)
-    if compute.keeps_nothing:
+    views = _make_room(cache, stages, index, views, cache_limit)
+    if stages.stores_nothing:
         return Dataset(index, FileRows(index, image_size, workers, preprocessing=preprocessing), image_size, 0)
-    store, known = compute.store(cache), KnownRows(index, views.number)
+    store, known = stages.store(cache), KnownRows(index, views.number)
     with store.writing():
         for view in range(1 + views.number):
             chosen = (positions if view == 0 else known.readable(index.positions(TRAIN)))[ranks.dealt]
@@ -119,40 +121,39 @@ def extract(
             missing = chosen if contents is None else known.recall(chosen, contents, view, find)
             paths = (index.path(position) for position in missing.tolist())
             found = read_images(paths, image_size, workers, find, preprocessing)
-            readings = zip(missing.tolist(), progress(found, compute.label(view), len(missing)), strict=True)
+            readings = zip(missing.tolist(), progress(found, stages.label(view), len(missing)), strict=True)
             in_step = ranks.in_step(readings, len(missing), _at_once(store), partial(known.hand_over, store, view))
-            _compute(compute, known, in_step, views, view)
+            _compute(stages, known, in_step, views, view)
             known.share(store, view)
-        rows = CachedRows(store.rows(), known.numbers, are_pixels=compute.kind == "pixels")
-    notes = tuple(Skipped(index.name(position), note) for position, note in known.notes.items())
-    return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed, notes)
+        rows = CachedRows(store.rows(), known.numbers, are_pixels=stages.kind == "pixels")
+    return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
 
 
-def _make_room(cache: Path, compute: FrozenStages, index: ImageIndex, views: Views, limit: float) -> Views:
-    """Return the views that are stored; where all rows find no room, pixels are kept instead, or else nothing."""
+def _make_room(cache: Path, stages: FrozenStages, index: ImageIndex, views: Views, limit: float) -> Views:
+    """Return the views to store; where there is no room for all rows, pixels are stored instead, or else nothing."""
 
-    def fits(views: Views) -> bool:  # as rank 0 finds, which makes the room
+    def fits(views: Views) -> bool:  # rank 0 decides, and makes the room
         num_rows = int((index.splits >= 0).sum()) + views.number * len(index.positions(TRAIN))
-        return ranks.from_first(ranks.is_first and has_room(cache, compute.store(cache), num_rows, limit))
+        return ranks.from_first(ranks.is_first and has_room(cache, stages.store(cache), num_rows, limit))
 
     if fits(views):
         return views
-    compute.keep_pixels()
-    compute.keeps_nothing = not fits(NO_VIEWS)
+    stages.keep_pixels()
+    stages.stores_nothing = not fits(NO_VIEWS)
     return NO_VIEWS
 
 
 def _at_once(store: RowStore) -> int:
-    """Return how many images each rank reads before what was computed of them is written."""
+    """Return how many images each rank reads before their rows are written."""
     return max(1, min(_HANDED_OVER, _HANDED_OVER_BYTES // store.row_bytes))
 
 
 def _compute(
-    compute: FrozenStages, known: KnownRows, readings: Iterable[tuple[int, Reading]], views: Views, view: int
+    stages: FrozenStages, known: KnownRows, readings: Iterable[tuple[int, Reading]], views: Views, view: int
 ) -> None:
     """Compute the rows of one view that are not in the store yet."""
-    batches = _in_view(known.to_compute(readings, compute.batch_size, view), views, view)
-    for images, rows in compute.stream(batches):
+    batches = _in_view(known.to_compute(readings, stages.batch_size, view), views, view)
+    for images, rows in stages.stream(batches):
         keys = [views.key(reading.key, view) for _, reading in images]
         known.computed.append(([position for position, _ in images], keys, rows))
 

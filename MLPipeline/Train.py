@@ -1,6 +1,9 @@
-"""Optimisation and nothing else: `fit` yields one record per epoch; Engine prints, saves and draws.
+"""The training loop: `fit` yields one record per epoch; who calls it prints, saves and draws.
 
-The same loop trains a whole network on images and a head on stored features; both are just a module and its batches.
+    for record in fit(model, train, val, config, device): ...          # train and val: see CreateDataset.Batches
+
+The same loop trains a whole network on images and a head on stored features: both are a module and its batches.
+B images of a batch, C classes.
 """
 
 from __future__ import annotations
@@ -30,13 +33,13 @@ from MLPipeline.training.Optimizer import SCHEDULES, set_learning_rate
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 
 Item = TypeVar("Item")
-Keep = Callable[[TrainState], None]
+AfterStep = Callable[[TrainState], None]
 
 logger = logging.getLogger(__name__)
 
 
-def keep_nothing(state: TrainState) -> None:
-    """Do nothing: the `keep` of those who save no checkpoints."""
+def do_nothing(state: TrainState) -> None:
+    """The `after_step` of a training that saves no checkpoints."""
 
 
 def fit(
@@ -47,27 +50,29 @@ def fit(
     device: torch.device,
     progress: Progress = no_progress,
     state: TrainState | None = None,
-    keep: Keep = keep_nothing,
+    after_step: AfterStep = do_nothing,
 ) -> Generator[EpochRecord, None, None]:
-    """Train `model` on one-hot batches, yielding a record per epoch; it ends with the weights of its best epoch.
+    """Train `model` on one-hot batches, yielding a record per epoch; the model ends with the weights of its best epoch.
 
-    So it does when the generator is closed early. Every draw depends on (seed, epoch) alone. `state` (of this `model`)
-    says where to go on; `keep` is called with it after every step, where it may save it, or raise to stop.
+    That also holds where the generator is closed early. Every random draw depends on (seed, epoch) alone. `state` (of
+    this `model`) resumes an earlier training; `after_step` is called with it after every step, where it may save it,
+    or raise to stop.
 
     Raises:
-        DivergedError: the loss is not finite; the weights are those of the best epoch before.
-        ResourceError: the memory does not suffice for a single image.
+        DivergedError: the loss is not finite; the weights are those of the best epoch so far.
+        ResourceError: there is not enough memory for a single image.
     """
     state = state or TrainState(model, config, device)
     weights = class_weights(train.labels, train.num_classes).to(device) if config.balance == "loss" else None
     try:
-        while state.epoch < config.epochs and not _is_patient_no_more(state, config):
+        while state.epoch < config.epochs and not _out_of_patience(state, config):
             start = time.perf_counter()
-            with threads_for(model), whole_batch(model):  # not around the `yield`: the caller's work is none of ours
-                _train_epoch(state, train, config, weights, progress, keep)
-                val_loss, val_accuracy = score(state.judged, _each(val, keep, state), val.num_classes, device)
+            with threads_for(model), whole_batch(model):  # not around the `yield`: the caller has threads of its own
+                _train_epoch(state, train, config, weights, progress, after_step)
+                val_batches = _with_stops(val, after_step, state)
+                val_loss, val_accuracy = score(state.eval_model, val_batches, val.num_classes, device)
             sums = state.sums
-            train_loss, train_accuracy = sums.loss / sums.num_images, int(sums.num_right) / sums.num_images
+            train_loss, train_accuracy = sums.loss / sums.num_images, int(sums.num_correct) / sums.num_images
             loss = val_loss if len(val) else train_loss
             _require_finite(state, loss, f"epoch {state.epoch + 1}, batch {len(train)}", config)
             lr, seconds = state.optimizer.param_groups[0]["lr"], time.perf_counter() - start
@@ -78,105 +83,119 @@ def fit(
         state.restore_best()
 
 
+def train_step(
+    state: TrainState, images: Tensor, targets: Tensor, config: Config, class_weights: Tensor | None = None
+) -> None:
+    """Update the weights by one batch: images (B, ...) as the model takes them, targets (B, C) that sum to 1.
+
+    Raises:
+        DivergedError: the loss is not finite; the weights are as they were.
+    """
+    loss: float = 0.0
+    num_correct: int | Tensor = 0
+    state.zero_grad()
+    for part, part_targets in _parts(images, targets, state.num_parts):  # one part, unless memory is short
+        part_targets = part_targets.to(state.device, non_blocking=True)
+        with autocast(state.device, state.dtype):
+            logits = state.forward(part.to(state.device, non_blocking=True))
+        # In float32, and divided by the size of the whole batch: so gradients add up over parts and over ranks.
+        losses = cross_entropy(
+            logits.float(), part_targets, class_weights, reduction="sum", label_smoothing=config.label_smoothing
+        )
+        mean_loss = losses / ranks.batch_size
+        state.scaler.scale(mean_loss).backward()
+        loss += mean_loss.item()
+        num_correct += (logits.detach().argmax(1) == part_targets.argmax(1)).sum()
+    loss, num_correct = ranks.sum(loss, num_correct)
+    if not math.isfinite(loss):  # a loss that is not finite never reaches the weights
+        raise _diverged(f"epoch {state.epoch + 1}, batch {state.batch + 1}: the loss is {loss}", config)
+    sum_gradients(state.model)
+    state.may_retry = False  # from here on the weights change: this step cannot be computed again
+    if config.clip_norm:
+        state.scaler.unscale_(state.optimizer)  # before clipping: the norm is that of the true gradients
+        clip_grad_norm_(state.model.parameters(), config.clip_norm)
+    state.step()
+    if state.average:  # after the step: the average follows the weights
+        state.average.update_parameters(state.model)
+    state.sums.add(loss, ranks.batch_size, num_correct)
+
+
 def score(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int, device: torch.device
 ) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy of `model` in eval mode; NaN without images."""
     predictions = predict_batches(model, batches, device, num_classes)
-    right = predictions.predicted == predictions.labels
-    loss, num_right, number = ranks.sum(predictions.losses.sum(), right.sum(), len(right))
-    return (float(loss) / number, float(num_right) / number) if number else (math.nan, math.nan)
+    is_correct = predictions.predicted == predictions.labels
+    loss, num_correct, number = ranks.sum(predictions.losses.sum(), is_correct.sum(), len(is_correct))
+    return (float(loss) / number, float(num_correct) / number) if number else (math.nan, math.nan)
 
 
 def _train_epoch(
-    state: TrainState, train: Batches, config: Config, weights: Tensor | None, progress: Progress, keep: Keep
+    state: TrainState,
+    train: Batches,
+    config: Config,
+    weights: Tensor | None,
+    progress: Progress,
+    after_step: AfterStep,
 ) -> None:
-    """Take the steps of the running epoch that are still to be taken."""
+    """Take the remaining steps of the current epoch."""
     epoch, num_steps = state.epoch + 1, (config.epochs - state.first_epoch) * len(train)
-    if not state.batch:  # else the state has brought its draws with it
+    if not state.batch:  # a resumed epoch goes on with the random numbers of its state
         torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # dropout
     state.model.train()
     batches, sizes = train.epoch(epoch, state.batch), train.sizes
-    for inputs, targets in progress(batches, f"epoch {epoch}/{config.epochs}", len(batches)):
+    for images, targets in progress(batches, f"epoch {epoch}/{config.epochs}", len(batches)):
         num_done = (state.epoch - state.first_epoch) * len(train) + state.batch
         set_learning_rate(state.optimizer, SCHEDULES[config.schedule](num_done / num_steps))
         ranks.batch_size = sizes[state.batch]
-        _step(state, inputs, targets, config, weights)
+        _step_within_memory(state, images, targets, config, weights)
         state.batch += 1
-        keep(state)
+        after_step(state)
 
 
-def _step(state: TrainState, inputs: Tensor, targets: Tensor, config: Config, weights: Tensor | None) -> None:
-    """Move the weights by one batch; where memory is short, its gradient is gathered in parts, from then on."""
+def _step_within_memory(
+    state: TrainState, images: Tensor, targets: Tensor, config: Config, weights: Tensor | None
+) -> None:
+    """Take one step; where memory is short, this batch and all later ones are computed in twice as many parts."""
     while True:
+        state.may_retry = True
         try:
-            state.zero_grad()
-            loss, num_right = _gradient(state, inputs, targets, config, weights)
-            break
+            return train_step(state, images, targets, config, weights)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) or not state.may_retry:
                 raise
-            if state.num_chunks >= len(inputs) or is_shared(state.model):
-                images = "a single image" if state.num_chunks >= len(inputs) else f"{len(inputs)} images per rank"
+            if state.num_parts >= len(images) or is_shared(state.model):
+                what = "a single image" if state.num_parts >= len(images) else f"{len(images)} images per rank"
                 hint = "Use a smaller --image-size or --model, or --freeze backbone"
-                raise ResourceError(f"out of memory at {images}", hint) from error
-        state.num_chunks *= 2
-        logger.warning("out of memory: a batch is now computed in %d parts, its size stays", state.num_chunks)
-    loss, num_right = ranks.sum(loss, num_right)
-    if not math.isfinite(loss):
-        raise _diverged(f"epoch {state.epoch + 1}, batch {state.batch + 1}: the loss is {loss}", config)
-    sum_gradients(state.model)
-    if config.clip_norm:
-        state.scaler.unscale_(state.optimizer)
-        clip_grad_norm_(state.model.parameters(), config.clip_norm)
-    state.move()
-    state.sums.loss += loss * ranks.batch_size
-    state.sums.num_images += ranks.batch_size
-    state.sums.num_right += num_right
+                raise ResourceError(f"out of memory at {what}", hint) from error
+        state.num_parts *= 2
+        logger.warning("out of memory: a batch is now computed in %d parts; its size stays the same", state.num_parts)
 
 
-def _gradient(
-    state: TrainState, inputs: Tensor, targets: Tensor, config: Config, weights: Tensor | None
-) -> tuple[float, int | Tensor]:
-    """Leave the gradient of this rank's share in the parameters; return its part of the mean loss, and its hits."""
-    total: float = 0.0
-    num_right: int | Tensor = 0
-    for images, wanted in _chunks(inputs, targets, state.num_chunks):
-        wanted = wanted.to(state.device, non_blocking=True)
-        with autocast(state.device, state.dtype):
-            logits = state.forward(images.to(state.device, non_blocking=True))
-        losses = cross_entropy(logits.float(), wanted, weights, reduction="sum", label_smoothing=config.label_smoothing)
-        loss = losses / ranks.batch_size
-        state.scaler.scale(loss).backward()
-        total += loss.item()
-        num_right = num_right + (logits.detach().argmax(1) == wanted.argmax(1)).sum()
-    return total, num_right
-
-
-def _chunks(inputs: Tensor, targets: Tensor, number: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Return the batch in `number` parts, or in as many as it has images: the last one of an epoch may be small."""
-    number = min(number, len(inputs))
+def _parts(images: Tensor, targets: Tensor, number: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return the batch in `number` parts, or in as many as it has images: the last batch of an epoch may be small."""
+    number = min(number, len(images))
     if number <= 1:
-        return [(inputs, targets)]
-    return zip(inputs.tensor_split(number), targets.tensor_split(number), strict=True)
+        return [(images, targets)]
+    return zip(images.tensor_split(number), targets.tensor_split(number), strict=True)
 
 
-def _each(items: Iterable[Item], keep: Keep, state: TrainState) -> Iterator[Item]:
-    """Yield the items, with a chance to stop after each: scoring many images takes a while, too."""
+def _with_stops(items: Iterable[Item], after_step: AfterStep, state: TrainState) -> Iterator[Item]:
+    """Yield the items and call `after_step` after each: scoring many images takes a while, and may be stopped too."""
     for item in items:
         yield item
-        keep(state)
+        after_step(state)
 
 
-def _is_patient_no_more(state: TrainState, config: Config) -> bool:
+def _out_of_patience(state: TrainState, config: Config) -> bool:
     return bool(config.patience) and state.epoch - max(state.best_epoch, state.first_epoch) >= (config.patience or 0)
 
 
 def _require_finite(state: TrainState, loss: float, where: str, config: Config) -> None:
-    """Raise for weights that an epoch's last step has blown up: no later batch tells."""
-    tensors = itertools.chain(state.judged.state_dict().values(), [torch.tensor(loss)])
+    """Raise where the last step of an epoch has made the weights infinite: no later batch would show it."""
+    tensors = itertools.chain(state.eval_model.state_dict().values(), [torch.tensor(loss)])
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise _diverged(f"{where}: the weights blew up (loss {loss:g})", config)
+        raise _diverged(f"{where}: the weights are not finite (loss {loss:g})", config)
 
 
 def _diverged(what: str, config: Config) -> DivergedError:

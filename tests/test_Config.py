@@ -106,7 +106,7 @@ def test_what_is_stated_wins_over_the_models_defaults() -> None:
 
 
 def test_a_default_that_would_never_count_is_a_mistake_of_the_model_file() -> None:
-    with pytest.raises(AssertionError, match="one default for all models"):
+    with pytest.raises(AssertionError, match="a setting has a default of its own"):
         Config().resolve({"patience": 3, "seed": 1})
 
 
@@ -133,17 +133,17 @@ def test_flags_win_over_a_replayed_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 1}, "no setting 'epoch'. Did you mean 'epochs'? Choose from: "),
-        ({"paths": "abc"}, "no setting 'paths'. "),
-        ({"config": "c.json"}, "no setting 'config'. "),
+        ({"epoch": 1}, "unknown setting 'epoch'. Did you mean 'epochs'? Choose from: "),
+        ({"paths": "abc"}, "unknown setting 'paths'. "),
+        ({"config": "c.json"}, "unknown setting 'config'. "),
         ({"epochs": "3"}, "epochs is '3'. Give a value of type int"),
         ({"epochs": 2.7}, "epochs is 2.7. Give a value of type int"),
         ({"epochs": True}, "epochs is True. Give a value of type int"),
         ({"lr": "fast"}, "lr is 'fast'. Give a value of type float"),
         ({"follow_links": "no"}, "follow_links is 'no'. Give a value of type bool"),
         ({"data": ["a"]}, "data is ['a']. "),
-        ([1], "holds no settings. "),
-        ("{", "not readable as settings. "),
+        ([1], "contains no settings. "),
+        ("{", "cannot be read as settings. "),
     ],
 )
 def test_a_config_file_is_not_guessed_at(tmp_path: Path, content: object, message: str) -> None:
@@ -156,8 +156,8 @@ def test_a_config_file_is_not_guessed_at(tmp_path: Path, content: object, messag
 def test_a_config_files_values_meet_the_same_ranges(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"lr": NaN}')
     assert refusal("--config", str(tmp_path / "c.json")).startswith("--lr nan: out of range")
-    assert refusal("--config", str(tmp_path)).startswith(f"--config {tmp_path}: not readable")
-    assert refusal("--config", str(tmp_path / "none")).startswith(f"--config {tmp_path / 'none'}: not readable")
+    assert refusal("--config", str(tmp_path)).startswith(f"--config {tmp_path}: cannot be read")
+    assert refusal("--config", str(tmp_path / "none")).startswith(f"--config {tmp_path / 'none'}: cannot be read")
 
 
 def test_null_means_not_stated(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's commands, run one after the other as a reader would, in a copy of the project: they do what it shows."""
+"""The commands of the README and of docs/, run one after the other as a reader would, in a copy of the project."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from pathlib import Path
 import pytest
 
 from MLPipeline.Recipes import RECIPES
+from tests.support.harness import succeed
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def section(title: str) -> str:
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
+README, TRAINING = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/training.md"))
+# docs/cli.md is generated from the settings: it shows how a command is written, and no command.
+WRITTEN = [README, *(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md") if page.stem != "cli")]
 
 FIRST, *OTHERS = dict.fromkeys(
     re.sub(r"\s+#.*", "", command).strip().replace("\\\n", "")
-    for command in re.findall(r"((?:python Engine\.py|torchrun --)(?:[^`\n\\]|\\\n)*)", README)
+    for page in WRITTEN
+    for command in re.findall(r"((?:python Engine\.py|torchrun --)(?:[^`\n\\]|\\\n)*)", page)
 )
-# What stands in the README for the reader's own names, machines and patience.
+# What stands in the pages for the reader's own names, machines and patience.
 STAND_INS = {
     "001-...": "001-efficientnet_lite0",
     "IMAGE_OR_FOLDER": "Data/others",
     "--minutes 5": "--minutes 0.1",
+    "--model MODEL": "--model cnn --data few --epochs 1",
     "--nnodes 4 --nproc-per-node gpu": "--nnodes 1 --nproc-per-node 2",
     "HOST0:29500": "localhost:0",
     "/shared/Photos": "few",
     "/shared/output": "output",
-    "-- Engine.py --model resnet50": "-- Engine.py --model resnet18 --data few --epochs 4",
+    "-- Engine.py --model resnet50": "-- Engine.py --model resnet18 --data few --epochs 4 --image-size 64",
 }
-FLAGS = re.findall(r"^\| `(--(?!recipe)[^`]*)`", section("Train it further"), re.MULTILINE)
+FLAGS = list(
+    dict.fromkeys(re.findall(r"^\| `(--(?!recipe)[^`]*)`", README.split("## Which model")[0] + TRAINING, re.M))
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_the_first_command_prints_what_the_readme_shows(home: Path) -> None:
 
 
 def test_the_files_it_lists_are_there(home: Path) -> None:
-    table = README.partition("| file | what is in it |")[2].partition("\n\n")[0]
+    table = TRAINING.partition("| file | contents |")[2].partition("\n\n")[0]
     names = re.findall(r"`([a-z_]+\.[a-z]+)`", "".join(row.split(" | ")[0] for row in table.splitlines()))
     assert len(names) > 15
     there = {path.name for path in (home / "output" / "001-efficientnet_lite0").iterdir()}
@@ -95,28 +97,31 @@ def test_the_files_it_lists_are_there(home: Path) -> None:
 @pytest.mark.parametrize("command", OTHERS)
 def test_a_command_runs(home: Path, command: str) -> None:
     if "--model tiny" in command:
-        (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        (example,) = re.findall(r"```python\n(.*?)```", "".join(WRITTEN), re.DOTALL)
         (home / "MLPipeline" / "Tiny_Model.py").write_text(example, encoding="utf-8")
     printed = run(home, command)
     assert printed.strip() and not_printed(command, printed) == []
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-def test_a_flag_of_training_works(home: Path, flags: str) -> None:
-    beside = "" if flags.startswith("--resume") else "--model cnn --data few --epochs 4"
-    printed = run(home, f"python Engine.py {beside} {flags.replace('--resume 7', '--resume 1')}")
+def test_a_flag_of_training_works(home: Path, monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    monkeypatch.chdir(home)
+    beside = [] if flags.startswith("--resume") else "--model cnn --data few --epochs 4".split()
+    printed = succeed([*beside, *flags.replace("--resume 7", "--resume output/001-efficientnet_lite0").split()]).out
     assert "test accuracy" in printed or "is already complete" in printed
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_runs(home: Path, name: str) -> None:
+def test_a_recipe_runs(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Shortened, and on small images: that a recipe is exactly its flags, test_Recipes sees to."""
+    monkeypatch.chdir(home)
     short = "--unfreeze-after 1 --epochs 2" if "unfreeze_after" in RECIPES[name] else "--epochs 2"
-    printed = run(home, f"python Engine.py --recipe {name} --data few {short}")
+    printed = succeed(f"--recipe {name} --data few --image-size 32 {short}".split()).out
     assert "test accuracy" in printed
     assert printed.count("Saving model...") >= 1 or not name.startswith("cifar10")
 
 
-def test_the_recipes_of_the_readme_are_all_there_are() -> None:
-    table = README.partition("| `--recipe` | what it trains |")[2].partition("\n\n")[0]
+def test_the_recipes_listed_are_all_there_are() -> None:
+    table = TRAINING.partition("| `--recipe` | what it trains |")[2].partition("\n\n")[0]
     rows = "".join(row.split(" | ")[0] for row in table.splitlines())
     assert set(re.findall(r"`([a-z0-9-]+)`", rows)) == set(RECIPES)

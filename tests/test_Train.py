@@ -153,7 +153,7 @@ def test_weights_blown_up_by_the_last_step_of_an_epoch_are_never_best(val: Batch
     with pytest.raises(DivergedError) as caught:
         for _ in fit(model, train_points(), val, settings(), CPU):
             states.append(copy_state(model))
-    assert str(caught.value).startswith("epoch 2, batch 3: the weights blew up (loss ")
+    assert str(caught.value).startswith("epoch 2, batch 3: the weights are not finite (loss ")
     assert len(states) == 1 and same(copy_state(model), states[0])
 
 

@@ -26,19 +26,19 @@ from MLPipeline.audit.AuditPage import write_audit_page
 from MLPipeline.audit.Findings import describe, find_faults
 from MLPipeline.audit.Judgement import Judgement, judgement_file, read_judgement, write_judgement
 from MLPipeline.audit.Shortcuts import find_shortcuts, metadata_signals
-from MLPipeline.Config import DEFAULT_DATA, Config
-from MLPipeline.console.Console import note, progress, remembered_if_stopped, say
+from MLPipeline.Config import Config
+from MLPipeline.console.Console import note, progress, resumable_reading, say
 from MLPipeline.Errors import GateMissedError, ResourceError
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.RunFolder import check_output
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.images.Duplicates import find_duplicates, group_images
-from MLPipeline.images.Fixes import Fix, apply_fixes, write_fixes
+from MLPipeline.images.Fixes import Fix, write_fixes
 from MLPipeline.images.Inspect import Inspection, inspect_images
-from MLPipeline.images.NamedData import named_data
+from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex, scan_folders
+from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
 
 if TYPE_CHECKING:  # these load torch
     from MLPipeline.Classifier import Classifier
@@ -57,14 +57,11 @@ def run(config: Config) -> None:
         ResourceError: the disk is full or the output cannot be written.
         GateMissedError: with `--strict`, something serious was found.
     """
-    config = config.resolve({"data": DEFAULT_DATA})
-    config = replace(config, data=named_data(config.data, config.output) or config.data)
+    config = replace(config, data=data_folder(config.data, config.labels, config.output))
     check_output(config.output, "audit", config.data)
-    index = scan_folders(config.data, config.follow_links)
-    if config.fixes:
-        index = apply_fixes(index, config.fixes)
+    index = index_images(config.data, config.follow_links, config.split_folders, config.labels, config.fixes)
     cache, workers = config.output / "cache", decoding_threads(config.workers)
-    with remembered_if_stopped():
+    with resumable_reading():
         inspection = inspect_images(index, cache, workers, config.verify, progress, _keeper(config, index))
     pairs = find_duplicates(inspection, cache)
     groups = group_images(index, inspection, pairs, config.group)

@@ -10,20 +10,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from MLPipeline.Checkpoint import ModelCard, load_checkpoint
+from MLPipeline.Checkpoint import ModelCard
+from MLPipeline.commands.OpenRun import named_images, open_run
 from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
 from MLPipeline.console.Console import note, progress, say
-from MLPipeline.Device import join_ranks
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError, UsageError
 from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.CsvFile import open_csv
-from MLPipeline.files.RunFolder import Run, find_run
+from MLPipeline.files.RunFolder import Run
 from MLPipeline.files.SortedCopies import SortedCopies
 from MLPipeline.images.EncodeImage import encode_jpeg
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadAhead import no_progress
-from MLPipeline.Predict import Answer, answer_columns, find_images, predict
+from MLPipeline.Predict import Answer, answer_columns, predict
 from MLPipeline.report.Report import oddity_lines
 from MLPipeline.scoring.Unknown import differs_from_training
 
@@ -43,18 +43,12 @@ def run(config: Config) -> None:
     """
     if not config.paths:
         raise UsageError("predict: no images named", "python Engine.py predict cat.jpg photos/ 'new/*.png'")
-    run = find_run(config.output, config.run)
-    model, card = load_checkpoint(run.model_file)
-    device = join_ranks(config.device)
-    files, skipped = find_images(config.paths, config.follow_links)
-    note(f"using {run.model_file}")
-    for each in skipped:
-        note(f"skipped {each.path}: {each.reason}")
+    opened = open_run(config)
+    run, card = opened.run, opened.card
+    mine = named_images(config)[ranks.dealt]
     bar = no_progress if sys.stdout.isatty() else progress  # on a terminal the answers themselves show it
-    ranks.require_same({"images": "\n".join(map(str, files))})
-    mine = files[ranks.dealt]
     answers = ranks.in_order(
-        predict(model.to(device), card, mine, config.topk, config.precision, config.workers, bar, config.heatmap)
+        predict(opened.model, card, mine, config.topk, config.precision, config.workers, bar, config.heatmap)
     )
     if not ranks.is_first:
         collections.deque(answers, maxlen=0)  # there are none here, but this rank's share is done

@@ -30,7 +30,7 @@ from MLPipeline.files.RunFolder import Run, lock_run
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
 from MLPipeline.Models import find_model
 from MLPipeline.report.TunePlot import plot_tune
-from MLPipeline.steps.Prepare import build, inspect_and_split, list_images, preprocessing_of, with_data
+from MLPipeline.steps.Prepare import build, inspect, list_images, preprocessing_of, split, with_data
 from MLPipeline.training.TrainState import TrainState
 from MLPipeline.tuning.Tune import Problem, Search, Trial, in_memory
 
@@ -80,7 +80,8 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
     device = choose_device(config.device)
-    index, inspection = inspect_and_split(index, model.to(device), resolved)
+    inspection = inspect(index, model.to(device), resolved)
+    index = split(index, inspection, resolved)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):
@@ -140,14 +141,14 @@ def _trials(search: Search, duration_s: float) -> Iterator[None]:
     """Run trials until the time is over, at least one in all; say each that is better than all before."""
     end = time.monotonic() + duration_s
 
-    def keep(state: TrainState) -> None:
+    def after_step(state: TrainState) -> None:
         stop_signals.check()
         if search.best and time.monotonic() > end:
             raise _TimeIsOver
 
     while not search.best or time.monotonic() < end:
         try:
-            before, trial = search.best, search.next_trial(keep)
+            before, trial = search.best, search.next_trial(after_step)
         except _TimeIsOver:
             return
         if search.best is not before:

@@ -35,6 +35,7 @@ class Verb:
 
 _TRAINING = tuple(each.name for each in dataclasses.fields(Config) if each.metadata["is_for_training"])
 _COMPUTING = ("follow_links", "workers", "device", "cache_limit", "precision", "output")
+_IMAGES = ("data", "labels", "split_folders")
 _SPLITTING = ("val_fraction", "test_fraction", "group", "fixes", "verify", "seed")
 _ANSWERS = ("run", "csv", "json")
 
@@ -44,7 +45,7 @@ _ROWS = (
         "evaluate",
         "score a run on its test images, or on any labelled folders",
         "EvaluateRun",
-        ("data", "split", "min_accuracy", *_ANSWERS, *_COMPUTING),
+        (*_IMAGES, "split", "min_accuracy", *_ANSWERS, *_COMPUTING),
         is_shared=True,
     ),
     Verb(
@@ -59,13 +60,13 @@ _ROWS = (
         "audit",
         "look for what is wrong with the images, without training",
         "AuditImages",
-        ("data", "strict", *_SPLITTING, *_COMPUTING),
+        (*_IMAGES, "strict", *_SPLITTING, *_COMPUTING),
     ),
     Verb(
         "tune",
         "search learning rate, optimizer and head on stored features",
         "TuneHead",
-        ("model", "data", "weights", "fit", "minutes", *_SPLITTING, *_COMPUTING),
+        ("model", *_IMAGES, "weights", "fit", "minutes", *_SPLITTING, *_COMPUTING),
     ),
     Verb(
         "compare",

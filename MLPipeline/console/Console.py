@@ -74,8 +74,8 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
-def remembered_if_stopped() -> Iterator[None]:
-    """Say, where reading images is stopped, that none of what was read is lost."""
+def resumable_reading() -> Iterator[None]:
+    """Say, where reading images is interrupted, that nothing read so far is lost."""
     try:
         yield
     except KeyboardInterrupt:

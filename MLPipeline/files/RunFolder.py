@@ -21,7 +21,7 @@ from MLPipeline.files.CsvFile import write_csv
 
 RUNS_TABLE = "runs.csv"
 LAUNCH_FILE = "launch.txt"  # the torchrun command that has begun the run
-MODEL_FILE, SETTINGS_FILE = "model.pt", "config.json"
+MODEL_FILE, SETTINGS_FILE, ENVIRONMENT_FILE = "model.pt", "config.json", "environment.json"
 _LOCK_TIMEOUT_S = 30.0
 _NUMBERED = re.compile(r"(\d{3,})-(.+)")
 _NAME = re.compile(r"\w[\w .+-]{0,59}")  # four bytes a letter and a number before it: under the 255 of file systems
@@ -178,6 +178,14 @@ def read_runs(output: Path) -> pd.DataFrame:
     if "run" not in rows:
         raise DataError(f"{table}: is not a table of runs", "Move it away; it is made anew")
     return rows
+
+
+def recorded_data(folder: Path) -> Path | None:
+    """Return the absolute path of the images of the run in `folder`; None for a run that did not record it."""
+    try:
+        return Path(json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _other_runs(table: Path, name: str) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""Runs the frozen stages of a classifier at the processor's speed: same features, fewer and better instructions.
+"""Runs the frozen stages of a classifier fast: fused kernels, the fastest safe number format, one batch per core.
 
-The number format is chosen by a check, not by a clock, so the same machine always gives the same features: the fastest
-that agrees with fp32's on a few drawn images.
+The number format is chosen by a check, not by timing, so that a machine always computes the same features: the fastest
+one that agrees with fp32 on a few generated images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from MLPipeline.frozen.FuseConvolutions import Means, fuse, mean_inputs
 
 _MIN_COSINE = 0.999
 _MOST_EXACT_STAGES = 3
-_NUM_DRAWN = 4  # each twice makes the batch of a CPU, for which weights are laid out
+_NUM_DRAWN = 4  # twice as many are a CPU's batch, for which weights are packed
 _LARGEST = torch.finfo(torch.float16).max
 
 Item = TypeVar("Item")
@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 
 def forward_batch(device: torch.device) -> int:
-    """Return how many images to run at once: few on a CPU, where they stay in its cache; many fill a GPU."""
+    """Return how many images to run at once: few on a CPU, so that they stay in its cache; many on a GPU."""
     return 8 if device.type == "cpu" else 128
 
 
 class FastForward:
-    """What `model.frozen_features` gives for images (B, 3, H, W) uint8, as float16 rows on the CPU.
+    """`model.frozen_features` of images (B, 3, H, W) uint8, as float16 rows on the CPU.
 
-    Half precision keeps 11 bits of what was computed with 8 (bf16), or with far more noise in the pixels.
-    `batch_size` is the number of images to give at once.
+    Half precision keeps 11 bits of what was computed with 8 (bf16), or from pixels with far more noise.
+    `batch_size` is the number of images to pass at once.
     """
 
     def __init__(self, model: Classifier, image_size: int, precision: str = "auto") -> None:
@@ -54,16 +54,16 @@ class FastForward:
     def __call__(self, images: Tensor) -> Tensor:
         """Return float16 (B, D), or (B, ...) activations where some stages are not frozen."""
         number = len(images)
-        if number < self.batch_size:  # weights are packed for one shape, and an image gets the same bits in any company
+        if number < self.batch_size:  # weights are packed for one shape; and an image gets the same bits in any batch
             images = torch.cat([images, images.new_zeros(self.batch_size - number, *images.shape[1:])])
         rows = self.network(self.normalize(images.to(self.device, non_blocking=True)))[:number]
-        return rows.float().clamp(-_LARGEST, _LARGEST).half().cpu()  # random weights may exceed it, trained ones do not
+        return rows.float().clamp(-_LARGEST, _LARGEST).half().cpu()  # only random weights exceed it
 
     def stream(self, batches: Iterable[tuple[Item, np.ndarray]]) -> Generator[tuple[Item, Tensor], None, None]:
-        """Yield `(item, rows (B, ...))` in order for each `(item, pixels (B, H, W, 3) uint8)`, taken as needed.
+        """Yield `(item, rows (B, ...))` in order for each `(item, pixels (B, H, W, 3) uint8)`, read as needed.
 
-        On a CPU every core runs a batch of its own. Together on one batch they would wait for each other after each
-        layer, and for whichever is decoding images meanwhile: that took half of the time.
+        On a CPU every core runs a batch of its own. If they shared one batch, they would wait for each other after
+        each layer, and for the core that is decoding images: that took half of the time.
         """
         cores = torch.get_num_threads()
         num_streams = cores if self.device.type == "cpu" else 1
@@ -81,7 +81,7 @@ class FastForward:
                     yield item, rows.result()
             finally:
                 pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(cores)  # what the pool's threads set, later threads would begin with
+                torch.set_num_threads(cores)  # else later threads would start with what the pool's threads have set
 
 
 class _Cast(nn.Module):
@@ -95,7 +95,7 @@ class _Cast(nn.Module):
 
 @torch.inference_mode()
 def _choose_network(model: Classifier, image_size: int, precision: str) -> nn.Module:
-    """Return the frozen stages, from normalised float32 images on, in the fastest form that is exact enough."""
+    """Return the fastest form of the frozen stages that is exact enough; its input is normalised float32 images."""
     frozen = model.backbone[: model.num_frozen_stages].eval()
     images = model.normalize(_drawn_images(_NUM_DRAWN, image_size).to(model.mean.device))
     with mean_inputs(frozen) as means:
@@ -112,10 +112,10 @@ def _choose_network(model: Classifier, image_size: int, precision: str) -> nn.Mo
 def _candidates(
     frozen: nn.Sequential, dtype: torch.dtype, images: Tensor, means: Means
 ) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yield the stages in `dtype` and what they make of `images`; then with one, two, ... of the first in fp32.
+    """Yield the stages in `dtype` with their output for `images`; then with the first one, two, ... stages in fp32.
 
-    Rounding hurts most near the image, where a value is the sum of few: a MobileNetV3 with random weights, all in
-    bf16, has a mean cosine of 0.9977, with its first stage in fp32 0.9992.
+    Rounding costs most in the first stages, where each value is a sum of few terms: the features of a MobileNetV3 with
+    random weights have a mean cosine to fp32 of 0.9977 in bf16, and of 0.9992 with the first stage in fp32.
     """
     rounded, exact, rows, activations = [], [], images.to(dtype), images
     for stage in frozen:
@@ -130,7 +130,7 @@ def _candidates(
 
 
 def _copied(stage: nn.Module, means: Means) -> tuple[nn.Module, Means]:
-    """Return a copy, and the mean inputs of its convolutions."""
+    """Return a copy of a stage, and the mean inputs of its convolutions."""
     copied = copy.deepcopy(stage).to(memory_format=torch.channels_last)
     return copied, {
         twin: means[each] for each, twin in zip(stage.modules(), copied.modules(), strict=True) if each in means
@@ -138,7 +138,7 @@ def _copied(stage: nn.Module, means: Means) -> tuple[nn.Module, Means]:
 
 
 def _drawn_images(number: int, size: int) -> Tensor:
-    """Return images (B, 3, size, size) uint8 of random blots upon blots, as rough as photographs; always the same."""
+    """Return images (B, 3, size, size) uint8 of random blobs at all scales, rough like photographs; always the same."""
     draw = torch.Generator().manual_seed(0)
     images = torch.zeros(number, 3, size, size)
     for cells in (2, 4, 8, 16, 32, 64, 128):

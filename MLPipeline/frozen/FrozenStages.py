@@ -1,11 +1,11 @@
-"""Decoded images -> the rows that are kept of them: features, activations, or the pixels themselves.
+"""Decoded images -> the rows stored of them: features, activations at the frozen boundary, or the pixels themselves.
 
-    compute = FrozenStages(model, image_size=200)                       # as `model` is frozen now
-    for item, rows in compute.stream(batches): ...                     # batches of (item, pixels (B, H, W, 3) uint8)
-    compute.store(cache)                                               # where such rows are kept
+    stages = FrozenStages(model, image_size=200, precision="auto")     # those of `model` that are frozen now
+    for item, rows in stages.stream(batches): ...                      # batches of (item, pixels (B, H, W, 3) uint8)
+    stages.store(cache)                                                # where such rows are stored
 
-A row depends on the image, on the frozen weights, the size, the number format and the decoder; the store's name on all
-but the first.
+A row depends on the image, the frozen weights, the image size, the number format and the decoder; the name of the store
+depends on all but the image.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from MLPipeline.images.Fit import STRETCH
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ReadImage import DECODER
 
-METHOD = 2  # goes up with every change of the numbers that `FastForward` gives
+METHOD = 2  # increases with every change to the numbers that `FastForward` returns
 Item = TypeVar("Item")
 
 
 class FrozenStages:
-    """Pixels (B, H, W, 3) -> the rows to keep, and all that these depend on."""
+    """Pixels (B, H, W, 3) uint8 -> the rows to store, and everything that these depend on."""
 
     def __init__(self, model: Classifier, image_size: int, precision: str, fit: str = STRETCH) -> None:
         self.model, self.image_size, self.precision = model, image_size, precision
         self._pixels = f"{image_size} {DECODER}" + (f" {fit}" if fit != STRETCH else "")
-        self.keeps_nothing = False
+        self.stores_nothing = False
         self.keep_pixels()
         if model.num_frozen_stages:
             self.batch_size = forward_batch(model.mean.device)
-            # The numbers depend on the processor too: it decides on the number format.
+            # The numbers also depend on the processor: it decides on the number format.
             machine = f"{METHOD} {precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
             self.kind, self._identity = "features", f"{self._pixels} {machine} {frozen_hash(model)}"
             with torch.inference_mode():
@@ -51,15 +51,15 @@ class FrozenStages:
                 self._row_shape = tuple(model.frozen_features(blank).shape[1:])
 
     def keep_pixels(self) -> None:
-        """Compute nothing: a row is a decoded image."""
-        self.kind, self.batch_size = "pixels", 16  # that many are written at once
+        """Compute nothing: each row is a decoded image."""
+        self.kind, self.batch_size = "pixels", 16  # written together
 
     def label(self, view: int) -> str:
         """Return what is being computed, for a progress bar."""
         return f"{self.kind}, view {view}" if view else self.kind
 
     def store(self, cache: Path) -> RowStore:
-        """Return where the rows are kept."""
+        """Return the store of the rows."""
         if self.kind == "pixels":
             shape = (self.image_size, self.image_size, 3)
             return RowStore(cache, self.kind, self._pixels, shape, np.dtype(np.uint8))
@@ -68,7 +68,7 @@ class FrozenStages:
     def stream(self, batches: Iterator[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
         """Yield the batches with rows (B, ...) in place of their pixels, in order."""
         if self.kind == "pixels" or (first := next(batches, None)) is None:
-            yield from batches  # where the cache has all rows, no network is made ready
+            yield from batches  # where the cache has all rows, no network is prepared
             return
         forward = FastForward(self.model, self.image_size, self.precision)
         for item, rows in forward.stream(itertools.chain([first], batches)):
@@ -76,7 +76,7 @@ class FrozenStages:
 
 
 def frozen_hash(model: Classifier) -> str:
-    """Return a hash of everything the frozen stages compute with: structure, parameters, buffers, normalisation."""
+    """Return a hash of what the frozen stages consist of: structure, parameters, buffers, normalisation."""
     frozen = model.backbone[: model.num_frozen_stages]
     tensors = (model.mean, model.std, *frozen.state_dict().values())
     with ThreadPoolExecutor(decoding_threads(None)) as threads:

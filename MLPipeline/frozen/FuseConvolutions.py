@@ -1,7 +1,7 @@
 """Rewrites a network for inference on the CPU: convolution, BatchNorm, activation and residual sum become one call.
 
-These are the fused oneDNN kernels that `torch.compile` with inductor freezing calls. Reaching them directly
-takes no C++ compiler and no compile time: for ResNet50 on two cores 49 s saved, at 0.86 of the compiled speed.
+These are the fused oneDNN kernels that `torch.compile` with inductor freezing calls. Calling them directly needs no
+C++ compiler and no compile time: for ResNet50 on two cores this saves 49 s, at 0.86 of the compiled speed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import pad, relu
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import StochasticDepth
 
-# Activation -> oneDNN's name of it, and its scalars.
+# Activation -> its name in oneDNN, and its scalars.
 _ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     relu: ("relu", []),
@@ -36,7 +36,7 @@ Means = Mapping[nn.Module, Tensor]
 
 @contextmanager
 def mean_inputs(network: nn.Module) -> Iterator[Means]:
-    """Collect the mean (C,) over images and places of what each convolution of `network` is given inside the block."""
+    """Collect the mean input (C,), over images and positions, of each convolution of `network` in the `with` block."""
     means: dict[nn.Module, Tensor] = {}
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -52,19 +52,19 @@ def mean_inputs(network: nn.Module) -> Iterator[Means]:
 
 
 def fuse(network: nn.Module, means: Means, dtype: torch.dtype, sample: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return a module that computes in `dtype` what the fp32 `network` does in eval mode; it may take its tensors.
+    """Return a module that computes in `dtype` what the fp32 `network` does in eval mode, and its output for `sample`.
 
-    Where it cannot be rewritten, the network itself comes back. Beside it comes what it makes of `sample` (B, ...).
-    `means` are those of `mean_inputs`, as far as they are known: so that rounding the weights shifts no output.
+    It may reuse the tensors of `network`, and is `network` itself where that cannot be rewritten. `means` are those of
+    `mean_inputs`, as far as they are known: with them, rounding the weights does not shift the outputs.
     """
     sample = sample.to(dtype)
     if sample.device.type == "cpu" and torch.backends.mkldnn.is_available():
         try:
-            # BatchNorm is folded in fp32: rounding its constants, too, would double the error.
+            # BatchNorm is folded in fp32: rounding its constants as well would double the error.
             fused = _rewrite(network, means, dtype)
             return fused, fused(sample)
         except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
-            logger.info("network runs as it is, for it cannot be fused: %s", error)
+            logger.info("the network runs as it is, since it cannot be fused: %s", error)
     network.to(dtype)
     return network, network(sample)
 
@@ -72,8 +72,8 @@ def fuse(network: nn.Module, means: Means, dtype: torch.dtype, sample: Tensor) -
 class FusedConvolution(nn.Module):
     """`activation(convolution(images) + other)` in one oneDNN call, BatchNorm folded into the weights.
 
-    What rounding the weights takes from the output for the `mean` input (C,) goes into the bias: features of
-    EfficientNet-Lite0 in bf16 have a cosine to fp32's of 0.9992 on the worst of 64 photographs, and of 0.9936 without.
+    The error that rounding the weights causes for the `mean` input (C,) is added to the bias: features of
+    EfficientNet-Lite0 in bf16 then have a cosine to fp32 of 0.9992 on the worst of 64 photographs, without it 0.9936.
     Source: M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, arXiv:1906.04721,
     section 4.2.
     """
@@ -91,7 +91,7 @@ class FusedConvolution(nn.Module):
         if mean is not None and bias is not None:
             lost = (weight - self.weight.float()).sum(dim=(2, 3)).unflatten(0, (convolution.groups, -1))
             bias = bias + (lost @ mean.view(convolution.groups, -1, 1)).flatten()
-        # oneDNN adds the bias before it rounds, so fp32 costs nothing; with a residual sum torch wants it rounded.
+        # oneDNN adds the bias before it rounds, so fp32 costs nothing; with a residual sum torch requires it rounded.
         self.bias = None if bias is None else bias.detach().float()
         self.rounded_bias = None if bias is None else bias.detach().to(dtype)
         self.geometry = (list(convolution.stride), list(convolution.dilation), convolution.groups)
@@ -112,13 +112,13 @@ class FusedConvolution(nn.Module):
         return run(images, other, weight, self.rounded_bias, padding, *self.geometry, "add", 1.0, name, scalars, "")
 
     def _pack(self, shape: tuple[int, ...]) -> tuple[Tensor, list[int]]:
-        """Return the weights in the layout oneDNN wants for images (B, C, H, W) of this shape, and the padding.
+        """Return the weights in oneDNN's layout for images (B, C, H, W) of this shape, and the padding.
 
-        Laid out for another shape they would be laid out anew in every call, which took two thirds of Lite0's time.
+        Weights packed for another shape would be packed again in every call, which took two thirds of Lite0's time.
         """
         weight, padding = self.weight, self.padding
         if self.total_padding is not None:
-            # oneDNN's call pads both sides alike. An odd row below is as good as one on either side under a kernel
+            # oneDNN pads both sides equally. An extra row below only equals one more row on both sides under a kernel
             # with an empty first row; copying the images into a larger tensor took half of Lite0's time.
             rows, columns = self.total_padding(shape[2], shape[3])
             weight = pad(weight, (columns % 2, 0, rows % 2, 0)).contiguous(memory_format=torch.channels_last)
@@ -128,7 +128,7 @@ class FusedConvolution(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Sees convolutions whole, even those that pad by the size of their input."""
+    """Does not trace into convolutions, even those whose padding depends on the size of their input."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, (nn.Conv2d, *_IDLE_IN_EVAL)) or super().is_leaf_module(module, name)
@@ -147,13 +147,13 @@ def _rewrite(network: nn.Module, means: Means, dtype: torch.dtype) -> fx.GraphMo
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return traced.to(dtype)  # what was not a convolution; those hold plain tensors of their own
+    return traced.to(dtype)  # all but the convolutions, which hold plain tensors of their own
 
 
 def _fuse_convolution(
     traced: fx.GraphModule, node: fx.Node, modules: dict[str, nn.Module], means: Means, dtype: torch.dtype
 ) -> None:
-    """Replace a convolution and what follows it, as far as oneDNN takes it, by one `FusedConvolution`."""
+    """Replace a convolution and what follows it, as far as oneDNN can fuse it, by one `FusedConvolution`."""
     convolution, last, arguments = modules[str(node.target)], node, list(node.args)
     assert isinstance(convolution, nn.Conv2d)
     norm = None

@@ -24,10 +24,10 @@ Found = list[tuple[int, Reading]]  # images by position
 
 @dataclass(frozen=True)
 class CachedRows:
-    """Stored rows of the images of an index: `take` returns them as the model's trainable part wants them."""
+    """Stored rows of the images of an index: `take` returns them as the trainable part of the model reads them."""
 
     stored: np.ndarray  # (M, ...) memory-mapped
-    numbers: np.ndarray  # (N, 1 + K) int64 row of each image as it is, then of its K views; -1: none
+    numbers: np.ndarray  # (N, 1 + K) int64: the row of each image, then of its K views; -1: none
     are_pixels: bool
 
     @property
@@ -36,7 +36,7 @@ class CachedRows:
         return int(np.prod(self.stored.shape[1:])) * self.stored.itemsize
 
     def take(self, positions: np.ndarray, epoch: int = 0) -> Tensor:
-        """Return images (B, 3, H, W) uint8, or features (B, ...) float32; of K views that of `epoch`, from 1 on."""
+        """Return images (B, 3, H, W) uint8 or features (B, ...) float32; with views, those of `epoch` (1, 2, ...)."""
         num_views = self.numbers.shape[1] - 1
         view = 1 + (epoch - 1) % num_views if num_views and epoch else 0
         rows = torch.from_numpy(self.stored[self.numbers[positions, view]])
@@ -46,7 +46,7 @@ class CachedRows:
 
 @dataclass(frozen=True)
 class FileRows:
-    """The images of an index, decoded each time they are asked for."""
+    """The images of an index, decoded each time they are read."""
 
     index: ImageIndex
     image_size: int
@@ -70,24 +70,25 @@ class FileRows:
         readings = read_images(paths, self.image_size, self.workers, preprocessing=self.preprocessing)
         for picture, reading in zip(pictures, readings, strict=True):
             if reading.pixels is None:
-                raise DataError(f"{reading.path}: {reading.reason}, but could be read before", "Put it back; --resume")
+                raise DataError(
+                    f"{reading.path}: {reading.reason}, but could be read before", "Restore it, then --resume"
+                )
             picture[:] = reading.pixels
         return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
 
 class KnownRows:
-    """Where the rows of each image are, as far as it is known."""
+    """Where the rows of each image are in a store: found there, or computed by some rank and written by rank 0."""
 
     def __init__(self, index: ImageIndex, num_views: int) -> None:
         self.index = index
         self.numbers = np.full((len(index), 1 + num_views), -1, np.int64)
         self.unreadable: dict[int, str] = {}  # position -> reason
-        self.notes: dict[int, str] = {}  # position -> what is unusual about a file that was decoded
         self.computed: list[tuple[list[int], list[bytes], np.ndarray]] = []  # positions, keys, rows not yet written
         self.num_computed = 0
 
     def usable(self, number: int) -> ImageIndex:
-        """Return the index without the images, of the `number` there should be, that turned out unreadable."""
+        """Return the index without the images (of `number` in all) that turned out to be unreadable."""
         unreadable = tuple(Skipped(self.index.name(position), why) for position, why in self.unreadable.items())
         if len(unreadable) == number:
             raise DataError(f"{self.index.root}: none of {number} images can be read", count_reasons(unreadable))
@@ -95,7 +96,7 @@ class KnownRows:
         return replace(readable, skipped=(*self.index.skipped, *unreadable))
 
     def readable(self, positions: np.ndarray) -> np.ndarray:
-        """Return those of `positions` whose file could be read."""
+        """Return those of `positions` whose files could be read."""
         return positions[self.numbers[positions, 0] >= 0]
 
     def recall(
@@ -110,11 +111,9 @@ class KnownRows:
     def to_compute(
         self, readings: Iterable[tuple[int, Reading]], batch_size: int, view: int
     ) -> Iterator[tuple[Found, np.ndarray]]:
-        """Yield the images that have no row yet, with their pixels (B, H, W, 3); take note of all others."""
+        """Yield the images that have no row yet, with their pixels (B, H, W, 3); record all others."""
         missing: Found = []
         for position, reading in readings:
-            if reading.note:
-                self.notes[position] = reading.note
             if reading.reason:
                 self.unreadable[position] = reading.reason
             elif reading.row is not None:
@@ -128,21 +127,19 @@ class KnownRows:
             yield missing, _pixels(missing)
 
     def hand_over(self, store: RowStore, view: int) -> None:
-        """Let rank 0 write what all ranks have computed."""
+        """Have rank 0 write what all ranks have computed."""
         for positions, keys, rows in itertools.chain.from_iterable(ranks.to_first(self.computed)):
             self.numbers[positions, view] = store.append(keys, rows)
             self.num_computed += len(positions)
         self.computed.clear()
 
     def share(self, store: RowStore, view: int) -> None:
-        """Write what is left, and learn what the other ranks have found."""
+        """Write what is left, and receive what the other ranks have found."""
         self.hand_over(store, view)
         store.publish()
         ranks.share_numbers(self.numbers)
         unreadable = dict(itertools.chain.from_iterable(each.items() for each in ranks.gather(self.unreadable)))
         self.unreadable = dict(sorted(unreadable.items()))
-        notes = dict(itertools.chain.from_iterable(each.items() for each in ranks.gather(self.notes)))
-        self.notes = dict(sorted(notes.items()))
         self.num_computed = ranks.from_first(self.num_computed)
 
 

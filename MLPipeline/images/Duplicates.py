@@ -111,6 +111,10 @@ def group_images(index: ImageIndex, inspection: Inspection, pairs: Pairs, patter
         UsageError: `pattern` is no regular expression.
     """
     first, second = pairs.first, pairs.second
+    if index.groups is not None:
+        grouped = np.flatnonzero(index.groups >= 0)
+        _, same, repeat = _copies(index.groups[grouped].astype(np.int64).view("V8"))
+        first, second = np.concatenate([first, grouped[same]]), np.concatenate([second, grouped[repeat]])
     if pattern is not None:
         matching, keys = _keys(index, pattern)
         _, same, repeat = _copies(keys)

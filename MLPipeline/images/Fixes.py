@@ -1,16 +1,17 @@
-"""Corrected labels as a table laid over the folders: no file is moved or renamed.
+"""Corrected labels as a table laid over the images: no file is moved or renamed.
 
 `audit` writes `fixes.csv`: how each suspect is labelled, and what is suggested. People edit its column `label`, and
-`--fixes fixes.csv` makes it count. Any table with these two columns will do:
+`--fixes fixes.csv` applies it. Any table with these two columns will do:
 
     path,label
     train/shirt/17.jpg,dress        counts as a dress from now on
-    train/shirt/33.jpg,             left out
+    train/shirt/33.jpg,             is left out
+
+Where there is a column `given`, it must be the label that the image has without the table.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,26 +20,34 @@ import numpy as np
 import pandas as pd
 
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
-from MLPipeline.files.CsvFile import cell_text, write_csv
-from MLPipeline.images.ImageWalk import Skipped
+from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.TableFile import TableFile, cell_key
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
 
-_EXPECTED = "Give a CSV file in UTF-8 with the columns path and label, as audit writes it"
+_EXPECTED = "Give a table with one column path and one column label, as audit writes it"
 
 
 @dataclass(frozen=True)
 class Fix:
-    """A row of `fixes.csv`: an image whose label is in doubt; it is decided once `label` is not `given` any more."""
+    """A row of `fixes.csv`: an image whose label is in doubt; it is decided once `label` differs from `given`."""
 
     path: str  # relative to the data folder
-    label: str  # what counts with --fixes; empty: leave the image out
-    given: str  # what it was labelled when it came under suspicion
+    label: str  # the label to use with --fixes; empty: leave the image out
+    given: str  # the label it had when it came under suspicion
     suggested: str
     confidence: float  # in `suggested`, 0 to 1
 
 
+@dataclass(frozen=True)
+class _Row:
+    number: int  # as a spreadsheet shows it
+    path: str  # the cells as they are written
+    label: str
+    given: str  # empty where nothing is said
+
+
 def write_fixes(file: Path, fixes: Sequence[Fix]) -> int:
-    """Write `fixes` for people to edit; return how many rows of an older `file` were decided, and stay as they are.
+    """Write `fixes` for people to edit; return how many rows of an older `file` were decided, and are kept.
 
     Raises:
         UsageError: there is an older file, and it cannot be read.
@@ -48,9 +57,9 @@ def write_fixes(file: Path, fixes: Sequence[Fix]) -> int:
     table = pd.DataFrame([asdict(fix) for fix in fixes], columns=columns, dtype=object)
     decided = pd.DataFrame(columns=columns)
     if file.exists():
-        older = _read(file).reindex(columns=columns, fill_value="")
-        decided = older[older["label"] != older["given"]]
-        table = table[~table["path"].map(cell_text).isin(decided["path"])]
+        older = _read_all(file).reindex(columns=columns, fill_value="")
+        decided = older[older["label"].map(cell_key) != older["given"].map(cell_key)]
+        table = table[~table["path"].map(cell_key).isin(decided["path"].map(cell_key))]
     write_csv(pd.concat([decided, table]), file)
     return len(decided)
 
@@ -59,54 +68,70 @@ def apply_fixes(index: ImageIndex, file: Path) -> ImageIndex:
     """Return `index` with the labels of the table `file`; images whose label is empty there become skipped.
 
     Raises:
-        UsageError: `file` is no such table, or names an image or a class that there is not.
-        DataError: a class has lost all its images to learn from.
+        UsageError: `file` is no such table, names an image or a class that does not exist, gives one image two labels,
+            or its column `given` is not the label of the image.
+        DataError: a class has lost all its training images.
     """
-    table = _read(file)
-    label_of = {cell_text(name): label for label, name in enumerate(index.classes)} | {"": -1}
-    for name in table["label"]:
-        if name not in label_of:
-            raise UsageError(f"--fixes {file}: no class {name!r}", did_you_mean(name, index.classes))
-    wanted = dict(zip(table["path"], table["label"].map(label_of), strict=True))
+    table = TableFile(file, "--fixes")
+    row_of: dict[str, _Row] = {}
+    for row in _read_rows(table):
+        other = row_of.setdefault(cell_key(row.path), row)
+        if cell_key(other.label) != cell_key(row.label):
+            what = f"{table.where}: rows {other.number} and {row.number} give {row.path!r} two labels"
+            raise UsageError(f"{what}, {other.label!r} and {row.label!r}", "Keep one of the two rows")
+    label_of = {cell_key(name): label for label, name in enumerate(index.classes)} | {"": -1}
     labels = index.labels.copy()
     for position in range(len(index)):
-        labels[position] = wanted.pop(cell_text(index.name(position)), labels[position])
-    if wanted:
-        raise UsageError(
-            f"--fixes {file}: no image {next(iter(wanted))!r} in {index.root}", "Correct or remove that row"
-        )
-    fixed = _without(replace(index, labels=labels), np.flatnonzero(labels < 0), f"left out by {file.name}")
+        if (key := cell_key(index.name(position))) in row_of:
+            row = row_of.pop(key)
+            labels[position] = _new_label(table.where, row, label_of, index, position)
+    for row in row_of.values():
+        what = f"{table.where}: no image {row.path!r} in {index.root}, as row {row.number} says"
+        raise UsageError(what, "Correct or remove that row")
+    fixed = replace(index, labels=labels).without(np.flatnonzero(labels < 0), f"left out by {file.name}")
     kept = fixed.labels[np.isin(fixed.splits, (TRAIN, UNSPLIT))]
     for label in np.flatnonzero(np.bincount(kept, minlength=len(index.classes)) == 0):
-        raise DataError(f"--fixes {file}: leaves no image to learn {index.classes[label]!r} from", "Keep some of them")
+        raise DataError(f"{table.where}: leaves no image to learn {index.classes[label]!r} from", "Keep some of them")
     return fixed
 
 
-def _read(file: Path) -> pd.DataFrame:
-    """Return a table of texts; spreadsheets part the columns by commas or by semicolons, and may begin with a mark."""
-    try:
-        with open(file, encoding="utf-8-sig") as lines:
-            header = lines.readline()
-        separator = ";" if ";" in header and "," not in header else ","
-        table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--fixes {file}: cannot be read as a table ({error})", _EXPECTED) from error
-    if not {"path", "label"} <= set(table.columns):
-        raise UsageError(f"--fixes {file}: lacks the column path or label", _EXPECTED)
-    return table
+def _new_label(where: str, row: _Row, label_of: dict[str, int], index: ImageIndex, position: int) -> int:
+    if (label := label_of.get(cell_key(row.label))) is None:
+        what = f"{where}: no class {row.label!r}, as in row {row.number}"
+        raise UsageError(what, did_you_mean(row.label, index.classes))
+    given, is_now = row.given, index.classes[index.labels[position]]
+    if given and cell_key(given) != cell_key(is_now):
+        what = f"{where}: row {row.number}: `given` is {given!r}, but {row.path!r} is labelled {is_now!r}"
+        hint = "Correct the row: a spreadsheet may have changed it (007 to 7), or the image has moved since"
+        raise UsageError(what, hint)
+    return label
 
 
-def _without(index: ImageIndex, positions: np.ndarray, reason: str) -> ImageIndex:
-    """Return the index with the images at `positions` among those skipped."""
-    if not len(positions):
-        return index
-    kept = np.setdiff1d(np.arange(len(index)), positions)
-    names = [os.fsencode(index.name(position)) for position in kept.tolist()]
-    return replace(
-        index,
-        labels=index.labels[kept],
-        splits=index.splits[kept],
-        skipped=(*index.skipped, *(Skipped(index.name(position), reason) for position in positions.tolist())),
-        _names=b"".join(names),
-        _ends=np.cumsum([len(name) for name in names], dtype=np.int64),
-    )
+def _read_rows(table: TableFile) -> list[_Row]:
+    columns = [_column(table, name) for name in ("path", "label")]
+    if "given" in _names(table):
+        columns.append(_column(table, "given"))
+    rows = ((number, (*cells, "")[:3]) for number, cells in table.rows(columns))
+    return [_Row(number, path, label, given) for number, (path, label, given) in rows]
+
+
+def _column(table: TableFile, name: str) -> int:
+    names = _names(table)
+    if name not in names:
+        raise UsageError(f"{table.where}: lacks the column path or label", _EXPECTED)
+    if names.count(name) > 1:
+        raise UsageError(f"{table.where}: row 1 names two columns {name}", _EXPECTED)
+    return names.index(name)
+
+
+def _names(table: TableFile) -> list[str]:
+    return [name.casefold() for name in table.header]
+
+
+def _read_all(file: Path) -> pd.DataFrame:
+    """Return the columns of an older table that are ours, as texts."""
+    table = TableFile(file, "--fixes")
+    names = [name for name in (each.name for each in fields(Fix)) if name in _names(table)]
+    columns = [_column(table, name) for name in dict.fromkeys(["path", "label", *names])]
+    rows = [cells for _, cells in table.rows(columns)]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys(["path", "label", *names])), dtype=object)

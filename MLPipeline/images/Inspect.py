@@ -26,10 +26,10 @@ from MLPipeline.files.Cache import DIGEST_BYTES, RowStore, digest
 from MLPipeline.images.Fingerprint import DEEP, FINGERPRINT, IDENTITY, NOTED, ROW, UNREADABLE, make_rows
 from MLPipeline.images.Fit import STRETCH
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
-from MLPipeline.images.Levels import EACH_ITS_OWN, Levels, find_levels
+from MLPipeline.images.Levels import EACH_ITS_OWN, Levels, find_levels, unknown_depth
 from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
 from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
-from MLPipeline.images.ScanFolders import ImageIndex
+from MLPipeline.images.ScanFolders import UNSPLIT, ImageIndex
 
 VANISHED = os.strerror(errno.ENOENT).lower()
 MAX_VANISHED = 0.01  # share of the files that may disappear between the scan and the reading
@@ -69,6 +69,18 @@ class Inspection:
         """Return the levels of the pictures of more than 8 bits among these: of the training images, those to use."""
         deep = positions[(self.prints["flags"][positions] & DEEP) > 0]
         return find_levels(*_measured(self.rows[self.numbers[deep]]))
+
+    def unknown_depths(self, index: ImageIndex, levels: Levels | None) -> tuple[Skipped, ...]:
+        """Return the images in a split whose depth has no level in `levels`, with a note that says so."""
+        if levels is None:
+            return ()
+        deep = np.flatnonzero((self.prints["flags"] & DEEP > 0) & (index.splits != UNSPLIT))
+        depths = _measured(self.rows[self.numbers[deep]])[0]
+        return tuple(
+            Skipped(index.name(position), unknown_depth(depth))
+            for position, depth in zip(deep.tolist(), depths, strict=True)
+            if depth not in levels.by_depth
+        )
 
     def row_keys(self, levels: Levels | None) -> np.ndarray:
         """Return what the rows of each image are stored under, (N,) V16: see `Preprocessing.key`."""

@@ -158,13 +158,17 @@ def to_8_bits(stored: StoredPixels, levels: Levels | None) -> tuple[np.ndarray, 
         level, note = levels.by_depth[depth], ""
     else:
         level = level_of(depth, *value_range(stored))
-        unknown = f"{_spoken(depth)} values, which the model was not trained on: shown at the range of this file alone"
-        note = unknown if levels.notes_unknown else ""
+        note = unknown_depth(depth) if levels.notes_unknown else ""
     scaled = _scale(colours, level)
     if stored.alpha == "none":
         return scaled, note
     opaque = Level(0.0, 1.0 if stored.is_float else float(np.iinfo(stored.pixels.dtype).max))
     return np.dstack([scaled, _scale(stored.pixels[:, :, 3], opaque)]), note
+
+
+def unknown_depth(depth: str) -> str:
+    """Return the note on a picture of a depth for which a model has no level."""
+    return f"{_spoken(depth)} values, which the model was not trained on: shown at the range of this file alone"
 
 
 def _all_finite(values: np.ndarray) -> np.ndarray:

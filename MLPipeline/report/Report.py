@@ -44,9 +44,15 @@ logger = logging.getLogger(__name__)
 
 
 def write_inputs(
-    folder: Path, dataset: Dataset, preprocessing: Preprocessing, shown: np.ndarray, augment: Augmentation, seed: int
+    folder: Path,
+    dataset: Dataset,
+    digests: np.ndarray,
+    preprocessing: Preprocessing,
+    shown: np.ndarray,
+    augment: Augmentation,
+    seed: int,
 ) -> None:
-    """Write what a run starts from: classes, splits, skipped files, versions, and pictures of those `shown`.
+    """Write what a run starts from: classes, splits with `digests` (N,) of the files, versions, pictures of `shown`.
 
     These are as the network sees them in its first epoch, changed by `augment`.
     """
@@ -57,11 +63,12 @@ def write_inputs(
         "path": [index.name(position) for position in used.tolist()],
         "class": [index.classes[label] for label in index.labels[used]],
         "split": [SPLITS[split] for split in index.splits[used]],
+        "digest": [content.tobytes().hex() for content in digests[used]],
     }
     write_csv(pd.DataFrame(table, dtype=object), folder / "splits.csv")
     rows = pd.DataFrame([asdict(each) for each in index.skipped], columns=["path", "reason"], dtype=object)
     write_csv(rows, folder / "skipped.csv")
-    write_json(folder / "environment.json", environment())
+    write_json(folder / "environment.json", environment() | {"data": str(index.root.resolve())})
     if preprocessing.levels and preprocessing.levels.by_depth:
         write_json(folder / LEVELS_FILE, preprocessing.levels.to_plain())
     shown = shown[:MAX_GRID_IMAGES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -103,7 +104,7 @@ def compare(first: Run, second: Run) -> Comparison:
     right, other_right = pairs["predicted"] == pairs["true"], pairs["predicted_2"] == pairs["true"]
     flips = [
         Flip(row.path, row.true, (row.predicted, row.predicted_2), (float(row.confidence), float(row.confidence_2)))
-        for row in pairs[right != other_right].itertuples()
+        for row in list[Any](pairs[right != other_right].itertuples())
     ]
     return Comparison(
         names=(first.path.name, second.path.name),

@@ -1,4 +1,4 @@
-"""The training of a run: phase after phase, told as it goes, saved so that nothing is lost when it is stopped."""
+"""The training itself: for each phase, the frozen stages once per image, then the epochs; saved as it goes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -32,34 +33,21 @@ from MLPipeline.training.Phases import Phase, fit_into, plan
 from MLPipeline.training.Resume import Saver, Standing, load_standing
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 
-SECONDS_BETWEEN_SAVES = 15  # best weights reach the disk at most this often, and at the end
+SECONDS_BETWEEN_SAVES = 15  # at least, between two saves of the best weights; they are also saved at the end
 DEFAULT_VIEWS = 5
-_PROBED_STEPS = 6  # of an epoch, to tell how long it will take
-_RESERVE = 0.1  # of the time that `--time` allows: for scoring and drawing
+_PROBED_STEPS = 6  # training steps measured to estimate how long an epoch takes
+_RESERVE = 0.1  # share of `--time` kept for evaluation and plots
 
 
-def fit_phases(job: Job) -> Dataset:
-    """Train from where an interrupted run stood, or from the start; return the images as the last phase read them.
-
-    The model ends with the weights of the best epoch of all phases.
-    """
-    standing = load_standing(job.run.path, job.identity) if job.config.resume else None
-    dataset = None
-    for number, phase in enumerate(plan(job.config, find_model(job.config.model))):
-        if standing and number < standing.phase:
-            continue
-        goes_on = standing is not None and standing.phase == number
-        if number and not goes_on:
-            assert dataset is not None
-            job.head = predict_split(job.model, dataset, VAL, phase.config.precision).predictions
-        dataset = read_rows(job, phase)
-        run_phase(job, dataset, phase, number, standing if goes_on else None)
-    assert dataset is not None
-    return dataset
+def remaining_phases(job: Job) -> list[Phase]:
+    """Return the phases still to be trained; of a run to resume, from the one in which it was stopped."""
+    if job.config.resume:
+        job.standing = load_standing(job.run.path, job.identity)
+    return plan(job.config, find_model(job.config.model))[job.standing.phase if job.standing else 0 :]
 
 
-def read_rows(job: Job, phase: Phase) -> Dataset:
-    """Return what the frozen stages make of each image, computed once; say what is odd about the images."""
+def store_features(job: Job, phase: Phase) -> Dataset:
+    """Return the images with what the frozen stages give for each of them, computed once and kept in the cache."""
     config, started = phase.config, time.perf_counter()
     job.model.freeze(config.freeze)
     dataset = extract(
@@ -78,61 +66,80 @@ def read_rows(job: Job, phase: Phase) -> Dataset:
     dataset = replace(dataset, notes=job.inspection.notes(job.index))
     job.features_s = round(job.features_s + time.perf_counter() - started, 2)
     if not job.history:
-        if skipped := dataset.skipped:
-            say(f"skipped  {counted(len(skipped), 'file')}, listed in skipped.csv: {count_reasons(skipped)}")
-        for line in oddity_lines(dataset.notes):
-            note(line)
-        shown = dataset.batches(TRAIN, config.batch_size, config.seed)
-        if ranks.is_first:
-            positions, augmentation = shown.positions[shown.epoch(1).order], make_augmentation(job.config.augment)
-            write_inputs(job.run.path, dataset, job.preprocessing, positions, augmentation, config.seed)
-            job.photos = order_photos(dataset.index, job.preprocessing.levels)
-        if not _is_classic(config):
-            say(epoch_line(None))
+        _show_inputs(job, dataset, config)
     return dataset
 
 
-def run_phase(job: Job, dataset: Dataset, phase: Phase, number: int, standing: Standing | None) -> None:
-    """Fit what the phase does not freeze; the model ends with the best weights so far."""
+def _show_inputs(job: Job, dataset: Dataset, config: Config) -> None:
+    """Before the first epoch: report what was skipped, record the splits, and draw samples of the training images."""
+    if skipped := dataset.skipped:
+        say(f"skipped  {counted(len(skipped), 'file')}, listed in skipped.csv: {count_reasons(skipped)}")
+    for line in oddity_lines(dataset.notes):
+        note(line)
+    shown = dataset.batches(TRAIN, config.batch_size, config.seed)
+    if ranks.is_first:
+        positions, augmentation = shown.positions[shown.epoch(1).order], make_augmentation(job.config.augment)
+        digests = job.inspection.prints["digest"]
+        write_inputs(job.run.path, dataset, digests, job.preprocessing, positions, augmentation, config.seed)
+        job.photos = order_photos(dataset.index, job.preprocessing.levels)
+    if not _is_notebook_style(config):
+        say(epoch_line(None))
+
+
+def fit_phase(job: Job, dataset: Dataset, phase: Phase) -> None:
+    """Train what the phase does not freeze, saving as it goes; the model ends with the best weights so far."""
     train, val = _batches(dataset, phase)
-    # Where the cache had no room for what the frozen stages give, they run in every epoch.
+    # Where the cache has no room for the output of the frozen stages, they run in every epoch.
     part = job.model if dataset.rows.are_pixels else job.model.trainable_part()
     state = TrainState(part, phase.config, job.device, job.history)
-    if standing:
-        if standing.state["model"].keys() != part.state_dict().keys():  # features were stored then, or are now
-            what = f"--resume {job.run.path}: the cache has not the room it had when the run was stopped"
-            raise UsageError(what, "Give the same --cache-limit, and the disk as much space")
-        state.load_state_dict(standing.state)
-        phase = replace(phase, config=replace(phase.config, epochs=standing.num_epochs))
-        job.head, job.history = standing.head, state.history
-        for record in state.history:
-            _tell(job, record)
-    elif job.config.time and (number or phase.config.freeze != "backbone"):
+    if job.standing and job.standing.phase == phase.number:
+        phase = _resume(job, job.standing, state, phase)
+    elif job.config.time and (phase.number or phase.config.freeze != "backbone"):
         phase = _plan_within(job, phase, seconds_per_epoch(part, train, val, phase.config, job.device))
     job.history = state.history
-    saver = Saver(job.run.path, job.identity, number, phase.config.epochs, job.head, stop_signals.check)
-    saved, saved_epoch = time.monotonic(), state.best_epoch
+    saver = Saver(job.run.path, job.identity, phase.number, phase.config.epochs, job.head, stop_signals.check)
     try:
         with stop_signals.deferred():
-            for record in fit(part, train, val, phase.config, job.device, progress, state, saver):
-                _tell(job, record)
-                is_due = ranks.from_first(time.monotonic() - saved > SECONDS_BETWEEN_SAVES)
-                if saved_epoch != state.best_epoch and (is_due or _is_classic(job.config)):
-                    with state.showing_best():
-                        _save(job)
-                    saved_epoch = state.best_epoch
-                if is_due:
-                    saver.save(state)
-                    saved = time.monotonic()
+            epochs = fit(part, train, val, phase.config, job.device, progress, state, saver)
+            _run_epochs(job, epochs, state, saver)
     except (KeyboardInterrupt, PipelineError, BrokenPipeError):
         _save_best(job)
         raise
     _save(job)
     saver.save(state)
+    if not phase.is_last:  # so that fine-tuning can be compared with the head alone
+        job.head = predict_split(job.model, dataset, VAL, phase.config.precision).predictions
+
+
+def _resume(job: Job, standing: Standing, state: TrainState, phase: Phase) -> Phase:
+    """Load the state of an interrupted phase, and print its epochs; return the phase with its number of epochs."""
+    if standing.state["model"].keys() != state.model.state_dict().keys():  # features were stored then, or are now
+        what = f"--resume {job.run.path}: the cache has not the room it had when the run was stopped"
+        raise UsageError(what, "Give the same --cache-limit, and the disk as much space")
+    state.load_state_dict(standing.state)
+    job.head, job.history = standing.head, state.history
+    for record in state.history:
+        _print_epoch(job, record)
+    return replace(phase, config=replace(phase.config, epochs=standing.num_epochs))
+
+
+def _run_epochs(job: Job, epochs: Iterable[EpochRecord], state: TrainState, saver: Saver) -> None:
+    """Print each epoch; save the best weights and the state every few seconds."""
+    saved, saved_epoch = time.monotonic(), state.best_epoch
+    for record in epochs:
+        _print_epoch(job, record)
+        is_due = ranks.from_first(time.monotonic() - saved > SECONDS_BETWEEN_SAVES)
+        if saved_epoch != state.best_epoch and (is_due or _is_notebook_style(job.config)):
+            with state.with_best_weights():
+                _save(job)
+            saved_epoch = state.best_epoch
+        if is_due:
+            saver.save(state)
+            saved = time.monotonic()
 
 
 def _plan_within(job: Job, phase: Phase, seconds: float) -> Phase:
-    """Return the phase with as many epochs, of so many seconds each, as fit into what is left of `--time`."""
+    """Return the phase with as many epochs, of `seconds` each, as fit into what is left of `--time`."""
     allowed = (job.config.time or 0) * 60 * (1 - _RESERVE)
     seconds, left = ranks.max(seconds), -ranks.max(time.perf_counter() - job.start - allowed)
     phase = fit_into(phase, left, seconds)
@@ -141,14 +148,14 @@ def _plan_within(job: Job, phase: Phase, seconds: float) -> Phase:
     return phase
 
 
-def _is_classic(config: Config) -> bool:
-    """Return whether epochs are told as in the CIFAR-10 notebook that the recipe comes from."""
+def _is_notebook_style(config: Config) -> bool:
+    """Return whether epochs are printed as in the CIFAR-10 notebook that the recipe comes from."""
     return (config.recipe or "").startswith("cifar10")
 
 
-def _tell(job: Job, record: EpochRecord) -> None:
-    """Say what an epoch has come to."""
-    if not _is_classic(job.config):
+def _print_epoch(job: Job, record: EpochRecord) -> None:
+    """Print the figures of an epoch."""
+    if not _is_notebook_style(job.config):
         say(epoch_line(record))
         return
     losses = f"Training Loss: {record.train_loss:.6f} \tValidation Loss: {record.val_loss:.6f}"
@@ -159,12 +166,12 @@ def _tell(job: Job, record: EpochRecord) -> None:
 
 
 def _stored_views(config: Config) -> Views:
-    """Return the views that are computed of each image where the frozen stages run only once."""
+    """Return the augmented views to store of each training image, where frozen stages run only once per image."""
     augmentation = make_augmentation(config.augment)
     if not augmentation or config.freeze == "none":
         return NO_VIEWS
     number = config.views or DEFAULT_VIEWS
-    say(f"augment  {number} views of each training image are stored, {augmentation}: epochs walk through them")
+    say(f"augment  {number} views of each training image are stored ({augmentation}); each epoch uses the next")
     return Views(number, augmentation, config.seed)
 
 
@@ -184,31 +191,31 @@ def _save(job: Job) -> None:
 
 
 def _save_best(job: Job) -> None:
-    """Save the best weights, which are back in the model, of a training that was stopped."""
+    """Save the best weights so far, which the model has again, of a training that was interrupted."""
     if job.history:
         _save(job)
         note(f"stopped: the best weights so far are in {job.run.model_file}")
     else:
-        note("stopped before an epoch ended")
+        note("stopped before the first epoch was complete")
 
 
-class _Measured(Exception):  # noqa: N818  no error: the way out of the training loop
+class _Measured(Exception):  # noqa: N818  not an error: leaves the training loop
     pass
 
 
 def seconds_per_epoch(model: nn.Module, train: Batches, val: Batches, config: Config, device: torch.device) -> float:
-    """Return how long an epoch will take, from a few steps on a copy of `model`; scoring counts a third of training."""
+    """Return how long an epoch will take, by a few steps of a copy of `model`; scoring costs a third of training."""
     ends = [time.perf_counter()]
 
-    def keep(state: TrainState) -> None:
-        if state.batch < len(ends):  # called while scoring
+    def after_step(state: TrainState) -> None:
+        if state.batch < len(ends):  # called during validation
             return
         ends.append(time.perf_counter())
         if state.batch == _PROBED_STEPS:
             raise _Measured
 
     try:
-        next(fit(copy.deepcopy(model), train, val, replace(config, epochs=1), device, keep=keep))
+        next(fit(copy.deepcopy(model), train, val, replace(config, epochs=1), device, after_step=after_step))
     except _Measured:
         pass
     steps = [end - start for start, end in itertools.pairwise(ends)]

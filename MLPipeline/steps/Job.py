@@ -1,4 +1,4 @@
-"""A run under way: what is trained on what, where, and since when."""
+"""A training run in progress: which model is trained on which images, where, and since when."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ import torch
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
+from MLPipeline.console.Console import say
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.RunFolder import Run
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.report.Drawing import Order
+from MLPipeline.report.Report import summary_lines
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.steps.Prepare import preprocessing_of
+from MLPipeline.training.Resume import Standing
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
 
 @dataclass
 class Job:
-    """All that the steps of a training run share."""
+    """What the steps of a training run share."""
 
     run: Run
     config: Config
@@ -38,7 +42,8 @@ class Job:
     history: list[EpochRecord] = field(default_factory=list)
     features_s: float = 0.0
     photos: Order | None = None  # of the images that the report will show
-    head: Predictions | None = None  # of the best head on validation images, once more than the head is trained
+    standing: Standing | None = None  # where the run to resume was stopped
+    head: Predictions | None = None  # of the best head on the validation images, once more than the head is trained
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -52,7 +57,7 @@ class Job:
 
     @property
     def card(self) -> ModelCard:
-        """What the checkpoint says of the model as it is now."""
+        """What the checkpoint says about the model as it is now."""
         best = max((record.epoch for record in self.history if record.is_best), default=0)
         config = self.config
         return ModelCard(
@@ -69,7 +74,7 @@ class Job:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What an interrupted run needs to find as it was, to go on as if nothing had happened."""
+        """Hashes of what must be unchanged for an interrupted run to continue as if it had not been interrupted."""
         state = hashlib.blake2b(self.inspection.prints["digest"].tobytes(), digest_size=16)
         for position in range(len(self.index)):
             state.update(self.index.name(position).encode("utf-8", "surrogateescape") + b"\0")
@@ -78,3 +83,12 @@ class Job:
         levels = self.preprocessing.levels
         seen = {"levels": repr(levels.to_plain())} if levels and levels.by_depth else {}
         return {"images": state.hexdigest(), "classes": classes.hexdigest(), "weights": self.weights.sha256, **seen}
+
+
+def introduce(job: Job) -> None:
+    """Print what is trained on what, and make sure that all ranks are about to do the same."""
+    say(f"run      {job.run.path}")
+    summary = summary_lines(job.index, job.config, job.weights, job.device)
+    for line in (*summary, *job.preprocessing.lines()):
+        say(line)
+    ranks.require_same(job.identity | {"settings": job.config.to_json()})

@@ -1,27 +1,27 @@
-"""What training and tuning begin with: the images in their splits, and the model with its first weights."""
+"""The first steps of training and tuning: list the images, build the model, inspect the files, split."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.Config import DEFAULT_DATA, Config
-from MLPipeline.console.Console import note, progress, remembered_if_stopped
+from MLPipeline.Config import Config
+from MLPipeline.console.Console import note, progress, resumable_reading
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
-from MLPipeline.files.RunFolder import check_output
+from MLPipeline.files.RunFolder import check_output, recorded_data
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.Head import make_head
 from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
-from MLPipeline.images.Fixes import apply_fixes
 from MLPipeline.images.Inspect import Inspection, inspect_images
-from MLPipeline.images.NamedData import named_data
+from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex, scan_folders
+from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.training.Phases import plan, resolve
@@ -29,53 +29,32 @@ from MLPipeline.Weights import WeightsReport, load_weights
 
 
 def with_data(config: Config) -> Config:
-    """Return the settings with the folder of the images: `Data/` if none is stated; a data set called by name is made.
+    """Return the settings with the folder of the images: `Data/` if none is stated; a named data set is downloaded.
 
     Raises:
-        ResourceError: it cannot be fetched or unpacked.
+        ResourceError: it cannot be downloaded or unpacked.
     """
-    config = config.resolve({"data": DEFAULT_DATA})
     with ranks.in_turn():
-        return replace(config, data=named_data(config.data, config.output) or config.data)
+        data = data_folder(config.data, config.labels, config.output)
+    return replace(config, data=_replayed(config.config, data) if config.config else data)
+
+
+def _replayed(settings: Path, data: Path) -> Path:
+    """Return the folder of images that settings replayed from a file mean here, and say which it is."""
+    recorded = recorded_data(settings.parent)
+    if recorded and recorded.is_dir() and not data.exists():  # `Data`, typed in another working directory
+        data = recorded
+    other = f"; its run used {recorded}" if recorded and recorded != data.resolve() else ""
+    note(f"--config {settings}: uses the images of {data.resolve()}{other}")
+    return data
 
 
 def list_images(config: Config) -> ImageIndex:
-    """Return the images below the data folder, none of which is opened yet, with the corrected labels of `--fixes`."""
+    """Return the images below the data folder, labelled by folders or tables; no image is opened yet."""
     check_output(config.output, config.name or config.model, config.data)
-    index = scan_folders(config.data, config.follow_links)
+    index = index_images(config.data, config.follow_links, config.split_folders, config.labels, config.fixes)
     ranks.require_same({"images": index.identity})
-    return apply_fixes(index, config.fixes) if config.fixes else index
-
-
-def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> tuple[ImageIndex, Inspection]:
-    """Return the index with each image in a split or unusable, and what is known of each.
-
-    Pictures that show the same stay on one side of the split. What training will read of each image is made on the way.
-    """
-    cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
-    model.freeze(plan(config, find_model(config.model))[0].config.freeze)  # as the first phase reads them
-    keeper = RowKeeper(
-        config.image_size,
-        lambda: FrozenStages(model, config.image_size, config.precision, config.fit),
-        cache,
-        len(index),
-        config.cache_limit,
-        config.fit,
-    )
-    alone = keeper if ranks.size == 1 else None  # several ranks share out the images anew for that
-    with remembered_if_stopped():
-        inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
-    model.freeze(config.freeze)
-    pairs = find_duplicates(inspection, cache)
-    groups = group_images(index, inspection, pairs, config.group)
-    find_conflicts(index, pairs)
-    index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
-    record = split_record(cache, index.root, *shares, config.seed, config.group)
-    index = split_images(index, *shares, config.seed, groups, record)
-    if config.target_precision and not len(index.positions(VAL)):
-        raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
-    find_leaks(index, groups)  # of the user's own split folders, or where a new picture joins two old ones
-    return index, inspection
+    return index
 
 
 def preprocessing_of(config: Config, index: ImageIndex, inspection: Inspection) -> Preprocessing:
@@ -94,8 +73,47 @@ def build(config: Config, num_classes: int) -> tuple[Classifier, Config, Weights
     model.head = make_head(model.head, config.hidden, config.dropout, config.seed)
     if weights.kind == "none" and config.freeze != "none":
         if freeze_is_stated:
-            note(f"--freeze {config.freeze} keeps random weights: the head learns from features that mean nothing")
+            note(f"--freeze {config.freeze} keeps random weights: the head is trained on meaningless features")
         else:
             config = replace(config, freeze="none", unfreeze_after=None)
     model.freeze(config.freeze)
     return model, config, weights
+
+
+def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
+    """Return what is known of each image; files that are new or have changed are read, once.
+
+    What training will need of each image (features, activations at the frozen boundary, or pixels) is computed from
+    the decoded pixels on the way and stored in the cache, where `store_features` finds it.
+    """
+    cache = config.output / "cache"
+    model.freeze(plan(config, find_model(config.model))[0].config.freeze)  # as in the first phase
+    keeper = RowKeeper(
+        config.image_size,
+        lambda: FrozenStages(model, config.image_size, config.precision, config.fit),
+        cache,
+        len(index),
+        config.cache_limit,
+        config.fit,
+    )
+    alone = keeper if ranks.size == 1 else None  # several ranks divide the images differently for that
+    with resumable_reading():
+        inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
+    model.freeze(config.freeze)
+    return inspection
+
+
+def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageIndex:
+    """Return the index with each image in a split, or unusable; near-duplicates stay on one side of the split."""
+    cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
+    pairs = find_duplicates(inspection, cache)
+    groups = group_images(index, inspection, pairs, config.group)
+    find_conflicts(index, pairs)
+    index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
+    grouping = config.group if index.groups is None else f"{config.group} and the groups of a table"
+    record = split_record(cache, index.root, *shares, config.seed, grouping)
+    index = split_images(index, *shares, config.seed, groups, record)
+    if config.target_precision and not len(index.positions(VAL)):
+        raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
+    find_leaks(index, groups)  # in the user's own split folders, or where a new image joins two old ones
+    return index

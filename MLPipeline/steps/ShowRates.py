@@ -1,4 +1,4 @@
-"""`--find-lr`: which learning rate to train with, as a picture and a number; nothing is trained."""
+"""`--find-lr`: suggests a learning rate, as a plot and a number; no model is trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from MLPipeline.training.FindLr import find_lr
 def show_rates(
     model: Classifier, config: Config, index: ImageIndex, inspection: Inspection, device: torch.device
 ) -> None:
-    """Print the learning rate that a range test suggests for what `config` would train; draw its losses."""
+    """Print the learning rate that a range test suggests for the training that `config` describes; plot its losses."""
     cache, preprocessing = config.output / "cache", preprocessing_of(config, index, inspection)
     dataset = extract(
         model,
@@ -34,8 +34,8 @@ def show_rates(
     part = model if dataset.rows.are_pixels else model.trainable_part()
     train = dataset.batches(TRAIN, config.batch_size, config.seed)
     found = find_lr(part, train, config, device, progress)
-    picture = config.output / "find_lr.png"
-    drawing.draw("FindLrPlot.plot_find_lr", found.rates, found.losses, found.suggested, picture)
+    plot = config.output / "find_lr.png"
+    drawing.draw("FindLrPlot.plot_find_lr", found.rates, found.losses, found.suggested, plot)
     drawing.finish()
     say(f"suggested --lr {found.suggested:g}: a tenth of the rate at which the loss was lowest")
-    say(f"picture   {picture}")
+    say(f"plot      {plot}")

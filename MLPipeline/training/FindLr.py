@@ -1,7 +1,8 @@
-"""The learning-rate range test: one short training under a rising rate tells at which rates a model learns.
+"""The learning-rate range test: one short training with a rising rate shows at which rates a model learns.
 
 Source: Smith, Cyclical Learning Rates for Training Neural Networks, arXiv:1506.01186, section 3.3. The rate it suggests
-is a tenth of that of the lowest loss, as in fastai: there the loss still falls fast, and far from where it explodes.
+is a tenth of the rate with the lowest loss, as in fastai: there the loss falls fast, far below the rate at which it
+explodes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _EXPLODED = 2.0  # times the lowest loss
 
 @dataclass(frozen=True)
 class RangeTest:
-    """The losses of a training whose rate rises; both lists are equally long."""
+    """The losses of a training with a rising rate; both lists have the same length."""
 
     rates: list[float]
     losses: list[float]  # running mean over the batches
@@ -45,12 +46,12 @@ class RangeTest:
 def find_lr(
     model: nn.Module, train: Batches, config: Config, device: torch.device, progress: Progress = no_progress
 ) -> RangeTest:
-    """Return what loss a copy of `model` reaches as the rate rises from 1e-6, up to where it explodes.
+    """Return the losses of a copy of `model` as the learning rate rises from 1e-6 to where the loss explodes.
 
     `config` gives everything but the rate: optimizer, weight decay, label smoothing.
 
     Raises:
-        DivergedError: the loss is no finite number from the start.
+        DivergedError: the loss is not finite from the start.
     """
     state = TrainState(copy.deepcopy(model), config, device)
     batches = itertools.chain.from_iterable(train.epoch(epoch) for epoch in itertools.count(1))
@@ -65,7 +66,7 @@ def find_lr(
             logits = state.model(inputs.to(device))
         loss = cross_entropy(logits.float(), targets.to(device), label_smoothing=config.label_smoothing)
         state.scaler.scale(loss).backward()
-        state.move()
+        state.step()
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss.item()
         smoothed = mean / (1 - _SMOOTHING ** (step + 1))  # the mean began at 0
         if not math.isfinite(smoothed) or (found.losses and smoothed > _EXPLODED * min(found.losses)):
@@ -73,5 +74,5 @@ def find_lr(
         found.rates.append(rate)
         found.losses.append(smoothed)
     if not found.rates:
-        raise DivergedError(f"--find-lr: the loss is {mean} at a rate of {LOWEST:g} already", "Look at --weights")
+        raise DivergedError(f"--find-lr: the loss is {mean} even at a learning rate of {LOWEST:g}", "Check --weights")
     return found

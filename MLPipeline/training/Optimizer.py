@@ -1,4 +1,4 @@
-"""The optimizer, and how its learning rate moves: a function of how far training has come, so no state can be lost.
+"""The optimizer and its learning-rate schedules, which are functions of progress alone: there is no state to lose.
 
 A new schedule is one function and one entry in `SCHEDULES`.
 """
@@ -22,12 +22,12 @@ LOWEST = 1e-3  # factor at the very end: a rate of 0 would waste the last steps
 
 
 def constant(progress: float) -> float:
-    """Return 1: the same rate all through."""
+    """Return 1: a constant learning rate."""
     return 1.0
 
 
 def step(progress: float) -> float:
-    """Return the factor of a rate that falls to a tenth after one half of the training, and again after three quarters.
+    """Return the factor of a rate that is divided by ten after half of the training, and again after three quarters.
 
     Source: the schedule of He et al., Deep Residual Learning, arXiv:1512.03385, section 4.2.
     """
@@ -35,7 +35,7 @@ def step(progress: float) -> float:
 
 
 def cosine(progress: float) -> float:
-    """Return the factor of a rate that rises in a line, then falls along half a cosine.
+    """Return the factor of a rate that rises linearly, then falls along half a cosine.
 
     Source: Loshchilov and Hutter, SGDR, arXiv:1608.03983; the warm-up is Goyal et al.'s, arXiv:1706.02677.
     """
@@ -45,7 +45,7 @@ def cosine(progress: float) -> float:
 
 
 def onecycle(progress: float) -> float:
-    """Return the factor of a rate that rises from a 25th along a cosine for a third of the way, then falls to nothing.
+    """Return the factor of a rate that rises from 1/25 along a cosine for 30 % of the training, then falls to nearly 0.
 
     Source: Smith and Topin, Super-Convergence, arXiv:1708.07120, with the constants of torch's OneCycleLR.
     """
@@ -63,9 +63,9 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """Return the optimizer of the trainable parameters; weight decay spares biases and normalisation (vectors).
+    """Return the optimizer of the trainable parameters; biases and normalisation (vectors) have no weight decay.
 
-    Each group keeps its full rate as `base_lr`; with `layer_decay` it is lower the nearer a stage is to the image
+    Each group stores its full rate as `base_lr`; with `layer_decay` it is lower the nearer a stage is to the image
     (Howard and Ruder, ULMFiT, arXiv:1801.06146, section 3.2).
     """
     stages = _stages(model) if config.layer_decay < 1 else [model]

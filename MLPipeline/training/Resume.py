@@ -1,4 +1,4 @@
-"""`last.pt`: where training stands, saved every few minutes, so that `--resume` goes on as if nothing had happened."""
+"""`last.pt`: the state of a training, saved every few minutes, from which `--resume` continues exactly."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from MLPipeline.training.TrainState import TrainState
 
 FORMAT = 1
 LAST_FILE = "last.pt"
-SECONDS_BETWEEN_SAVES = 120  # of the running state; what was computed since is computed again, with the same result
+SECONDS_BETWEEN_SAVES = 120  # what was computed since the last save is computed again, with the same result
 
 
 @dataclass(frozen=True)
 class Standing:
     """Where an interrupted run stood."""
 
-    phase: int  # the number of the phase that was running
-    num_epochs: int  # with which epoch that phase ends: `--time` may have shortened it
+    phase: int  # number of the phase that was running
+    num_epochs: int  # the last epoch of that phase: `--time` may have shortened it
     state: Mapping[str, Any]  # of its TrainState
-    head: Predictions | None  # of the best head on validation images, once more than the head is trained
+    head: Predictions | None  # of the best head on the validation images, once more than the head is trained
 
 
 def load_standing(folder: Path, identity: Mapping[str, str]) -> Standing | None:
-    """Return what `last.pt` in a run's folder says; None if the run was stopped before there was one.
+    """Return what `last.pt` in the folder of a run holds; None if the run was stopped before there was one.
 
     Raises:
         DataError: the file is damaged, or `identity` (names of what must not change, with their hashes) has changed.
@@ -42,10 +42,12 @@ def load_standing(folder: Path, identity: Mapping[str, str]) -> Standing | None:
         stored: Any = load_file(path)
     except DataError as error:
         previous = path.with_name(path.name + ".prev")
-        instead = f"Put {previous} in its place" if previous.is_file() else "Delete it; training starts again"
+        instead = f"Put {previous} in its place" if previous.is_file() else "Delete it; training starts over"
         raise DataError(error.what, instead) from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise DataError(f"{path}: is not where a run of this pipeline stood", f"Delete {path}; training starts again")
+        raise DataError(
+            f"{path}: is not the state of a training of this pipeline", f"Delete {path}; training starts over"
+        )
     changed = [name for name, value in identity.items() if stored["identity"].get(name) != value]
     if changed:
         what = f"--resume {folder}: not the same {' and '.join(changed)} as when the run was stopped"
@@ -55,7 +57,7 @@ def load_standing(folder: Path, identity: Mapping[str, str]) -> Standing | None:
 
 
 class Saver:
-    """Writes `last.pt` every few minutes; called after each training step, it costs a look at the clock."""
+    """Writes `last.pt` every few minutes; called after each training step, where it mostly just looks at the clock."""
 
     def __init__(
         self,
@@ -69,11 +71,11 @@ class Saver:
         self.path = folder / LAST_FILE
         self._about = {"format": FORMAT, "identity": dict(identity), "phase": phase, "num_epochs": num_epochs}
         self._about |= {"head": [head.logits, head.labels] if head else None}
-        self._check = check  # raises if the run is to stop
+        self._check = check  # raises if the run must stop
         self._saved = time.monotonic()
 
     def __call__(self, state: TrainState) -> None:
-        """Save `state` if it is time; also if the run is to stop now, which it then does."""
+        """Save `state` if it is due; also if the run must stop now, before the exception is passed on."""
         try:
             self._check()
         except KeyboardInterrupt:

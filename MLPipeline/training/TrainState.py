@@ -1,4 +1,4 @@
-"""All that changes while a model is trained: what `last.pt` holds, for a resumed run to equal an uninterrupted one."""
+"""Everything that changes during training: what `last.pt` holds, so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -38,18 +38,24 @@ class EpochRecord:
 
 @dataclass
 class EpochSums:
-    """What has been counted since the epoch began."""
+    """Running sums of the current epoch."""
 
     loss: float = 0.0  # summed over the images
     num_images: int = 0
-    num_right: int | Tensor = 0  # on the device until it is asked for: no waiting at every step
+    num_correct: int | Tensor = 0  # stays on the device until it is needed: no step waits for it
+
+    def add(self, mean_loss: float, num_images: int, num_correct: int | Tensor) -> None:
+        """Add a batch."""
+        self.loss += mean_loss * num_images
+        self.num_images += num_images
+        self.num_correct += num_correct
 
 
 class TrainState:
-    """The model with all that `fit` changes beside it; whole between any two steps.
+    """The model and everything else that `fit` changes; consistent between any two steps.
 
-    A second phase goes on where `history` ends: its epochs count on, and only what is better than the best so far
-    replaces it.
+    A second phase continues `history`: its epochs count on, and its weights replace the best so far only where they
+    are better.
     """
 
     def __init__(
@@ -58,59 +64,58 @@ class TrainState:
         self.model, self.device = model, device
         self.forward = compiled(model, device, config.compile)
         self.optimizer = make_optimizer(model, config)
-        # Without the profiler's and the compiler's hooks around it: they take as long as the step of a head.
-        self._step = inspect.unwrap(type(self.optimizer).step)
+        # Without the hooks of profiler and compiler around it: they take as long as the step of a head.
+        self._optimizer_step = inspect.unwrap(type(self.optimizer).step)
         self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.dtype = training_dtype(device, model, config.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.average = _average(model, config.ema) if config.ema else None
         self.history = list(history)
         self.first_epoch = self.epoch = len(history)  # epochs that are done
-        self.batch = 0  # batches done of the epoch after
+        self.batch = 0  # batches done of the epoch after those
         self.sums = EpochSums()
-        self.num_chunks = 1  # parts of a batch that are computed one after the other: more where memory is short
+        self.num_parts = 1  # of a batch, computed one after the other: more where memory is short
+        self.may_retry = False  # whether the step under way has not changed the weights yet
         best = max((record for record in history if record.is_best), key=lambda record: record.epoch, default=None)
         self.best_epoch = best.epoch if best else 0
         self.best_loss = _loss(best) if best else math.inf
         self.best_state: dict[str, Any] | None = copy.deepcopy(model.state_dict()) if best else None
 
     @property
-    def judged(self) -> nn.Module:
-        """The model that is scored and kept: the average of the weights, where one is made."""
+    def eval_model(self) -> nn.Module:
+        """The model that is scored and saved: with averaged weights, where they are averaged."""
         return self.average.module if self.average else self.model
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the step before."""
+        """Drop the gradients of the previous step."""
         for parameter in self.parameters:
             parameter.grad = None
 
-    def move(self) -> None:
-        """Take one step along the gradients, and let the average follow."""
+    def step(self) -> None:
+        """Take one step of the optimizer."""
         if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
+            self.scaler.step(self.optimizer)  # which skips the step where gradients overflowed
             self.scaler.update()
         else:
             with torch.no_grad():
-                self._step(self.optimizer)
-        if self.average:
-            self.average.update_parameters(self.model)
+                self._optimizer_step(self.optimizer)
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Take note of a finished epoch."""
+        """Record a finished epoch, and keep its weights if it is the best so far."""
         self.history.append(record)
         self.epoch, self.batch, self.sums = record.epoch, 0, EpochSums()
         if record.is_best:
             self.best_epoch, self.best_loss = record.epoch, _loss(record)
-            self.best_state = copy.deepcopy(self.judged.state_dict())
+            self.best_state = copy.deepcopy(self.eval_model.state_dict())
 
     def restore_best(self) -> None:
-        """Put the weights of the best epoch into the model."""
+        """Load the weights of the best epoch into the model."""
         if self.best_state is not None:
             self.model.load_state_dict(self.best_state)
 
     @contextmanager
-    def showing_best(self) -> Iterator[None]:
-        """Let the model have the weights of its best epoch inside the block."""
+    def with_best_weights(self) -> Iterator[None]:
+        """Give the model the weights of its best epoch inside the `with` block."""
         current = copy.deepcopy(self.model.state_dict())
         self.restore_best()
         try:
@@ -128,14 +133,14 @@ class TrainState:
             "history": [asdict(record) for record in self.history],
             "first_epoch": self.first_epoch,
             "batch": self.batch,
-            "sums": [self.sums.loss, self.sums.num_images, int(self.sums.num_right)],
-            "num_chunks": self.num_chunks,
+            "sums": [self.sums.loss, self.sums.num_images, int(self.sums.num_correct)],
+            "num_chunks": self.num_parts,
             "best": [self.best_epoch, self.best_loss, self.best_state],
             "draws": [generator.get_rng_state() for generator in self._generators],
         }
 
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
-        """Become the state that `state_dict` told, the random numbers to come included."""
+        """Restore what `state_dict` returned, including the random numbers to come."""
         self.model.load_state_dict(stored["model"])
         self.optimizer.load_state_dict(stored["optimizer"])
         self.scaler.load_state_dict(stored["scaler"])
@@ -143,14 +148,14 @@ class TrainState:
             self.average.load_state_dict(stored["average"])
         self.history = [EpochRecord(**record) for record in stored["history"]]
         self.first_epoch, self.epoch, self.batch = stored["first_epoch"], len(self.history), stored["batch"]
-        self.sums, self.num_chunks = EpochSums(*stored["sums"]), stored["num_chunks"]
+        self.sums, self.num_parts = EpochSums(*stored["sums"]), stored["num_chunks"]
         self.best_epoch, self.best_loss, self.best_state = stored["best"]
-        for generator, draws in zip(self._generators, stored["draws"], strict=False):  # strict: was it another device?
+        for generator, draws in zip(self._generators, stored["draws"], strict=False):  # fewer on another device
             generator.set_rng_state(draws)
 
     @property
     def _generators(self) -> list[Any]:
-        """The modules whose random numbers the training draws: the CPU's, and the device's own."""
+        """The random number generators that training draws from: the CPU's, and the device's own."""
         return [torch, *([torch.get_device_module(self.device)] if self.device.type != "cpu" else [])]
 
 
@@ -162,8 +167,8 @@ def _loss(record: EpochRecord) -> float:
 def _average(model: nn.Module, decay: float) -> AveragedModel:
     """Return the exponential moving average of `model`, BatchNorm's statistics included.
 
-    Early on it follows more closely, or it would be made of random weights for long: the decay grows with the number
-    of steps as (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
+    Early on it follows the weights more closely, since it would otherwise keep the random initial ones for long: the
+    decay grows with the number of steps n as (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
     """
 
     @torch.no_grad()

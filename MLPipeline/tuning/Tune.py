@@ -29,7 +29,7 @@ from MLPipeline.Errors import DivergedError
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.Head import make_head, own_dropout
 from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
-from MLPipeline.Train import Keep, fit, keep_nothing
+from MLPipeline.Train import AfterStep, do_nothing, fit
 from MLPipeline.tuning.Study import Trial as Asked
 from MLPipeline.tuning.Study import TrialState, importances, make_sampler, open_study
 
@@ -123,8 +123,8 @@ class Search:
         complete = [trial for trial in self.trials if not trial.is_pruned]
         return min(complete, key=lambda trial: trial.val_loss, default=None)
 
-    def next_trial(self, keep: Keep = keep_nothing) -> Trial:
-        """Return what comes of the settings that look most promising now; whatever `keep` raises ends the trial.
+    def next_trial(self, after_step: AfterStep = do_nothing) -> Trial:
+        """Return what comes of the settings that look most promising now; whatever `after_step` raises ends the trial.
 
         Raises:
             ResourceError: the disk is full.
@@ -136,7 +136,7 @@ class Search:
             asked = self._study.ask()
             try:
                 settings = _settings(asked)
-                trial = self._run(asked, settings if self.trials else self.own, keep)
+                trial = self._run(asked, settings if self.trials else self.own, after_step)
             except BaseException:
                 self._study.tell(asked, state=TrialState.FAIL)
                 raise
@@ -152,7 +152,7 @@ class Search:
         """Return how much each setting matters for being among the best tenth; shares of 1, the largest first."""
         return importances(self._study)
 
-    def _run(self, asked: Asked, settings: dict[str, Any], keep: Keep) -> Trial:
+    def _run(self, asked: Asked, settings: dict[str, Any], after_step: AfterStep) -> Trial:
         problem, start = self.problem, time.perf_counter()
         config = replace(self.config, **{name: settings[name] for name in settings if name not in _OF_HEAD})
         head = make_head(copy.deepcopy(problem.head), settings["hidden"] or None, settings["dropout"], config.seed)
@@ -161,7 +161,7 @@ class Search:
         val = Batches(problem.rows, problem.index, VAL, config.batch_size)
         best, is_pruned = (math.inf, 0.0, 0), False
         try:
-            for record in fit(part, train, val, config, problem.device, keep=keep):
+            for record in fit(part, train, val, config, problem.device, after_step=after_step):
                 if record.is_best:
                     best = record.val_loss, record.val_accuracy, record.epoch
                 asked.report(record.val_loss, record.epoch)

@@ -91,7 +91,7 @@ def short_of_memory() -> tuple[Any, int]:
     model.forward = limited
     state = TrainState(model, settings(epochs=2), CPU)
     list(fit(model, train_points(), val_points(), settings(epochs=2), CPU, state=state))
-    return {name: tensor.clone() for name, tensor in state.best_state.items()}, state.num_chunks
+    return {name: tensor.clone() for name, tensor in state.best_state.items()}, state.num_parts
 
 
 def exchanges() -> dict[str, Any]:

@@ -55,15 +55,9 @@ def test_a_full_disk_ends_it_and_what_was_saved_still_loads(
 def test_a_loss_that_is_no_number_never_reaches_the_weights(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 50: the second step that is taken fails."""
     stepped, losses = [], iter([1.0, float("nan")])
-    gradient = Train._gradient
-
-    def failing(*arguments: Any) -> tuple[float, torch.Tensor]:
-        loss, num_right = gradient(*arguments)
-        return loss * next(losses), num_right
-
-    move = TrainState.move
-    monkeypatch.setattr(Train, "_gradient", failing)
-    monkeypatch.setattr(TrainState, "move", lambda state: (stepped.append(1), move(state))[1])
+    cross_entropy, step = Train.cross_entropy, TrainState.step
+    monkeypatch.setattr(Train, "cross_entropy", lambda *given, **named: cross_entropy(*given, **named) * next(losses))
+    monkeypatch.setattr(TrainState, "step", lambda state: (stepped.append(1), step(state))[1])
     before = load_file(stopped / "model.pt")
     refuse(resuming(stopped), 4, "epoch 3, batch 1: the loss is nan at --lr 0.05", "Try --lr 0.005")
     assert len(stepped) == 1
@@ -86,13 +80,13 @@ def test_a_loss_that_is_no_number_never_reaches_the_weights(stopped: Path, monke
 def test_memory_that_never_suffices(stopped: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Row 43."""
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(Train, "_gradient", fail)
+    monkeypatch.setattr(Train, "cross_entropy", fail)
     outcome = refuse(resuming(stopped), 3, "out of memory at a single image", "Use a smaller --image-size")
     assert [note for note in outcome.notes if "parts" in note] == [
-        f"out of memory: a batch is now computed in {parts} parts, its size stays" for parts in (2, 4)
+        f"out of memory: a batch is now computed in {parts} parts; its size stays the same" for parts in (2, 4)
     ]
 
 

@@ -53,7 +53,7 @@ def test_stopped_in_a_step_it_ends_that_step(command: Command, tmp_path: Path, s
 @pytest.mark.slow
 def test_before_the_first_epoch_ends_there_are_no_best_weights(command: Command, tmp_path: Path) -> None:
     outcome = command.strike(tmp_path, Blow("step", 2, signal=signal.SIGINT))
-    assert "stopped before an epoch ended" in outcome.notes
+    assert "stopped before the first epoch was complete" in outcome.notes
     path = tmp_path / "001-run"
     assert load_file(path / "last.pt")["state"]["batch"] == 2  # type: ignore[index,call-overload]
     assert not (path / "model.pt").exists()

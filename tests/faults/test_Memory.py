@@ -69,7 +69,7 @@ def test_in_parts_it_comes_to_the_same(room: int, num_rows: int, batch_size: int
     assert losses == pytest.approx(expected, rel=1e-5)
     assert state.sums == whole.sums and state.history[1].train_accuracy == whole.history[1].train_accuracy
     torch.testing.assert_close(cramped.layer.weight, roomy.layer.weight, rtol=1e-5, atol=1e-6)
-    assert whole.num_chunks == 1 and (1 < state.num_chunks < 2 * batch_size) == (room < batch_size)
+    assert whole.num_parts == 1 and (1 < state.num_parts < 2 * batch_size) == (room < batch_size)
 
 
 @pytest.mark.parametrize("stated", [{"label_smoothing": 0.2}, {"balance": "loss"}, {"clip_norm": 0.1}], ids=str)
@@ -86,7 +86,7 @@ def test_what_has_once_failed_is_not_tried_again(caplog: pytest.LogCaptureFixtur
     assert model.sizes[:2] == [8, 4] and model.sizes.count(8) == model.sizes.count(4) == 1
     assert set(model.sizes[2:]) == {2}
     assert [each.message for each in caplog.records] == [
-        f"out of memory: a batch is now computed in {parts} parts, its size stays" for parts in (2, 4)
+        f"out of memory: a batch is now computed in {parts} parts; its size stays the same" for parts in (2, 4)
     ]
 
 
@@ -122,7 +122,7 @@ def test_a_network_with_batchnorm_trains_on_in_parts(monkeypatch: pytest.MonkeyP
     """Its statistics are those of the parts, so the weights differ a little; but it learns."""
     model, config = network(), settings(epochs=20, lr=0.02, batch_size=6)
     state, before = TrainState(model, config, CPU), copy.deepcopy(model.state_dict())
-    state.num_chunks = 2
+    state.num_parts = 2
     data = batches(*images(12), 6, seed=0)
     records = list(fit(model, data, data, config, CPU, state=state))
     assert records[-1].train_loss < records[0].train_loss and math.isfinite(records[-1].val_loss)

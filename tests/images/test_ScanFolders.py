@@ -97,7 +97,7 @@ def test_system_files_are_ignored_and_other_files_listed(tmp_path):
 
 def test_what_lies_beside_split_folders_is_listed(tmp_path, caplog):
     touch(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "train/loose.jpg", "bird/1.jpg", "x.jpg")
-    index = scan_folders(tmp_path)
+    index = scan_folders(tmp_path, split_folders="yes")
     assert index.classes == ("cat", "dog")
     assert set(skipped(index)) == {"bird", "x.jpg", "train/loose.jpg"}
     assert f"{tmp_path / 'bird'} lies beside the split folders and is not used" in caplog.text
@@ -165,7 +165,8 @@ def test_a_class_may_be_absent_from_test_but_not_from_train(tmp_path):
 def test_twins_are_refused_by_both_names(tmp_path, one, other):
     touch(tmp_path, f"{one}/1.jpg", f"{other}/1.jpg", "dog/1.jpg")
     error = refusal(tmp_path)
-    assert f"{one!r}" in error and f"{other!r}" in error and "Rename or merge one" in error
+    show = ascii if one == "caf\u00e9" else repr  # by letters alone its two forms look the same
+    assert show(one) in error and show(other) in error and "Rename or merge one" in error
 
 
 def test_known_classes_are_matched_by_name(tmp_path):

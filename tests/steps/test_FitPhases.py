@@ -91,17 +91,18 @@ def test_the_head_is_remembered_for_the_comparison(
 ) -> None:
     """What the head said of the validation images is there after a resume in the second phase, too."""
     seen = []
-    run_phase = FitPhases.run_phase
+    fit_phase = FitPhases.fit_phase
 
     def spied(job: Any, *arguments: Any) -> None:
-        run_phase(job, *arguments)
         seen.append(None if job.head is None else job.head.logits.clone())
+        fit_phase(job, *arguments)
+        seen.append(job.head.logits.clone())
 
-    monkeypatch.setattr(FitPhases, "run_phase", spied)
+    monkeypatch.setattr(FitPhases, "fit_phase", spied)
     succeed([*command.flags, "--output", tmp_path / "whole"])
     command.strike(tmp_path / "stopped", Blow("step", 5, signal=signal.SIGINT))
     succeed(resuming(tmp_path / "stopped" / "001-run"))
-    assert seen[0] is None and torch.equal(seen[1], seen[-1]) and len(seen[1]) == 2
+    assert seen[0] is None and torch.equal(seen[1], seen[3]) and torch.equal(seen[1], seen[-1]) and len(seen[1]) == 2
 
 
 class Estimates:

@@ -41,7 +41,7 @@ from tests.support.made_up_net import SPEC
 MOMENTS: dict[str, tuple[Any, str]] = {
     "scan": (ImageWalk, "images"),
     "cache": (RowStore, "append"),
-    "step": (TrainState, "move"),
+    "step": (TrainState, "step"),
     "save": (torch, "save"),
     "fsync": (os, "fsync"),
     "link": (os, "link"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import Batches
-from MLPipeline.Train import fit, keep_nothing
+from MLPipeline.Train import do_nothing, fit
 from MLPipeline.training.Resume import Saver, load_standing
 from MLPipeline.training.TrainState import TrainState
 from tests.support.train_cases import CPU
@@ -59,7 +59,7 @@ class Training:
         alter(stored)
         state = TrainState(self.make(99), self.config, CPU)
         state.load_state_dict(stored)
-        self._fit(state, keep_nothing)
+        self._fit(state, do_nothing)
         return told(state)
 
     def num_stops(self) -> int:
@@ -72,8 +72,8 @@ class Training:
         """Return what writes `last.pt`, and stops the training when asked the `stop_at`-th time."""
         return CountingSaver(self.folder, stop_at)
 
-    def _fit(self, state: TrainState, keep: Callable[[TrainState], None]) -> None:
-        for _ in fit(state.model, self.train, self.val, self.config, CPU, state=state, keep=keep):
+    def _fit(self, state: TrainState, after_step: Callable[[TrainState], None]) -> None:
+        for _ in fit(state.model, self.train, self.val, self.config, CPU, state=state, after_step=after_step):
             torch.rand(3)  # what the caller draws between epochs
 
 

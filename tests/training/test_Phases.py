@@ -67,7 +67,7 @@ def test_all_layers_need_an_epoch_of_their_own(number: int) -> None:
 
 
 def test_a_frozen_backbone_leaves_nothing_to_unfreeze() -> None:
-    with pytest.raises(UsageError, match="--freeze backbone: leaves --unfreeze-after nothing to train"):
+    with pytest.raises(UsageError, match="--freeze backbone: leaves nothing for --unfreeze-after to train"):
         resolve(Config(unfreeze_after=2, freeze="backbone"), spec())
     assert resolve(Config(unfreeze_after=2, freeze="stem"), spec()).freeze == "stem"
 

@@ -132,7 +132,7 @@ def test_a_damaged_file_is_named_and_the_one_before_is_offered(tmp_path: Path, s
     with pytest.raises(DataError, match="last.pt: ") as caught:
         load_standing(tmp_path, IDENTITY)
     previous = tmp_path / "last.pt.prev"
-    assert caught.value.hint == ("Delete it; training starts again" if number == 1 else f"Put {previous} in its place")
+    assert caught.value.hint == ("Delete it; training starts over" if number == 1 else f"Put {previous} in its place")
     if number == 2:
         previous.replace(file)
         assert load_standing(tmp_path, IDENTITY) is not None
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_named_and_the_one_before_is_offered(tmp_path: Path, s
 @pytest.mark.parametrize("content", [{"weights": torch.zeros(3)}, [1, 2], {"format": 99}], ids=str)
 def test_another_file_is_no_standing(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "last.pt")
-    with pytest.raises(DataError, match="is not where a run of this pipeline stood"):
+    with pytest.raises(DataError, match="is not the state of a training of this pipeline"):
         load_standing(tmp_path, IDENTITY)
 
 

@@ -40,9 +40,9 @@ def test_the_average_is_that_of_a_hand_computation_batchnorm_included() -> None:
 
     data = batches(*images(15), 5, seed=0)
     for _ in fit(
-        model, data, data, settings(ema=decay, epochs=3, batch_size=5, lr=0.05), CPU, state=state, keep=follow
+        model, data, data, settings(ema=decay, epochs=3, batch_size=5, lr=0.05), CPU, state=state, after_step=follow
     ):
-        averaged = state.judged.state_dict()
+        averaged = state.eval_model.state_dict()
         for name, tensor in expected.items():
             torch.testing.assert_close(averaged[name], tensor, rtol=1e-4, atol=1e-5)
     assert num_steps == 9
@@ -51,13 +51,13 @@ def test_the_average_is_that_of_a_hand_computation_batchnorm_included() -> None:
 
 def test_the_average_is_what_is_scored_and_kept() -> None:
     state = TrainState(network(), settings(ema=0.9), CPU)
-    assert state.judged is not state.model
+    assert state.eval_model is not state.model
     with torch.no_grad():
-        state.judged.head[1].bias.fill_(7.0)
+        state.eval_model.head[1].bias.fill_(7.0)
     state.end_epoch(RECORD)
     state.restore_best()
     assert state.model.head[1].bias.tolist() == [7.0] * 3
-    assert TrainState(model := network(), settings(), CPU).judged is model
+    assert TrainState(model := network(), settings(), CPU).eval_model is model
 
 
 def test_the_best_weights_are_copies() -> None:
@@ -69,9 +69,9 @@ def test_the_best_weights_are_copies() -> None:
         model.weight.add_(1)
     state.end_epoch(record(2, 0.5, is_best=False))
     assert (state.best_epoch, state.best_loss, state.epoch) == (1, 0.4, 2)
-    with state.showing_best():
+    with state.with_best_weights():
         assert same(copy_state(model), before)
-        with pytest.raises(KeyError), state.showing_best():
+        with pytest.raises(KeyError), state.with_best_weights():
             raise KeyError
     assert not same(copy_state(model), before)
     state.restore_best()
@@ -117,11 +117,11 @@ def test_a_state_told_and_loaded_is_the_same(precision: str) -> None:
     first, second = (TrainState(network(seed), config, CPU) for seed in (0, 1))
     data = batches(*images(10), 5, seed=0)
     list(fit(first.model, data, data, config, CPU, state=first))
-    first.batch, first.num_chunks, first.sums.num_right = 1, 4, torch.tensor(3)
+    first.batch, first.num_parts, first.sums.num_correct = 1, 4, torch.tensor(3)
     assert differences(told(first), told(second))
     second.load_state_dict(first.state_dict())
     assert differences(told(first), told(second)) == []
-    assert (second.epoch, second.batch, second.num_chunks, second.sums.num_right) == (2, 1, 4, 3)
+    assert (second.epoch, second.batch, second.num_parts, second.sums.num_correct) == (2, 1, 4, 3)
 
 
 def test_the_random_numbers_to_come_are_those_of_then() -> None:
@@ -150,5 +150,5 @@ def test_all_is_plain_so_that_a_safe_load_reads_it() -> None:
         return value is None or type(value) in (int, float, bool, str) or isinstance(value, Tensor)
 
     state = TrainState(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), settings(ema=0.5, precision="fp16"), CPU)
-    state.sums.num_right = torch.tensor(1)
+    state.sums.num_correct = torch.tensor(1)
     assert plain(state.state_dict())

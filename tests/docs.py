@@ -1,0 +1,61 @@
+"""Writes docs/cli.md from the table of verbs and the settings.
+
+python -m tests.docs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+from MLPipeline.commands.Verbs import VERBS, Verb
+from MLPipeline.Config import Config, flag_name, plain_type
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs" / "cli.md"
+HEADER = """\
+# Command line
+
+<!-- Generated from MLPipeline/Config.py and MLPipeline/commands/Verbs.py by `python -m tests.docs`. Do not edit. -->
+
+`python Engine.py COMMAND [flags]`; without a command, `train`. The value in brackets is the default; "the model's"
+means that each model has its own. Every command has `--help`, and `python Engine.py --version` prints the versions.
+"""
+KINDS = {"int": "integer", "float": "number", "Path": "path", "str": "text", "bool": ""}
+
+
+def command_page() -> str:
+    """Return the text of docs/cli.md."""
+    overview = ["| command | what it does |", "| --- | --- |"]
+    overview += [f"| [`{verb.name}`](#{verb.name}) | {_cell(verb.help)} |" for verb in VERBS.values()]
+    return "\n".join([HEADER, *overview, "", *(_section(verb) for verb in VERBS.values())])
+
+
+def _section(verb: Verb) -> str:
+    """Return the heading, the usage and the flags of one verb, group by group."""
+    hints = typing.get_type_hints(Config)
+    usage = f"python Engine.py {verb.name} {verb.paths} [flags]".replace("  ", " ")
+    lines = [f"## {verb.name}", "", f"{verb.help[0].upper()}{verb.help[1:]}.", "", f"    {usage}", ""]
+    groups: dict[str, list[str]] = {}
+    for each in dataclasses.fields(Config):
+        if each.name in verb.settings:
+            groups.setdefault(each.metadata["group"], []).append(_row(each, hints[each.name]))
+    for title, rows in groups.items():
+        lines += [f"| {title} | values | |", "| --- | --- | --- |", *rows, ""]
+    return "\n".join(lines)
+
+
+def _row(each: dataclasses.Field, hint: object) -> str:
+    about = each.metadata
+    flags = ", ".join(f"`{flag}`" for flag in (about["short"], flag_name(each.name)) if flag)
+    values = ", ".join(f"`{choice}`" for choice in about["choices"]) or KINDS[plain_type(hint).__name__]
+    default = "" if each.default is None or hint is bool else f" ({each.default})"
+    return f"| {flags} | {values} | {_cell(about['help'])}{default} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(command_page(), encoding="utf-8")
