@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from MLPipeline.commands.Main import run_command
 from MLPipeline.commands.Verbs import Command, Verb
 from MLPipeline.Config import Config
+from MLPipeline.console.Clock import clock, start_of_process
 from MLPipeline.console.Console import log_to, note, say
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError
@@ -30,8 +31,12 @@ if TYPE_CHECKING:  # the heavy imports happen in the verbs: --help must not wait
     from MLPipeline.files.RunFolder import Run
 
 
-def main(argv: list[str]) -> int:
-    """Return the exit code of a command line (without the program's name)."""
+def main(argv: list[str], start: float | None = None) -> int:
+    """Return the exit code of a command line (without the program's name).
+
+    `start` is when the command began, by `time.perf_counter`; now by default.
+    """
+    clock.start = time.perf_counter() if start is None else start
     return run_command(argv, command_of)
 
 
@@ -42,7 +47,6 @@ def command_of(verb: Verb) -> Command:
 
 def train(config: Config) -> None:
     """Train, evaluate and save a classifier: the main job."""
-    start = time.perf_counter()  # before the imports: loading torch is part of the wait
     config = go_on(config)
     if is_complete(config):
         return
@@ -52,6 +56,7 @@ def train(config: Config) -> None:
 
     from MLPipeline.Device import join_ranks
     from MLPipeline.report.Report import summary_lines
+    from MLPipeline.steps.CheckMirrors import check_mirrors
     from MLPipeline.steps.FinishRun import finish_run, reported_if_stopped
     from MLPipeline.steps.FitPhases import fit_phases
     from MLPipeline.steps.Job import Job
@@ -61,14 +66,16 @@ def train(config: Config) -> None:
     device = join_ranks(config.device)
     config = with_data(config)
     index = list_images(config)
+    augment_is_stated = config.augment is not None
     model, config, weights = build(config, len(index.classes))
     model.to(device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
     index, inspection = inspect_and_split(index, model, config)
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
+    config, remarks = check_mirrors(config, index, inspection, model, augment_is_stated)
     with open_run(config) as run:
-        job = Job(run, config, index, inspection, model, weights, device, start)
-        for line in (f"run      {run.path}", *summary_lines(index, config, weights, device)):
+        job = Job(run, config, index, inspection, model, weights, device, clock.start)
+        for line in (f"run      {run.path}", *summary_lines(index, config, weights, device), *remarks):
             say(line)
         ranks.require_same(job.identity | {"settings": config.to_json()})
         with reported_if_stopped(job):
@@ -126,6 +133,6 @@ def open_run(config: Config) -> Iterator[Run]:
 if __name__ == "__main__":
     # Imports make a million objects that stay: to look for garbage among them, then and at exit, took two seconds.
     gc.set_threshold(10_000)
-    exit_code = main(sys.argv[1:])
+    exit_code = main(sys.argv[1:], start_of_process())
     gc.freeze()
     sys.exit(exit_code)

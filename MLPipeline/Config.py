@@ -135,7 +135,7 @@ class Config:
         None, "exit with 5 below this accuracy (no limit)", "what to use", low=0, high=1, is_for_training=False
     )
     target_precision: float | None = _flag(
-        None, "share of right answers among those given; the others become `unknown` (none)", "training", low=0, high=1
+        None, "share of correct answers among those given; the others are withheld (none)", "training", low=0, high=1
     )
     minutes: float = _flag(5.0, "how long to search", "training", low=0.1, high=1e5, is_for_training=False)
     sort_into: Path | None = _flag(

@@ -21,6 +21,7 @@ from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.NamedData import named_data
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import VAL, ImageIndex, scan_folders
+from MLPipeline.images.SplitGaps import find_gaps
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.training.Phases import plan, resolve
@@ -69,11 +70,14 @@ def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> t
     find_conflicts(index, pairs)
     index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
     record = split_record(cache, index.root, *shares, config.seed, config.group)
-    index = split_images(index, *shares, config.seed, groups, record)
+    unsplit, index = index, split_images(index, *shares, config.seed, groups, record)
+    gaps = find_gaps(unsplit, index, groups, group_images(index, inspection, pairs), config.group)
+    for gap in gaps:
+        note(gap.to_text())
     if config.target_precision and not len(index.positions(VAL)):
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
     find_leaks(index, groups)  # of the user's own split folders, or where a new picture joins two old ones
-    return index, inspection
+    return index, replace(inspection, gaps=gaps)
 
 
 def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:
