@@ -28,6 +28,7 @@ from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
 from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.images.ScanFolders import ImageIndex
+from MLPipeline.images.SplitGaps import Gap
 
 VANISHED = os.strerror(errno.ENOENT).lower()
 MAX_VANISHED = 0.01  # share of the files that may disappear between the scan and the reading
@@ -47,6 +48,7 @@ class Inspection:
     unopened: dict[int, str]  # position -> why
     num_read: int  # files that were read; the others had not changed
     seconds: float = 0.0  # that it took
+    gaps: tuple[Gap, ...] = ()  # classes that a split lacks, once the images are split
 
     @property
     def is_readable(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -67,9 +68,9 @@ class Job:
         return {"images": state.hexdigest(), "classes": classes.hexdigest(), "weights": self.weights.sha256}
 
 
-def introduce(job: Job) -> None:
-    """Print what is trained on what, and make sure that all ranks are about to do the same."""
+def introduce(job: Job, remarks: Sequence[str]) -> None:
+    """Print what is trained on what, with `remarks`, and make sure that all ranks are about to do the same."""
     say(f"run      {job.run.path}")
-    for line in summary_lines(job.index, job.config, job.weights, job.device):
+    for line in (*summary_lines(job.index, job.config, job.weights, job.device), *remarks):
         say(line)
     ranks.require_same(job.identity | {"settings": job.config.to_json()})
