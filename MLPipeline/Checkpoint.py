@@ -1,6 +1,6 @@
-"""`model.pt`: a trained classifier and all that using it takes: classes by name, architecture, preprocessing, weights.
+"""`model.pt`: a trained classifier and all that is needed to use it: class names, architecture, preprocessing, weights.
 
-Plain types only, so that `torch.load(path, weights_only=True)` reads it in a bare torch.
+The file holds plain types only, so that `torch.load(path, weights_only=True)` reads it without this package.
 """
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ import torch
 from torch import Tensor
 
 from MLPipeline.Classifier import Classifier
+from MLPipeline.Config import FITS
 from MLPipeline.Errors import DataError, PipelineError, UsageError
 from MLPipeline.files.TensorFile import load_file, save_file
 from MLPipeline.Head import make_head
+from MLPipeline.images.Fit import STRETCH
+from MLPipeline.images.Levels import Levels, are_levels
+from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.Models import build_model
 from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
 
 FORMAT = 1
-_MAX_IMAGE_SIZE = 4096  # as --image-size: a file from elsewhere must not ask for all the memory
+_MAX_IMAGE_SIZE = 4096  # as --image-size: a file from elsewhere must not request all the memory
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a checkpoint says of its model, besides the tensors."""
+    """The description of a model in its checkpoint: everything but the tensors."""
 
     model: str
     classes: tuple[str, ...]  # by position of the logit; always matched by name
-    image_size: int  # images are resized to this square, without keeping their proportions
-    weights: Mapping[str, str]  # kind, source, sha256 of what training started from
+    image_size: int  # side of the square that images are resized to, in pixels
+    weights: Mapping[str, str]  # kind, source and sha256 of the weights that training started from
+    fit: str = STRETCH  # how images are made square; see `Fit`
+    levels: Levels | None = None  # black and white of images with more than 8 bits; None: from before there were levels
     hidden: int | None = None  # of the head, as `make_head` takes them
     dropout: float | None = None
     epoch: int = 0  # the best epoch, whose weights these are
@@ -42,8 +48,13 @@ class ModelCard:
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the input of the model, besides their size."""
+        return Preprocessing(self.fit, self.levels)
 
-_TYPES: Mapping[str, Any] = {  # of what the file holds
+
+_TYPES: Mapping[str, Any] = {  # of the entries of the file
     "model": str,
     "classes": list,
     "image_size": int,
@@ -73,6 +84,7 @@ def save_checkpoint(path: Path, model: Classifier, card: ModelCard) -> None:
         ResourceError: the disk is full or the folder cannot be written.
     """
     described = asdict(card) | {"classes": list(card.classes), "versions": versions(), "format": FORMAT}
+    described |= {"levels": None if card.levels is None else card.levels.to_plain()}
     described |= {"preprocessing": "RGB, resized (area when shrinking), uint8; scaled and normalised inside the model"}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(path, described | {"state_dict": state})
@@ -82,7 +94,7 @@ def load_checkpoint(path: Path) -> tuple[Classifier, ModelCard]:
     """Return the classifier stored in `path`, in eval mode on the CPU, and its card.
 
     Raises:
-        DataError: the file is missing, damaged, unsafe, or no checkpoint of ours.
+        DataError: the file is missing, damaged, unsafe, or not a checkpoint of this pipeline.
     """
     try:
         stored: Any = load_file(path)
@@ -95,7 +107,7 @@ def load_checkpoint(path: Path) -> tuple[Classifier, ModelCard]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes: Python, torch."""
+    """Return the versions of Python and torch."""
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
@@ -119,15 +131,16 @@ def _rebuild(path: Path, stored: Any) -> tuple[Classifier, ModelCard]:
 
 
 def _read_card(stored: Mapping[str, Any]) -> ModelCard:
-    """Return the card; a file of before there was a fingerprint, or a rule for `unknown`, goes without."""
+    """Return the card; files of earlier versions may lack a fingerprint, a rule for `unknown`, levels or a fit."""
     values = {each.name: stored[each.name] for each in fields(ModelCard) if each.name in stored}
     for name, kind in _PARTS.items():
         values[name] = None if values.get(name) is None else kind(**values[name])
-    return ModelCard(**values | {"classes": tuple(stored["classes"])})
+    levels = None if values.get("levels") is None else Levels.from_plain(values["levels"])
+    return ModelCard(**values | {"classes": tuple(stored["classes"]), "levels": levels})
 
 
 def _is_described(stored: Mapping[str, Any]) -> bool:
-    """Return whether the card is there and makes sense: a file from elsewhere may hold anything."""
+    """Return whether the card is complete and valid: a file from elsewhere may contain anything."""
     return (
         all(isinstance(stored.get(name), kind) for name, kind in _TYPES.items())
         and all(isinstance(name, str) for name in stored["classes"])
@@ -136,13 +149,15 @@ def _is_described(stored: Mapping[str, Any]) -> bool:
         and stored["temperature"] > 0
         and isinstance(stored.get("hidden"), (int, type(None)))
         and isinstance(stored.get("dropout"), (int, float, type(None)))
+        and stored.get("fit", STRETCH) in FITS
+        and (stored.get("levels") is None or are_levels(stored["levels"]))
         and all(_is_part(stored.get(name), kind) for name, kind in _PARTS.items())
         and (not stored.get("fingerprint") or stored["fingerprint"]["centers"].shape[:-1] == (len(stored["classes"]),))
     )
 
 
 def _is_part(stored: Any, kind: type) -> bool:
-    """Return whether `stored` is nothing, or all that a `kind` is made of."""
+    """Return whether `stored` is None, or a dict with exactly the fields of a `kind`."""
     names = [each.name for each in fields(kind)]
     return stored is None or (
         isinstance(stored, dict)

@@ -34,6 +34,7 @@ def _flag(
 
 
 DEFAULT_DATA = Path("Data")
+FITS = ("stretch", "crop", "pad")
 # Defaults for what neither the user nor the model sets.
 NEUTRAL: Mapping[str, Any] = {
     "schedule": "constant",
@@ -78,6 +79,9 @@ class Config:
     resume: str | None = _flag(None, "continue an interrupted run: number, name or path (none)", "output")
     weights: str = _flag("auto", "initial weights: auto, imagenet, none or a file", "what to train")
     image_size: int = _flag(None, "width and height of the images in pixels (the model's)", "images", low=8, high=4096)
+    fit: str = _flag(
+        "stretch", "how images are made square: stretched, cropped to the centre, or padded", "images", choices=FITS
+    )
     epochs: int = _flag(None, "passes over the training images (the model's)", "training", low=1, high=100_000)
     batch_size: int = _flag(None, "images per training step (the model's)", "training", short="-b", low=1, high=65_536)
     optimizer: str = _flag(None, "optimizer (the model's)", "training", choices=("adam", "adamw", "sgd"))

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.files.Cache import digest
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ReadAhead import read_ahead
-from MLPipeline.images.ReadImage import UnreadableImage, decode_image, read_bytes
+from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.images.ScanFolders import ImageIndex
 
 _FETCH_BYTES = 2**23  # rows taken from the store at once
@@ -43,19 +43,20 @@ def read_images(
     image_size: int,
     workers: int,
     find: Callable[[bytes], int | None] = lambda key: None,
+    preprocessing: Preprocessing = PLAIN,
 ) -> Iterator[Reading]:
     """Yield one `Reading` per path, in order, decoded ahead by `workers` threads to squares of `image_size` pixels.
 
-    `find` maps the digest of a file to its row in a store; a file with a row is not decoded.
+    `find` maps the key of a file (see `Preprocessing.key`) to its row in a store; a file with a row is not decoded.
     """
 
     def read(path: Path) -> Reading:
         try:
             data = read_bytes(path)
-            key = digest(data)
+            key = preprocessing.key(data)
             if (row := find(key)) is not None:
                 return Reading(path, key, row=row)
-            picture = decode_image(data, (image_size, image_size))
+            picture = preprocessing.decode(data, image_size)
         except UnreadableImage as error:
             return Reading(path, reason=error.reason)
         return Reading(path, key, pixels=picture.pixels, note=picture.note)

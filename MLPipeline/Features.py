@@ -22,6 +22,7 @@ from MLPipeline.files.Cache import RowStore, digest, has_room
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.frozen.Rows import CachedRows, FileRows, Found, KnownRows
 from MLPipeline.images.ImageWalk import Skipped
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 
@@ -65,7 +66,7 @@ class Dataset:
     rows: CachedRows | FileRows
     image_size: int  # side of the squares the rows were made from, in pixels
     num_computed: int  # rows that were not in the cache
-    notes: tuple[Skipped, ...] = ()  # images that are used with a remark: end marker missing, first of several frames
+    notes: tuple[Skipped, ...] = ()  # images that are used with a remark, among those decoded for their rows
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -95,35 +96,38 @@ def extract(
     contents: np.ndarray | None = None,
     views: Views = NO_VIEWS,
     cache_limit: float = np.inf,
+    preprocessing: Preprocessing = PLAIN,
 ) -> Dataset:
     """Return `index` with the output of the frozen stages of `model` for each image that is in a split.
 
-    Rows that the store has are not computed again, and files whose digests are in `contents` (N,) are not read for
-    them. `views` of the training images are stored, too. Where `cache_limit` (in GB) leaves no room, the frozen stages
-    run again in every epoch.
+    Rows that the store has are not computed again, and files whose keys are in `contents` (N,) are not read for them.
+    `views` of the training images are stored, too. Where `cache_limit` (in GB) leaves no room, the frozen stages run
+    again in every epoch.
 
     Raises:
         DataError: a class has no readable training image.
         ResourceError: the cache cannot be written.
     """
-    stages = FrozenStages(model, image_size, precision)
+    stages = FrozenStages(model, image_size, precision, preprocessing.fit)
     positions, workers = np.flatnonzero(index.splits >= 0), decoding_threads(workers)
     views = _make_room(cache, stages, index, views, cache_limit)
     if stages.stores_nothing:
-        return Dataset(index, FileRows(index, image_size, workers), image_size, 0)
+        return Dataset(index, FileRows(index, image_size, workers, preprocessing=preprocessing), image_size, 0)
     store, known = stages.store(cache), KnownRows(index, views.number)
     with store.writing():
         for view in range(1 + views.number):
             chosen = (positions if view == 0 else known.readable(index.positions(TRAIN)))[ranks.dealt]
             find = partial(views.find, store, view)
             missing = chosen if contents is None else known.recall(chosen, contents, view, find)
-            found = read_images((index.path(position) for position in missing.tolist()), image_size, workers, find)
+            paths = (index.path(position) for position in missing.tolist())
+            found = read_images(paths, image_size, workers, find, preprocessing)
             readings = zip(missing.tolist(), progress(found, stages.label(view), len(missing)), strict=True)
             in_step = ranks.in_step(readings, len(missing), _at_once(store), partial(known.hand_over, store, view))
             _compute(stages, known, in_step, views, view)
             known.share(store, view)
         rows = CachedRows(store.rows(), known.numbers, are_pixels=stages.kind == "pixels")
-    return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
+    notes = tuple(Skipped(index.name(position), note) for position, note in known.notes.items())
+    return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed, notes)
 
 
 def _make_room(cache: Path, stages: FrozenStages, index: ImageIndex, views: Views, limit: float) -> Views:

@@ -36,6 +36,7 @@ class Answer:
     path: Path
     top: tuple[tuple[str, float], ...]
     reason: str = ""
+    note: str = ""  # a remark on a file that could be read
     is_withheld: bool = False  # confidence below the threshold, or an image far from the training images
     is_far: bool = False
     heat: np.ndarray | None = field(default=None, compare=False, repr=False)  # (H, W, 3) uint8 RGB, if asked for
@@ -122,7 +123,8 @@ def predict(
     """Yield one answer per file, in order, with the `topk` likeliest classes."""
     model.freeze("backbone")
     forward = FastForward(model.eval(), card.image_size, precision)
-    readings = read_images(files, card.image_size, decoding_threads(workers))
+    threads_to_decode, how = decoding_threads(workers), card.preprocessing
+    readings = read_images(files, card.image_size, threads_to_decode, preprocessing=how)
     batches = _batches(progress(readings, "predicting", len(files)), forward.batch_size, card.image_size)
     for batch, rows in forward.stream(batches):
         # The cores are busy with the batches to come: an operation on all of them would wait 6 ms for its threads.
@@ -135,7 +137,7 @@ def predict(
             if reading.reason:
                 yield Answer(reading.path, (), reading.reason)
             else:
-                yield replace(next(answers), path=reading.path, heat=next(pictures, None))
+                yield replace(next(answers), path=reading.path, note=reading.note, heat=next(pictures, None))
 
 
 def _batches(

@@ -188,10 +188,10 @@ def test_nothing_is_called_that_bit_others(name: str) -> None:
 
 
 def test_only_one_file_imports_opencv() -> None:
-    """The pixel limit counts only if it is set before the first import, which ReadImage sees to."""
+    """The pixel limit counts only if it is set before the first import, which OpenCv.py sees to."""
     importers = {name for name in source_files() for n in nodes(name, ast.Import) if n.names[0].name == "cv2"}
     importers |= {name for name in source_files() for n in nodes(name, ast.ImportFrom) if n.module == "cv2"}
-    assert importers == {"images/ReadImage"}
+    assert importers == {"images/OpenCv"}
 
 
 def test_help_loads_nothing_heavy() -> None:

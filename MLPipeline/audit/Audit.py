@@ -11,6 +11,7 @@ from MLPipeline.audit.Findings import Finding
 from MLPipeline.audit.Judgement import Forecast, Judgement, LearningCurve
 from MLPipeline.audit.Shortcuts import Shortcuts
 from MLPipeline.images.Fixes import Fix
+from MLPipeline.images.Levels import Levels
 from MLPipeline.images.ScanFolders import ImageIndex
 
 _LINES_OF_SERIOUS, _LINES_OF_OTHERS, _LINES_OF_SUSPECTS = 5, 2, 5
@@ -26,6 +27,7 @@ class Audit:
     shortcuts: Shortcuts
     judgement: Judgement
     fixes: list[Fix]  # the suspects of the judgement, the most suspicious first
+    levels: Levels | None = None  # at which pictures of more than 8 bits are shown
 
     @property
     def serious(self) -> list[Finding]:

@@ -14,6 +14,7 @@ import numpy as np
 from MLPipeline.audit.Audit import Audit, forecast_line
 from MLPipeline.audit.Findings import Finding
 from MLPipeline.audit.Judgement import LearningCurve
+from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.report.Page import write_page
 from MLPipeline.report.Thumbnails import Thumbnail, embed
 
@@ -49,7 +50,8 @@ def write_audit_page(page: Path, audit: Audit, fixes: Path) -> None:
     paths = [path for examples in shown.values() for example in examples for path in example.paths]
     paths = list(dict.fromkeys([*paths, *(fix.path for fix in suspects)]))
     curve, classes = audit.judgement.curve, audit.index.classes
-    photos = embed([audit.index.root / path for path in paths], MAX_BYTES)
+    files = [audit.index.root / path for path in paths]
+    photos = embed(files, MAX_BYTES, preprocessing=Preprocessing(levels=audit.levels))
     counts = np.bincount(audit.index.labels, minlength=len(classes)).tolist()
     content = {
         "audit": audit,

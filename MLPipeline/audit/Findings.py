@@ -67,6 +67,7 @@ def describe(index: ImageIndex, inspection: Inspection) -> dict[str, str]:
         "Images": f"{len(index):,} in {len(index.classes)} classes",
         "Size": f"{np.median(width):.0f} x {np.median(height):.0f} pixels (median)",
         "Formats": ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common()),
+        **({"Levels": "; ".join(lines)} if (lines := inspection.levels.lines()) else {}),
         "Colour": ", ".join(f"{number:,} {name}" for name, number in colour.items() if number) or "all in 8-bit colour",
         "Rotated by EXIF": f"{turned:,}, set upright here; other tools may not" if turned else "none",
     }

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from MLPipeline.images.Fingerprint import DEEP
+
 FAR = 3.5
 BLANK = 6  # standard deviation of the greys, of 255, below which there is nothing to see
 DARK, LIGHT = 60, 205  # greys that 95 % of the pixels lie below, or above
@@ -37,7 +39,9 @@ def find_odd_images(prints: np.ndarray) -> list[Oddity]:
     area, elongation = deviations(np.log(width * height), _AREA), deviations(np.abs(np.log(width / height)), _SHAPE)
     grey = deviations(brightness, _GREYS)
     sharpness = deviations(np.log(prints["sharpness"] + 1e-3), _SHARPNESS)
-    seen = contrast >= BLANK  # what is blank is dark, light and blurred as well
+    # The greys of pictures with more than 8 bits are relative to all of them: black may be 300 K.
+    is_deep = (prints["flags"] & DEEP) > 0
+    seen = contrast >= np.where(is_deep, 1, BLANK)  # what is blank is dark, light and blurred as well
     sizes = [f"{w:.0f} x {h:.0f} pixels" for w, h in zip(width, height, strict=True)]
     greys = [f"mean grey {value:.0f} of 255" for value in brightness]
     blur = [f"sharpness {value:.3g}, median {np.median(prints['sharpness']):.3g}" for value in prints["sharpness"]]
@@ -47,8 +51,8 @@ def find_odd_images(prints: np.ndarray) -> list[Oddity]:
         places = places[np.argsort(-by[places], kind="stable")]
         return Oddity(name, title, advice, places, tuple(texts[place] for place in places.tolist()))
 
-    dark = seen & ((prints["light"] < DARK) | (grey < -FAR))
-    light = seen & ((prints["shadow"] > LIGHT) | (grey > FAR))
+    dark = seen & (((prints["light"] < DARK) & ~is_deep) | (grey < -FAR))
+    light = seen & (((prints["shadow"] > LIGHT) & ~is_deep) | (grey > FAR))
     lost = "Delete them, unless you will ask about such pictures."
     return [
         oddity("blank", "Blank images", "There is nothing to learn from. Delete them.", ~seen, -contrast, greys),

@@ -66,6 +66,7 @@ def metadata_signals(records: np.ndarray) -> dict[str, np.ndarray]:
     width, height, size = (records[name].astype(float) for name in ("width", "height", "size"))
     return {
         FORMAT: np.column_stack([records["kind"], records["channels"]]),
+        "bits per channel": records["bits"][:, None],
         "width": width[:, None],
         "height": height[:, None],
         "proportions": (width / height)[:, None],

@@ -36,6 +36,7 @@ from MLPipeline.images.Duplicates import find_duplicates, group_images
 from MLPipeline.images.Fixes import Fix, write_fixes
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
+from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
 
@@ -76,7 +77,7 @@ def run(config: Config) -> None:
         _say_all(["", *suspect_lines(fixes, len(usable), judgement.suspects.accuracy)])
     if judgement.curve:
         _say_all(["", f"more     {forecast_line(judgement.curve, index.classes)}"])
-    _write(config.output / "audit", Audit(index, facts, findings, shortcuts, judgement, fixes))
+    _write(config.output / "audit", Audit(index, facts, findings, shortcuts, judgement, fixes, inspection.levels))
     serious = [each for each in findings if each.is_serious]
     if config.strict and serious:
         what = ", ".join(f"{len(each.examples)} x {each.title.lower()}" for each in serious)
@@ -91,7 +92,7 @@ def _say_all(lines: Iterable[str]) -> None:
 def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np.ndarray) -> Judgement:
     """Return what features say of the labels: from the cache where these images were judged under these labels."""
     about = f"{NETWORK} {IMAGE_SIZE} {config.seed}"
-    arrays = (inspection.prints["digest"], index.labels, groups)
+    arrays = (inspection.row_keys(inspection.levels), index.labels, groups)
     file = judgement_file(config.output / "cache", about, *arrays)
     if (known := read_judgement(file)) is not None:
         return known
@@ -140,8 +141,18 @@ def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tupl
 
     model = _network(config.device, len(index.classes), int(inspection.is_readable.sum()))
     readable = replace(index, splits=np.where(inspection.is_readable, TRAIN, UNSPLIT).astype(np.int8))
-    contents, cache = inspection.prints["digest"], config.output / "cache"
-    dataset = extract(model, readable, IMAGE_SIZE, cache, config.precision, config.workers, progress, contents)
+    cache, preprocessing = config.output / "cache", Preprocessing(levels=inspection.levels)
+    dataset = extract(
+        model,
+        readable,
+        IMAGE_SIZE,
+        cache,
+        config.precision,
+        config.workers,
+        progress,
+        inspection.row_keys(inspection.levels),
+        preprocessing=preprocessing,
+    )
     positions = dataset.index.positions(TRAIN)
     return positions, dataset.rows.take(positions, 0).numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
 from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
-from MLPipeline.files.RunFolder import find_run
+from MLPipeline.files.RunFolder import Run, find_run
+from MLPipeline.images.Levels import LEVELS_FILE, Levels, are_levels
+from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.report.ComparisonPage import write_comparison
 from MLPipeline.scoring.Comparison import Comparison, compare
 
@@ -34,8 +37,17 @@ def run(config: Config) -> None:
     settings: dict[str, Any] = {}
     with suppress(UsageError):  # a run from elsewhere may have come without them
         settings = read_settings(first.path / "config.json")
-    write_comparison(page, comparison, Path(settings.get("data", DEFAULT_DATA)))
+    preprocessing = Preprocessing(levels=_levels_of(first))
+    write_comparison(page, comparison, Path(settings.get("data", DEFAULT_DATA)), preprocessing)
     say(f"page     {page}")
+
+
+def _levels_of(run: Run) -> Levels | None:
+    """Return the levels of the images of more than 8 bits that a run was trained on, where it has written any."""
+    with suppress(OSError, ValueError):
+        stored = json.loads((run.path / LEVELS_FILE).read_text(encoding="utf-8"))
+        return Levels.from_plain(stored) if are_levels(stored) else None
+    return None
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:

@@ -17,7 +17,7 @@ from MLPipeline.Evaluate import Scorer, SplitPredictions
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.images.ScanFolders import SPLITS
-from MLPipeline.report.Report import counted, per_class_lines, result_lines, table_of
+from MLPipeline.report.Report import counted, oddity_lines, per_class_lines, result_lines, table_of
 
 
 def run(config: Config) -> None:
@@ -33,6 +33,8 @@ def run(config: Config) -> None:
     dataset = _read_rows(opened, config)
     for each in dataset.skipped:
         note(f"skipped {each.path}: {each.reason}")
+    for line in oddity_lines(dataset.notes):
+        note(line)
     card = opened.card
     centers = card.fingerprint.centers if card.unknown and card.fingerprint else None
     scorer = Scorer(opened.model, dataset, config.precision)
@@ -72,8 +74,9 @@ def _read_rows(opened: OpenedRun, config: Config) -> Dataset:
         config.precision,
         config.workers,
         progress,
-        images.contents,
+        images.keys,
         cache_limit=config.cache_limit,
+        preprocessing=card.preprocessing,
     )
 
 

@@ -21,8 +21,10 @@ from MLPipeline.files.CsvFile import open_csv
 from MLPipeline.files.RunFolder import Run
 from MLPipeline.files.SortedCopies import SortedCopies
 from MLPipeline.images.EncodeImage import encode_jpeg
+from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadAhead import no_progress
 from MLPipeline.Predict import Answer, answer_columns, predict
+from MLPipeline.report.Report import oddity_lines
 from MLPipeline.scoring.Unknown import differs_from_training
 
 _SURE = 0.5  # for --sort-into where the model has no rule for `unknown`: less is more likely wrong than right
@@ -58,14 +60,19 @@ def run(config: Config) -> None:
 def _pass_on(answers: Iterable[Answer], receivers: Sequence[Receiver], config: Config) -> None:
     """Give every receiver each answer; say what was skipped, and whether many images are of another kind."""
     num_answers, num_far = 0, 0
+    unusual: list[Skipped] = []
     for answer in answers:
         if answer.reason:
             note(f"skipped {answer.path}: {answer.reason}")
             continue
         num_answers += 1
         num_far += answer.is_far
+        if answer.note:
+            unusual.append(Skipped(str(answer.path), answer.note))
         for receive in receivers:
             receive(answer)
+    for line in oddity_lines(unusual):
+        note(line)
     if not num_answers:
         paths = ", ".join(map(str, config.paths))
         raise DataError(f"{paths}: not one image that can be read", "Give JPEG or PNG images")

@@ -22,7 +22,7 @@ from MLPipeline.files.RunFolder import recorded_data
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.images.ImageWalk import ImageWalk
-from MLPipeline.images.Inspect import inspect_images
+from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads, read_ahead
 from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
@@ -38,7 +38,7 @@ class ScoredImages:
     """The images to score, in the chosen split of the index; all others are in none."""
 
     index: ImageIndex
-    contents: np.ndarray  # (N,) V16 digests of the files
+    keys: np.ndarray  # (N,) V16: where the rows of each file are stored
 
 
 def images_to_score(opened: OpenedRun, config: Config) -> ScoredImages:
@@ -74,12 +74,14 @@ def _own_images(opened: OpenedRun, config: Config, own: OwnImages) -> ScoredImag
         hint = "Give --data FOLDER or another --split"
         raise DataError(f"{root}: no {SPLITS[split]} images of the run {opened.run.path}", hint)
     opened.model.freeze(opened.settings.get("freeze", _FROZEN))
-    contents = _contents(opened, config, own.index)
+    inspection = _inspect(opened, config, own.index)
+    contents = inspection.prints["digest"]
     is_changed = np.zeros(len(own.index), bool) if own.digests is None else contents != own.digests
     if own.digests is None:
         note(f"{opened.run.path} did not record the contents of its images: whether they have changed is not checked")
     _check_unchanged(own, is_changed, split)
-    return ScoredImages(replace(own.index, splits=np.where(is_changed, UNSPLIT, split).astype(np.int8)), contents)
+    index = replace(own.index, splits=np.where(is_changed, UNSPLIT, split).astype(np.int8))
+    return ScoredImages(index, inspection.row_keys(opened.card.preprocessing.levels))
 
 
 def _check_unchanged(own: OwnImages, is_changed: np.ndarray, split: int) -> None:
@@ -150,10 +152,10 @@ def _labelled_images(opened: OpenedRun, config: Config, split: int) -> ScoredIma
     index = replace(index, splits=np.where(is_chosen, split, UNSPLIT).astype(np.int8))
     ranks.require_same({"images": index.identity})
     opened.model.freeze(_FROZEN)
-    contents = _contents(opened, config, index)
+    inspection = _inspect(opened, config, index)
     with suppress(DataError):
-        _note_learned(opened, contents[is_chosen])
-    return ScoredImages(index, contents)
+        _note_learned(opened, inspection.prints["digest"][is_chosen])
+    return ScoredImages(index, inspection.row_keys(opened.card.preprocessing.levels))
 
 
 def _note_learned(opened: OpenedRun, contents: np.ndarray) -> None:
@@ -164,13 +166,12 @@ def _note_learned(opened: OpenedRun, contents: np.ndarray) -> None:
         note(f"{what}: the figures are too good")
 
 
-def _contents(opened: OpenedRun, config: Config, index: ImageIndex) -> np.ndarray:
-    """Return the digests (N,) V16 of all files of `index`; what is decoded on the way is kept for scoring."""
-    cache, size = config.output / "cache", opened.card.image_size
+def _inspect(opened: OpenedRun, config: Config, index: ImageIndex) -> Inspection:
+    """Return what is known of all files of `index`; rows for scoring are computed from what is decoded on the way."""
+    cache, size, fit = config.output / "cache", opened.card.image_size, opened.card.preprocessing.fit
 
-    def computation() -> FrozenStages:
-        return FrozenStages(opened.model, size, config.precision)
+    def frozen_stages() -> FrozenStages:
+        return FrozenStages(opened.model, size, config.precision, fit)
 
-    keeper = RowKeeper(size, computation, cache, len(index), config.cache_limit) if ranks.size == 1 else None
-    workers = decoding_threads(config.workers)
-    return inspect_images(index, cache, workers, config.verify, progress, keeper).prints["digest"]
+    keeper = RowKeeper(size, frozen_stages, cache, len(index), config.cache_limit, fit) if ranks.size == 1 else None
+    return inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, keeper)

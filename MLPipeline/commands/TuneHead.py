@@ -30,7 +30,7 @@ from MLPipeline.files.RunFolder import Run, lock_run
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
 from MLPipeline.Models import find_model
 from MLPipeline.report.TunePlot import plot_tune
-from MLPipeline.steps.Prepare import build, inspect, list_images, split, with_data
+from MLPipeline.steps.Prepare import build, inspect, list_images, preprocessing_of, split, with_data
 from MLPipeline.training.TrainState import TrainState
 from MLPipeline.tuning.Tune import Problem, Search, Trial, in_memory
 
@@ -86,7 +86,8 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):
         raise UsageError("--val-fraction: leaves no images to choose by", "Give one above 0, such as 0.15")
-    digests = inspection.prints["digest"]
+    preprocessing = preprocessing_of(resolved, index, inspection)
+    digests = inspection.row_keys(preprocessing.levels)
     dataset = extract(
         model,
         index,
@@ -97,6 +98,7 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
         progress,
         digests,
         cache_limit=config.cache_limit,
+        preprocessing=preprocessing,
     )
     if dataset.rows.are_pixels:
         raise ResourceError(f"--cache-limit {config.cache_limit:g}: no room for the features", "Allow more GB")
@@ -120,7 +122,7 @@ def _key(index: ImageIndex, digests: np.ndarray, config: Config, weights: str) -
     for array in (digests, index.labels, index.splits):
         state.update(np.ascontiguousarray(array[chosen]).tobytes())
     names = [each.name for each in dataclasses.fields(Config) if each.metadata["group"] == "training"]
-    settings = {name: getattr(config, name) for name in ("image_size", "precision", *names) if name != "minutes"}
+    settings = {name: getattr(config, name) for name in ("image_size", "fit", "precision", *names) if name != "minutes"}
     state.update(f"{index.classes} {weights} {settings}".encode("utf-8", "surrogateescape"))
     return state.hexdigest()
 

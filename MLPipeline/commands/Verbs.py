@@ -66,7 +66,7 @@ _ROWS = (
         "tune",
         "search learning rate, optimizer and head on stored features",
         "TuneHead",
-        ("model", *_IMAGES, "weights", "minutes", *_SPLITTING, *_COMPUTING),
+        ("model", *_IMAGES, "weights", "fit", "minutes", *_SPLITTING, *_COMPUTING),
     ),
     Verb(
         "compare",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from MLPipeline.files.Cache import RowStore, has_room
+from MLPipeline.images.Fit import STRETCH
 from MLPipeline.images.Inspect import Finding
 
 if TYPE_CHECKING:  # loads torch, which an audit needs only where files have changed
@@ -30,6 +31,7 @@ class RowKeeper:
         cache: the folder of the stores.
         num_images: how many there may be in all; where the cache has no room for so many rows, none is stored.
         cache_limit: GB that the cache may take.
+        fit: how pictures are made square; see `Fit`.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class RowKeeper:
         cache: Path,
         num_images: int,
         cache_limit: float = np.inf,
+        fit: str = STRETCH,
     ) -> None:
-        self.image_size, self.cache = image_size, cache
+        self.image_size, self.cache, self.fit = image_size, cache, fit
         self._frozen_stages, self._num_images, self._cache_limit = frozen_stages, num_images, cache_limit
 
     def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:

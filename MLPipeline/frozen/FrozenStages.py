@@ -25,6 +25,7 @@ from MLPipeline.Classifier import Classifier
 from MLPipeline.Device import fast_dtypes
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.frozen.FastForward import FastForward, forward_batch
+from MLPipeline.images.Fit import STRETCH
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ReadImage import DECODER
 
@@ -35,15 +36,16 @@ Item = TypeVar("Item")
 class FrozenStages:
     """Pixels (B, H, W, 3) uint8 -> the rows to store, and everything that these depend on."""
 
-    def __init__(self, model: Classifier, image_size: int, precision: str) -> None:
+    def __init__(self, model: Classifier, image_size: int, precision: str, fit: str = STRETCH) -> None:
         self.model, self.image_size, self.precision = model, image_size, precision
+        self._pixels = f"{image_size} {DECODER}" + (f" {fit}" if fit != STRETCH else "")
         self.stores_nothing = False
         self.keep_pixels()
         if model.num_frozen_stages:
             self.batch_size = forward_batch(model.mean.device)
             # The numbers also depend on the processor: it decides on the number format.
             machine = f"{METHOD} {precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
-            self.kind, self._identity = "features", f"{image_size} {DECODER} {machine} {frozen_hash(model)}"
+            self.kind, self._identity = "features", f"{self._pixels} {machine} {frozen_hash(model)}"
             with torch.inference_mode():
                 blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
                 self._row_shape = tuple(model.frozen_features(blank).shape[1:])
@@ -60,7 +62,7 @@ class FrozenStages:
         """Return the store of the rows."""
         if self.kind == "pixels":
             shape = (self.image_size, self.image_size, 3)
-            return RowStore(cache, self.kind, f"{self.image_size} {DECODER}", shape, np.dtype(np.uint8))
+            return RowStore(cache, self.kind, self._pixels, shape, np.dtype(np.uint8))
         return RowStore(cache, self.kind, self._identity, self._row_shape, np.dtype(np.float16))
 
     def stream(self, batches: Iterator[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:

@@ -15,6 +15,7 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.images.SplitImages import without
 
@@ -51,6 +52,7 @@ class FileRows:
     image_size: int
     workers: int
     are_pixels: bool = True
+    preprocessing: Preprocessing = PLAIN
 
     @property
     def row_bytes(self) -> int:
@@ -65,7 +67,8 @@ class FileRows:
         """
         pictures = np.empty((len(positions), self.image_size, self.image_size, 3), np.uint8)
         paths = [self.index.path(position) for position in positions.tolist()]
-        for picture, reading in zip(pictures, read_images(paths, self.image_size, self.workers), strict=True):
+        readings = read_images(paths, self.image_size, self.workers, preprocessing=self.preprocessing)
+        for picture, reading in zip(pictures, readings, strict=True):
             if reading.pixels is None:
                 raise DataError(
                     f"{reading.path}: {reading.reason}, but could be read before", "Restore it, then --resume"
@@ -81,6 +84,7 @@ class KnownRows:
         self.index = index
         self.numbers = np.full((len(index), 1 + num_views), -1, np.int64)
         self.unreadable: dict[int, str] = {}  # position -> reason
+        self.notes: dict[int, str] = {}  # position -> what is unusual about a file that was decoded
         self.computed: list[tuple[list[int], list[bytes], np.ndarray]] = []  # positions, keys, rows not yet written
         self.num_computed = 0
 
@@ -111,6 +115,8 @@ class KnownRows:
         """Yield the images that have no row yet, with their pixels (B, H, W, 3); record all others."""
         missing: Found = []
         for position, reading in readings:
+            if reading.note:
+                self.notes[position] = reading.note
             if reading.reason:
                 self.unreadable[position] = reading.reason
             elif reading.row is not None:
@@ -137,6 +143,8 @@ class KnownRows:
         ranks.share_numbers(self.numbers)
         unreadable = dict(itertools.chain.from_iterable(each.items() for each in ranks.gather(self.unreadable)))
         self.unreadable = dict(sorted(unreadable.items()))
+        notes = dict(itertools.chain.from_iterable(each.items() for each in ranks.gather(self.notes)))
+        self.notes = dict(sorted(notes.items()))
         self.num_computed = ranks.from_first(self.num_computed)
 
 

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from MLPipeline.files.Cache import DIGEST_BYTES, digest
-from MLPipeline.images.ImageHeader import PARSERS
+from MLPipeline.images.Fit import STRETCH
+from MLPipeline.images.Levels import EACH_ITS_OWN, depth_of, value_range
+from MLPipeline.images.ReadHeader import PARSERS
 from MLPipeline.images.ReadImage import (
     DECODER,
     Picture,
@@ -24,7 +26,7 @@ from MLPipeline.images.ReadImage import (
     resize,
 )
 
-FORMAT = 1  # goes up with every change of what a row holds or means
+FORMAT = 2  # goes up with every change of what a row holds or means
 KINDS = ("", *PARSERS)  # "JPEG", "PNG", ...; what `kind` counts
 SIDE = 192  # the picture that is measured, squeezed into a square; 1.5 ms to decode where 256 takes 3.6
 THUMBNAIL_SIDE = SIDE // 3
@@ -54,6 +56,7 @@ FINGERPRINT = np.dtype(
         ("kind", "u1"),  # position in KINDS
         ("orientation", "u1"),  # EXIF number 1 to 8, as stored; 1 is upright
         ("channels", "u1"),  # as stored: 1 grey, 3 colour or palette, 4 with alpha or CMYK
+        ("bits", "u1"),  # of a channel as stored: 8 for 1 to 8, then 10, 12, 14, 16, 32 or 64
         ("flags", "u1"),
         ("brightness", "u1"),  # mean of the small grey picture, 0 to 255
         ("contrast", "u1"),  # its standard deviation
@@ -66,18 +69,28 @@ FINGERPRINT = np.dtype(
     ]
 )
 ROW = np.dtype(
-    [("print", FINGERPRINT), ("thumbnail", "u1", (THUMBNAIL_SIDE, THUMBNAIL_SIDE)), ("note", f"S{NOTE_BYTES}")]
+    [
+        ("print", FINGERPRINT),
+        ("thumbnail", "u1", (THUMBNAIL_SIDE, THUMBNAIL_SIDE)),
+        ("note", f"S{NOTE_BYTES}"),
+        # Of pictures with more than 8 bits, whose looks above are measured at the level of their own values.
+        ("depth", "S20"),  # see `depth_of`
+        ("low", "<f8"),  # see `value_range`
+        ("high", "<f8"),
+    ]
 )
 IDENTITY = f"{FORMAT} {ROW.descr} {SIDE} {DECODER}"  # all that a row depends on besides the image file
 
 
-def make_rows(files: Iterable[bytes], image_size: int = 0) -> tuple[np.ndarray, list[np.ndarray | None]]:
+def make_rows(
+    files: Iterable[bytes], image_size: int = 0, fit: str = STRETCH
+) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """Return the rows (B,) ROW of image files, given as bytes, readable or not; and their pixels, decoded on the way.
 
-    These are (image_size, image_size, 3) uint8, the same as `decode_image` gives; None where they are not wanted, or
-    the file is unreadable.
+    These are (image_size, image_size, 3) uint8, the same as `decode_image` gives; None where they are not wanted, the
+    file is unreadable, or has more than 8 bits: how bright that is depends on all files.
     """
-    made = [_make_row(data, image_size) for data in files]
+    made = [_make_row(data, image_size, fit) for data in files]
     rows = np.array([row for row, _, _ in made], ROW)
     small = [thumbnail for _, thumbnail, _ in made if thumbnail is not None]
     if small:
@@ -88,13 +101,15 @@ def make_rows(files: Iterable[bytes], image_size: int = 0) -> tuple[np.ndarray, 
     return rows, [pixels for _, _, pixels in made]
 
 
-def _make_row(data: bytes, image_size: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def _make_row(data: bytes, image_size: int, fit: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Return a row (ROW, shape ()) that still lacks the looks, the small picture they are measured on, the pixels."""
     row = np.zeros((), ROW)
     record, side, wanted = row["print"], (SIDE, SIDE), (image_size, image_size)
     record["digest"], record["size"] = np.void(digest(data)), len(data)
     try:
-        picture = decode_for(data, side)
+        picture = decode_for(data, side, EACH_ITS_OWN)
+        if picture.stored is not None:
+            row["depth"], (row["low"], row["high"]) = depth_of(picture.stored).encode(), value_range(picture.stored)
     except UnreadableImage as error:
         record["flags"], row["note"] = UNREADABLE, error.reason.encode()[:NOTE_BYTES]
         return row, None, None
@@ -103,18 +118,16 @@ def _make_row(data: bytes, image_size: int) -> tuple[np.ndarray, np.ndarray | No
     squeezed = resize(picture.pixels, side)
     record["sharpness"] = _variance(cv2.Laplacian(cv2.cvtColor(squeezed, cv2.COLOR_RGB2GRAY), cv2.CV_16S))
     small = cv2.blur(squeezed, (3, 3))[1::3, 1::3]  # what INTER_AREA makes of it, in a third of the time
-    if not image_size:
+    if not image_size or picture.stored is not None:
         return row, small, None
-    return (
-        row,
-        small,
-        resize(picture.pixels, wanted) if decodes_alike(picture.header, side, wanted) else _decoded(data, wanted),
-    )
+    if decodes_alike(picture.header, side, wanted):
+        return row, small, resize(picture.pixels, wanted, fit)
+    return row, small, _decoded(data, wanted, fit)
 
 
-def _decoded(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+def _decoded(data: bytes, size: tuple[int, int], fit: str) -> np.ndarray | None:
     try:
-        return decode_image(data, size).pixels
+        return decode_image(data, size, fit=fit).pixels
     except UnreadableImage:
         return None
 
@@ -124,8 +137,8 @@ def _describe_file(record: np.ndarray, picture: Picture) -> None:
     turned = header.orientation >= 5
     record["width"], record["height"] = (header.height, header.width) if turned else (header.width, header.height)
     record["kind"], record["orientation"] = KINDS.index(header.kind), header.orientation
-    record["channels"] = picture.channels
-    flags = {NOTED: picture.note, TRANSPARENT: picture.is_transparent, DEEP: header.channel_bytes > 1}
+    record["channels"], record["bits"] = picture.channels, picture.stored.bits if picture.stored else 8
+    flags = {NOTED: picture.note, TRANSPARENT: picture.is_transparent, DEEP: picture.stored is not None}
     flags[ANIMATED] = header.frames > 1
     record["flags"] = sum(flag for flag, is_set in flags.items() if is_set)
 

@@ -13,7 +13,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -23,8 +23,10 @@ import numpy as np
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import DIGEST_BYTES, RowStore, digest
-from MLPipeline.images.Fingerprint import FINGERPRINT, IDENTITY, NOTED, ROW, UNREADABLE, make_rows
+from MLPipeline.images.Fingerprint import DEEP, FINGERPRINT, IDENTITY, NOTED, ROW, UNREADABLE, make_rows
+from MLPipeline.images.Fit import STRETCH
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
+from MLPipeline.images.Levels import EACH_ITS_OWN, Levels, find_levels
 from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
 from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.images.ScanFolders import ImageIndex
@@ -42,13 +44,14 @@ _BYTES_AT_ONCE = 2**22  # of decoded pixels, if these are kept
 class Inspection:
     """What is known of each image of an index, in its order."""
 
-    prints: np.ndarray  # (N,) FINGERPRINT; 64 bytes an image
+    prints: np.ndarray  # (N,) FINGERPRINT; 65 bytes an image
     rows: np.ndarray  # (M,) ROW, memory-mapped
     numbers: np.ndarray  # (N,) int32 row of each image; -1: the file could not even be opened
     unopened: dict[int, str]  # position -> why
     num_read: int  # files that were read; the others had not changed
     seconds: float = 0.0  # that it took
     gaps: tuple[Gap, ...] = ()  # classes that a split lacks, once the images are split
+    levels: Levels = EACH_ITS_OWN  # at which `prints` and `thumbnails` show pictures of more than 8 bits
 
     @property
     def is_readable(self) -> np.ndarray:
@@ -57,7 +60,26 @@ class Inspection:
 
     def thumbnails(self, positions: np.ndarray) -> np.ndarray:
         """Return the small grey pictures (B, 64, 64) uint8 of readable images."""
-        return self.rows["thumbnail"][self.numbers[positions]]
+        small = self.rows["thumbnail"][self.numbers[positions]]
+        deep = np.flatnonzero(self.prints["flags"][positions] & DEEP)
+        if len(deep):
+            factor, summand = self.levels.changes(*_measured(self.rows[self.numbers[positions[deep]]]))
+            small[deep] = _moved(small[deep], factor[:, None, None], summand[:, None, None])
+        return small
+
+    def levels_of(self, positions: np.ndarray) -> Levels:
+        """Return the levels of the pictures of more than 8 bits among these: of the training images, those to use."""
+        deep = positions[(self.prints["flags"][positions] & DEEP) > 0]
+        return find_levels(*_measured(self.rows[self.numbers[deep]]))
+
+    def row_keys(self, levels: Levels | None) -> np.ndarray:
+        """Return what the rows of each image are stored under, (N,) V16: see `Preprocessing.key`."""
+        if levels is None:
+            return self.prints["digest"]
+        keys = self.prints["digest"].copy()
+        for position in np.flatnonzero(self.prints["flags"] & DEEP).tolist():
+            keys[position] = np.void(levels.key(keys[position].tobytes()))
+        return keys
 
     def skipped(self, index: ImageIndex) -> tuple[Skipped, ...]:
         """Return the images that cannot be used, with reasons."""
@@ -98,6 +120,7 @@ class Keeper(Protocol):
     """What becomes of the pictures that are decoded, squares of `image_size` pixels."""
 
     image_size: int
+    fit: str
 
     def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:
         """Yield the findings as they come, and do with their pixels what is to be done."""
@@ -126,7 +149,7 @@ def inspect_images(
     contents = RowStore(cache, "files", str(index.root.resolve()), (DIGEST_BYTES,), _BYTES)
     store = RowStore(cache, "fingerprints", IDENTITY, (ROW.itemsize,), _BYTES)
     with contents.writing(), store.writing():
-        files = _Files(index, contents, store, keeper.image_size if keeper else 0)
+        files = _Files(index, contents, store, keeper)
         mine = np.arange(len(index))[ranks.dealt]
         changed = mine if verify else files.recall(mine)
         chunks = [changed[first : first + files.at_once].tolist() for first in range(0, len(changed), files.at_once)]
@@ -142,15 +165,16 @@ def inspect_images(
     prints, seconds = _prints(rows, files.numbers), time.perf_counter() - start
     inspection = Inspection(prints, rows, files.numbers, files.unopened, int(num_read), seconds)
     _check(index, inspection)
-    return inspection
+    return _levelled(inspection)
 
 
 class _Files:
     """The files of an index, and the rows that are known of them."""
 
-    def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore, image_size: int) -> None:
-        self.index, self.contents, self.store, self.image_size = index, contents, store, image_size
-        self.at_once = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // (3 * image_size**2 or 1)))
+    def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore, keeper: Keeper | None) -> None:
+        self.index, self.contents, self.store = index, contents, store
+        self.image_size, self.fit = (keeper.image_size, keeper.fit) if keeper else (0, STRETCH)
+        self.at_once = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // (3 * self.image_size**2 or 1)))
         self.numbers = np.full(len(index), -1, np.int32)
         self.unopened: dict[int, str] = {}
         self.findings: list[Finding] = []  # that rank 0 does not know of yet
@@ -167,7 +191,7 @@ class _Files:
     def read(self, positions: Sequence[int]) -> list[Finding]:
         """Read files, and decode those for whose content no row is known. Safe to call from several threads."""
         findings: list[Finding] = []
-        rows, pixels = make_rows(self._unknown(positions, findings), self.image_size)
+        rows, pixels = make_rows(self._unknown(positions, findings), self.image_size, self.fit)
         made = zip(rows, pixels, strict=True)
         for finding in findings:
             if finding.is_new:
@@ -238,6 +262,33 @@ def _prints(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     prints["flags"] = UNREADABLE
     prints[numbers >= 0] = rows["print"][numbers[numbers >= 0]]
     return prints
+
+
+def _levelled(inspection: Inspection) -> Inspection:
+    """Return the inspection with the looks of pictures of more than 8 bits as they are at the levels of all of them."""
+    deep = np.flatnonzero(inspection.prints["flags"] & DEEP)
+    if not len(deep):
+        return inspection
+    levels = inspection.levels_of(deep)
+    factor, summand = levels.changes(*_measured(inspection.rows[inspection.numbers[deep]]))
+    prints = inspection.prints[deep]
+    for name in ("brightness", "shadow", "light", "colour", "border"):
+        shape = (-1,) + (1,) * (prints[name].ndim - 1)
+        prints[name] = _moved(prints[name], factor.reshape(shape), summand.reshape(shape))
+    for name in ("contrast", "saturation", "border_contrast"):
+        prints[name] = _moved(prints[name], factor, np.zeros_like(summand))
+    prints["sharpness"] *= factor**2
+    inspection.prints[deep] = prints
+    return replace(inspection, levels=levels)
+
+
+def _measured(rows: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the depth, the lowest and the highest value of the pictures of more than 8 bits that have these rows."""
+    return [depth.decode() for depth in rows["depth"].tolist()], rows["low"], rows["high"]
+
+
+def _moved(greys: np.ndarray, factor: np.ndarray, summand: np.ndarray) -> np.ndarray:
+    return np.rint((greys * factor + summand).clip(0, 255)).astype(np.uint8)
 
 
 def _check(index: ImageIndex, inspection: Inspection) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from MLPipeline.Evaluate import SplitPredictions
+from MLPipeline.images.Levels import Levels
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.report.Drawing import Order, drawing
 from MLPipeline.report.Names import drawable
@@ -89,14 +91,14 @@ class Gallery:
         return any(item.thumbnail.heat for item in self.items)
 
 
-def order_photos(index: ImageIndex) -> Order:
+def order_photos(index: ImageIndex, levels: Levels | None = None) -> Order:
     """Start making thumbnails, during training, of the images that will be on the page whatever is predicted for them.
 
     These are all images of the evaluated split, if so few that they fit.
     """
     evaluated = index.positions(TEST) if len(index.positions(TEST)) else index.positions(VAL)
     paths = [index.path(position) for position in evaluated.tolist()] if len(evaluated) <= SURELY_SHOWN else []
-    return drawing.ask("Thumbnails.take_photos", paths)
+    return drawing.ask("Thumbnails.take_photos", paths, levels)
 
 
 def gallery_of(
@@ -105,6 +107,7 @@ def gallery_of(
     heat_maps: Mapping[int, np.ndarray],
     photos: Mapping[Path, Photo] = NO_PHOTOS,
     limit: int = MAX_BYTES,
+    preprocessing: Preprocessing = PLAIN,
 ) -> Gallery:
     """Return the images of a split that fit into `limit` bytes; `heat_maps` are by position in the index."""
     shown: dict[int, Thumbnail] = {}
@@ -113,7 +116,8 @@ def gallery_of(
         positions = answers.positions[order].tolist()
         maps = {place: heat_maps[position] for place, position in enumerate(positions) if position in heat_maps}
         spent = sum(thumbnail.num_bytes for thumbnail in shown.values())
-        thumbnails = embed([index.path(position) for position in positions], int(budget - spent), maps, photos)
+        paths = [index.path(position) for position in positions]
+        thumbnails = embed(paths, int(budget - spent), maps, photos, preprocessing)
         shown |= dict(zip(order.tolist(), thumbnails, strict=False))
     places = np.array(sorted(shown), np.int64)
     places = places[np.lexsort((-answers.losses[places], answers.is_right[places]))]
@@ -150,11 +154,12 @@ def choose_order(answers: Answers, is_right: bool) -> np.ndarray:
     return chosen[np.argsort(ranks, kind="stable")]
 
 
-def samples_of(index: ImageIndex) -> list[tuple[str, Thumbnail]]:
+def samples_of(index: ImageIndex, preprocessing: Preprocessing = PLAIN) -> list[tuple[str, Thumbnail]]:
     """Return a few training images with their classes: the classes alternate, each evenly spread over its files."""
     positions = index.positions(TRAIN)
     by_class = [positions[index.labels[positions] == label] for label in range(len(index.classes))]
     in_turn = zip_longest(*(each[:: max(1, len(each) // NUM_SAMPLES)].tolist() for each in by_class[:NUM_SAMPLES]))
     chosen = sorted([p for p in chain.from_iterable(in_turn) if p is not None][:NUM_SAMPLES])
-    thumbnails = embed([index.path(position) for position in chosen], MAX_BYTES)
+    paths = [index.path(position) for position in chosen]
+    thumbnails = embed(paths, MAX_BYTES, preprocessing=preprocessing)
     return [(index.classes[index.labels[p]], thumbnail) for p, thumbnail in zip(chosen, thumbnails, strict=True)]

@@ -1,11 +1,10 @@
-"""How every picture of this project looks, and how it is saved.
+"""The common style of all PNG plots, and how they are saved.
 
-Colours are Okabe and Ito's, told apart by everyone (Color Universal Design, 2008).
+The colours are those of Okabe and Ito, distinguishable with colour blindness (Color Universal Design, 2008).
 """
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,17 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.images.EncodeImage import encode_png
+from MLPipeline.report.Fonts import DEFAULT_FAMILY, families_for
 
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#777777", "#E8E8E8"
 BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE])
 ORANGES = LinearSegmentedColormap.from_list("oranges", ["white", ORANGE])
 STYLE: Any = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture everywhere
+    "font.family": DEFAULT_FAMILY,  # ships with matplotlib: the same picture everywhere
     "font.size": 9,
     "text.usetex": False,
     "text.parse_math": False,  # a class may be called `$\frac{$`
@@ -35,7 +36,7 @@ STYLE: Any = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": PALE,
-    "xtick.major.size": 0,  # the grid shows where
+    "xtick.major.size": 0,  # the grid marks the places
     "ytick.major.size": 0,
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
@@ -45,7 +46,7 @@ STYLE: Any = {
     "savefig.dpi": "figure",
     "figure.dpi": 150,
 }
-# Decorates whatever makes or draws a figure: matplotlib reads the style at both times.
+# Decorates every function that builds or draws a figure: matplotlib reads the style at both times.
 styled = matplotlib.rc_context(STYLE)
 
 
@@ -56,14 +57,16 @@ def percent(share: float, decimals: int = 1) -> str:
 
 @styled
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` to `path` as PNG; characters that the font lacks are drawn as boxes.
+    """Write `figure` to `path` as PNG; characters that DejaVu Sans lacks are drawn with fonts of the system.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if not text.get_text().isascii():
+            text.set_fontfamily(families_for(text.get_text())[0])
     canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas.draw()  # `savefig` draws everything a first time to lay it out; here both happen in one go
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # the paper is not transparent
+    canvas.draw()  # `savefig` draws everything a first time to lay it out; here both happen in one go
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # without transparency
     write_file(path, lambda file: file.write(encode_png(pixels)))

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from MLPipeline.report.Names import drawable
+from MLPipeline.report.Names import drawable, width
 from MLPipeline.report.PlotStyle import (
     BLUE,
     BLUES,
@@ -111,7 +111,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names, is_normali
     cell = min(max(6 / len(classes), MIN_CELL), 0.7, 24 / len(classes))
     step = math.ceil(MIN_CELL / cell)  # with more than 150 classes only some can be labelled
     font_size = min(9.0, 50 * cell * step)
-    longest = max(map(len, names)) * font_size * 0.6 / 72  # inches
+    longest = max(map(width, names)) * font_size * 0.6 / 72  # inches
     figure = Figure(figsize=(cell * len(classes) + longest + 2, cell * len(classes) + longest + 1))
     axes = figure.subplots()
     on_diagonal = np.eye(len(classes), dtype=bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,12 +22,15 @@ from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.ReadImage import UnreadableImage, read_image
+from MLPipeline.images.Levels import LEVELS_FILE
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import Gap
 from MLPipeline.Recipes import flags_of
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Environment import environment
+from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Scores import Scores
 from MLPipeline.scoring.Metrics import baseline
@@ -38,12 +42,14 @@ from MLPipeline.Weights import WeightsReport
 MAX_GRID_IMAGES = 16
 _MAX_CAUSES = 5  # lines on classes without images
 
+logger = logging.getLogger(__name__)
+
 
 def write_inputs(
     folder: Path,
     dataset: Dataset,
     digests: np.ndarray,
-    image_size: int,
+    preprocessing: Preprocessing,
     shown: np.ndarray,
     augment: Augmentation,
     seed: int,
@@ -65,11 +71,26 @@ def write_inputs(
     rows = pd.DataFrame([asdict(each) for each in index.skipped], columns=["path", "reason"], dtype=object)
     write_csv(rows, folder / "skipped.csv")
     write_json(folder / "environment.json", environment() | {"data": str(index.root.resolve())})
+    if preprocessing.levels and preprocessing.levels.by_depth:
+        write_json(folder / LEVELS_FILE, preprocessing.levels.to_plain())
     shown = shown[:MAX_GRID_IMAGES]
-    titles = [index.classes[index.labels[position]] for position in shown]
-    images, unused = torch.from_numpy(_pixels(index, shown, image_size)), torch.zeros(len(shown), 1)
-    seen, _ = augment(images, unused, seed, 1, torch.from_numpy(shown))
+    names = figure_names(index.classes)
+    _note_numbers(names)
+    titles = [names[index.classes[index.labels[position]]] for position in shown]
+    images = torch.from_numpy(_pixels(index, shown, dataset.image_size, preprocessing))
+    seen, _ = augment(images, torch.zeros(len(shown), 1), seed, 1, torch.from_numpy(shown))
     drawing.draw("Plots.plot_samples", seen.numpy(), titles, folder / "samples.png")
+
+
+def _note_numbers(names: Mapping[str, str]) -> None:
+    """Note which classes appear in the PNG plots under a number; `names` as `figure_names` returns them."""
+    numbered = [name for name, shown in names.items() if shown != name]
+    if numbered:
+        logger.warning(
+            "no font on this system can draw the name of %s: the PNG plots show numbers, report.html says which "
+            "class each one is; install the Noto fonts to see the names",
+            f"class {drawable(numbered[0], 40)!r}{f' and {len(numbered) - 1} more' if len(numbered) > 1 else ''}",
+        )
 
 
 def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
@@ -93,6 +114,7 @@ def write_results(
     metrics: Mapping[str, Any],
     history: Sequence[EpochRecord],
     image_size: int,
+    preprocessing: Preprocessing = PLAIN,
 ) -> None:
     """Write the predictions of a run and start drawing its pictures; `drawing.finish` waits for them.
 
@@ -103,14 +125,17 @@ def write_results(
     evaluated = _evaluated(scored)
     predicted, labels = evaluated.predictions.predicted.numpy(), evaluated.predictions.labels.numpy()
     probabilities = evaluated.predictions.probabilities.numpy()
-    scores = Scores(probabilities, predicted, labels, metrics[SPLITS[evaluated.split]], index.classes)
+    names = figure_names(index.classes)
+    figures = metrics[SPLITS[evaluated.split]]
+    figures = figures | {"per_class": {names[name]: scores for name, scores in figures["per_class"].items()}}
+    scores = Scores(probabilities, predicted, labels, figures, list(names.values()))
     drawing.draw("ScorePlots.plot_scores", scores, folder)
     worst = worst_mistakes(evaluated.predictions, MAX_GRID_IMAGES)
     drawing.draw(
         "Plots.plot_mistakes",
-        _pixels(index, evaluated.positions[worst], image_size),
-        [index.classes[labels[k]] for k in worst],
-        [index.classes[predicted[k]] for k in worst],
+        _pixels(index, evaluated.positions[worst], image_size, preprocessing),
+        [names[index.classes[labels[k]]] for k in worst],
+        [names[index.classes[predicted[k]]] for k in worst],
         evaluated.predictions.confidence[worst].tolist(),
         len(labels),
         folder / "mistakes.png",
@@ -262,10 +287,10 @@ def _history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
     return pd.DataFrame([asdict(record) for record in history], columns=columns)
 
 
-def _pixels(index: ImageIndex, positions: np.ndarray, image_size: int) -> np.ndarray:
+def _pixels(index: ImageIndex, positions: np.ndarray, image_size: int, preprocessing: Preprocessing) -> np.ndarray:
     """Return images (B, 3, H, W) uint8 as the network gets them; white for a file that no longer exists."""
     pictures = np.full((len(positions), image_size, image_size, 3), 255, np.uint8)
     for picture, position in zip(pictures, positions, strict=True):
         with contextlib.suppress(UnreadableImage):
-            picture[:] = read_image(index.path(position), (image_size, image_size)).pixels
+            picture[:] = preprocessing.read(index.path(position), image_size).pixels
     return pictures.transpose(0, 3, 1, 2)

@@ -16,10 +16,12 @@ import numpy as np
 from MLPipeline.Config import Config
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ScanFolders import SPLITS, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import Gap
 from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram
 from MLPipeline.report.Environment import environment
+from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
 from MLPipeline.report.MatrixView import most_confused, shaded_rows
 from MLPipeline.report.Page import percent, write_page
@@ -52,6 +54,7 @@ class ReportContent:
     interrupted: str = ""  # what ended the run early: "stopped by Ctrl-C"
     heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)  # position in the index -> (H, W, 3) uint8 RGB
     photos: Mapping[Path, Photo] = field(default_factory=dict)  # thumbnails that were made already
+    preprocessing: Preprocessing = PLAIN
 
 
 NO_TIMING: Mapping[str, float] = {}
@@ -114,11 +117,13 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
         "baseline_class": content.metrics.get("baseline_class"),
         "gaps": _gap_lines(content, split, scores),
         **(NO_ANSWERS if evaluated is None else _on_answers(content, evaluated, scores or {})),
-        "samples": samples_of(index),
+        "samples": samples_of(index, content.preprocessing),
         "counts": _counts(index),
+        "numbered": {shown: name for name, shown in figure_names(index.classes).items() if shown != name},
         "num_images": int((index.splits >= 0).sum()),
         "skipped": content.index.skipped[:MAX_FILES_LISTED],
         "skipped_reasons": count_reasons(content.index.skipped),
+        "levels": content.preprocessing.levels.lines() if content.preprocessing.levels else [],
         "notes": Counter(each.reason for each in content.notes).most_common(),
         "settings": {name: value for name, value in asdict(config).items() if value not in (None, (), False)},
         "environment": {
@@ -191,7 +196,9 @@ def _on_answers(content: ReportContent, evaluated: SplitPredictions, scores: Map
     return {
         "matrix": shaded_rows(matrix) if len(classes) <= MAX_MATRIX_CLASSES else None,
         "pairs": most_confused(matrix, 12 if len(classes) <= MAX_MATRIX_CLASSES else 60),
-        "gallery": gallery_of(content.index, answers, content.heat_maps, content.photos),
+        "gallery": gallery_of(
+            content.index, answers, content.heat_maps, content.photos, preprocessing=content.preprocessing
+        ),
         "histogram": confidence_histogram(answers.confidence, answers.is_right),
         "reliability": reliability_diagram(answers.confidence, answers.is_right),
         "figures": shown_metrics(scores),

@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from MLPipeline.images.EncodeImage import encode_jpeg
+from MLPipeline.images.Fit import matching_parts
+from MLPipeline.images.Levels import Levels
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ReadImage import UnreadableImage, read_thumbnail, resize
 
@@ -19,6 +22,7 @@ SIDE = 160  # pixels: sharp enough to see why, small enough for hundreds
 QUALITY = 78
 FRAME_BYTES = 800  # what stands around a picture on the page: its caption and its name
 _CHUNK = 64
+_NOT_SEEN = 40  # grey of what was cut off
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,10 @@ NO_HEAT_MAPS: Mapping[int, np.ndarray] = {}
 NO_PHOTOS: Mapping[Path, Photo] = {}
 
 
-def take_photos(paths: Sequence[Path]) -> dict[Path, Photo]:
+def take_photos(paths: Sequence[Path], levels: Levels | None = None) -> dict[Path, Photo]:
     """Return the small pictures of images; reads with one thread per core."""
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
-        return dict(zip(paths, threads.map(_photo, paths), strict=True))
+        return dict(zip(paths, threads.map(lambda path: _photo(path, levels), paths), strict=True))
 
 
 def embed(
@@ -58,6 +62,7 @@ def embed(
     limit: int,
     heat_maps: Mapping[int, np.ndarray] = NO_HEAT_MAPS,
     photos: Mapping[Path, Photo] = NO_PHOTOS,
+    preprocessing: Preprocessing = PLAIN,
 ) -> list[Thumbnail]:
     """Return the thumbnails of the first of `paths` that fit into `limit` bytes; reads with one thread per core.
 
@@ -66,14 +71,15 @@ def embed(
         limit: of what they add to the page, in bytes.
         heat_maps: pictures (H, W, 3) uint8 RGB with a heat map on them, by place in `paths`.
         photos: those that were taken already.
+        preprocessing: that of the model that the heat maps are of.
     """
     kept: list[Thumbnail] = []
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
         numbered = iter(enumerate(paths))
         while chunk := list(islice(numbered, _CHUNK)):
-            taken = threads.map(lambda item: photos.get(item[1]) or _photo(item[1]), chunk)
+            taken = threads.map(lambda item: photos.get(item[1]) or _photo(item[1], preprocessing.levels), chunk)
             for (place, _), photo in zip(chunk, taken, strict=True):
-                thumbnail = Thumbnail(photo.address, _heat(photo, heat_maps.get(place)))
+                thumbnail = Thumbnail(photo.address, _heat(photo, heat_maps.get(place), preprocessing.fit))
                 limit -= thumbnail.num_bytes
                 if limit < 0:
                     return kept
@@ -81,17 +87,24 @@ def embed(
     return kept
 
 
-def _photo(path: Path) -> Photo:
+def _photo(path: Path, levels: Levels | None) -> Photo:
     try:
-        pixels = read_thumbnail(path, SIDE)
+        pixels = read_thumbnail(path, SIDE, levels)
     except UnreadableImage:
         return Photo()
     return Photo(_address(pixels), pixels.shape[1], pixels.shape[0])
 
 
-def _heat(photo: Photo, heat_map: np.ndarray | None) -> str:
+def _heat(photo: Photo, heat_map: np.ndarray | None, fit: str) -> str:
     """Return the address of a heat map as large as its photo; empty where one of the two is missing."""
-    return _address(resize(heat_map, (photo.width, photo.height))) if photo.width and heat_map is not None else ""
+    if not photo.width or heat_map is None:
+        return ""
+    shape, square = (photo.height, photo.width, 3), (heat_map.shape[1], heat_map.shape[0])
+    seen, filled = matching_parts(shape, square, fit)
+    picture = np.full(shape, _NOT_SEEN, np.uint8)
+    height, width = picture[seen].shape[:2]
+    picture[seen] = resize(np.ascontiguousarray(heat_map[filled]), (width, height))
+    return _address(picture)
 
 
 def _address(pixels: np.ndarray) -> str:

@@ -17,7 +17,8 @@ from torch.nn.functional import interpolate
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Device import autocast, training_dtype
 from MLPipeline.Errors import UsageError
-from MLPipeline.images.ReadImage import UnreadableImage, read_image
+from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.scoring.Predictions import in_eval_mode
 
@@ -84,13 +85,18 @@ def _colours() -> np.ndarray:
 
 
 def explain_images(
-    model: Classifier, index: ImageIndex, positions: np.ndarray, image_size: int, precision: str = "auto"
+    model: Classifier,
+    index: ImageIndex,
+    positions: np.ndarray,
+    image_size: int,
+    precision: str = "auto",
+    preprocessing: Preprocessing = PLAIN,
 ) -> dict[int, np.ndarray]:
     """Return pictures (H, W, 3) uint8 with the heat map of the predicted class, by position; none for missing files."""
     pictures: dict[int, np.ndarray] = {}
     for position in positions.tolist():
         with contextlib.suppress(UnreadableImage):
-            pictures[position] = read_image(index.path(position), (image_size, image_size)).pixels
+            pictures[position] = preprocessing.read(index.path(position), image_size).pixels
     shown = list(pictures)
     for first in range(0, len(shown), _IMAGES_AT_ONCE):
         batch = shown[first : first + _IMAGES_AT_ONCE]

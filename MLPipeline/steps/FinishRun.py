@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     about = {"model": config.model, "weights": asdict(job.weights), "freeze": config.freeze}
     metrics = about | {"temperature": card.temperature} | measure(dataset.index, scored)
     metrics |= {"fine_tuning": _fine_tuning(job, scored)}
-    write_results(job.run.path, dataset.index, scored, metrics, job.history, config.image_size)
+    write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
     heat_maps = _heat_maps(job, dataset, scored)
     notes, photos = job.inspection.notes(job.index), job.photos.result() if job.photos else {}
     content = ReportContent(
@@ -60,6 +60,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
         gaps=job.inspection.gaps,
         heat_maps=heat_maps,
         photos=photos,
+        preprocessing=job.preprocessing,
     )
     page = prepare_report(job.run.path, content)
     drawing.finish()
@@ -82,6 +83,7 @@ def reported_if_stopped(job: Job) -> Iterator[None]:
             reason = "stopped by hand" if isinstance(stop, KeyboardInterrupt) else str(stop).rstrip(".")
             notes = job.inspection.notes(job.index)
             content = ReportContent(job.config, job.weights, job.index, notes, job.history, interrupted=reason)
+            content = replace(content, preprocessing=job.preprocessing)
             with contextlib.suppress(PipelineError):  # the disk may be full: the first error is the one to report
                 write_report(job.run.path, content)
         raise
@@ -96,7 +98,8 @@ def _heat_maps(job: Job, dataset: Dataset, scored: Sequence[SplitPredictions]) -
     # One core is left to the drawing process: each operation waits for its slowest thread.
     with contextlib.suppress(UsageError), threads(max(1, torch.get_num_threads() - 1)):
         positions, config = evaluated.positions[worst], job.config
-        return explain_images(job.model, dataset.index, positions, config.image_size, config.precision)
+        how = job.preprocessing
+        return explain_images(job.model, dataset.index, positions, config.image_size, config.precision, how)
     return {}
 
 

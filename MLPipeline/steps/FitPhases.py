@@ -58,9 +58,10 @@ def store_features(job: Job, phase: Phase) -> Dataset:
         config.precision,
         config.workers,
         progress,
-        job.inspection.prints["digest"],
+        job.row_keys,
         _stored_views(config),
         config.cache_limit,
+        job.preprocessing,
     )
     dataset = replace(dataset, notes=job.inspection.notes(job.index))
     job.features_s = round(job.features_s + time.perf_counter() - started, 2)
@@ -79,8 +80,8 @@ def _show_inputs(job: Job, dataset: Dataset, config: Config) -> None:
     if ranks.is_first:
         positions, augmentation = shown.positions[shown.epoch(1).order], make_augmentation(job.config.augment)
         digests = job.inspection.prints["digest"]
-        write_inputs(job.run.path, dataset, digests, config.image_size, positions, augmentation, config.seed)
-        job.photos = order_photos(dataset.index)
+        write_inputs(job.run.path, dataset, digests, job.preprocessing, positions, augmentation, config.seed)
+        job.photos = order_photos(dataset.index, job.preprocessing.levels)
     if not _is_notebook_style(config):
         say(epoch_line(None))
 

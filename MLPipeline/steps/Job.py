@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from MLPipeline.Checkpoint import ModelCard
@@ -15,10 +17,12 @@ from MLPipeline.console.Console import say
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.RunFolder import Run
 from MLPipeline.images.Inspect import Inspection
+from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.report.Drawing import Order
 from MLPipeline.report.Report import summary_lines
 from MLPipeline.scoring.Predictions import Predictions
+from MLPipeline.steps.Prepare import preprocessing_of
 from MLPipeline.training.Resume import Standing
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
@@ -42,6 +46,16 @@ class Job:
     standing: Standing | None = None  # where the run to resume was stopped
     head: Predictions | None = None  # of the best head on the validation images, once more than the head is trained
 
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the input of the model; black and white of deep pictures come from the training images."""
+        return preprocessing_of(self.config, self.index, self.inspection)
+
+    @cached_property
+    def row_keys(self) -> np.ndarray:
+        """Under what the row of each image is stored, (N,) V16."""
+        return self.inspection.row_keys(self.preprocessing.levels)
+
     @property
     def card(self) -> ModelCard:
         """What the checkpoint says about the model as it is now."""
@@ -51,6 +65,8 @@ class Job:
             model=config.model,
             classes=self.index.classes,
             image_size=config.image_size,
+            fit=config.fit,
+            levels=self.preprocessing.levels,
             weights=asdict(self.weights),
             hidden=config.hidden,
             dropout=config.dropout,
@@ -65,12 +81,15 @@ class Job:
             state.update(self.index.name(position).encode("utf-8", "surrogateescape") + b"\0")
         state.update(self.index.labels.tobytes() + self.index.splits.tobytes())
         classes = hashlib.blake2b("\0".join(self.index.classes).encode("utf-8", "surrogateescape"), digest_size=16)
-        return {"images": state.hexdigest(), "classes": classes.hexdigest(), "weights": self.weights.sha256}
+        levels = self.preprocessing.levels
+        seen = {"levels": repr(levels.to_plain())} if levels and levels.by_depth else {}
+        return {"images": state.hexdigest(), "classes": classes.hexdigest(), "weights": self.weights.sha256, **seen}
 
 
 def introduce(job: Job, remarks: Sequence[str]) -> None:
     """Print what is trained on what, with `remarks`, and make sure that all ranks are about to do the same."""
     say(f"run      {job.run.path}")
-    for line in (*summary_lines(job.index, job.config, job.weights, job.device), *remarks):
+    about = summary_lines(job.index, job.config, job.weights, job.device)
+    for line in (*about, *job.preprocessing.lines(), *remarks):
         say(line)
     ranks.require_same(job.identity | {"settings": job.config.to_json()})

@@ -19,8 +19,9 @@ from MLPipeline.Head import make_head
 from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
+from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import VAL, ImageIndex
+from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
@@ -57,6 +58,11 @@ def list_images(config: Config) -> ImageIndex:
     return index
 
 
+def preprocessing_of(config: Config, index: ImageIndex, inspection: Inspection) -> Preprocessing:
+    """Return how the images of a split `index` become the input of a model."""
+    return Preprocessing(config.fit, inspection.levels_of(index.positions(TRAIN)))
+
+
 def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:
     """Return the model with its first weights; the settings with the model's defaults filled in."""
     spec, freeze_is_stated = find_model(config.model), config.freeze is not None
@@ -85,10 +91,11 @@ def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
     model.freeze(plan(config, find_model(config.model))[0].config.freeze)  # as in the first phase
     keeper = RowKeeper(
         config.image_size,
-        lambda: FrozenStages(model, config.image_size, config.precision),
+        lambda: FrozenStages(model, config.image_size, config.precision, config.fit),
         cache,
         len(index),
         config.cache_limit,
+        config.fit,
     )
     alone = keeper if ranks.size == 1 else None  # several ranks divide the images differently for that
     with resumable_reading():

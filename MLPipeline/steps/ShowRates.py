@@ -11,6 +11,7 @@ from MLPipeline.Features import extract
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 from MLPipeline.report.Drawing import drawing
+from MLPipeline.steps.Prepare import preprocessing_of
 from MLPipeline.training.FindLr import find_lr
 
 
@@ -18,8 +19,18 @@ def show_rates(
     model: Classifier, config: Config, index: ImageIndex, inspection: Inspection, device: torch.device
 ) -> None:
     """Print the learning rate that a range test suggests for the training that `config` describes; plot its losses."""
-    cache, contents = config.output / "cache", inspection.prints["digest"]
-    dataset = extract(model, index, config.image_size, cache, config.precision, config.workers, progress, contents)
+    cache, preprocessing = config.output / "cache", preprocessing_of(config, index, inspection)
+    dataset = extract(
+        model,
+        index,
+        config.image_size,
+        cache,
+        config.precision,
+        config.workers,
+        progress,
+        inspection.row_keys(preprocessing.levels),
+        preprocessing=preprocessing,
+    )
     part = model if dataset.rows.are_pixels else model.trainable_part()
     train = dataset.batches(TRAIN, config.batch_size, config.seed)
     found = find_lr(part, train, config, device, progress)

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support.duplicate_cases import scene
+from tests.support.format_cases import bmp_with_masks, tiff, wide_gamut_profile
 from tests.support.paths import ROOT
+from tests.support.picture_cases import encode
 
 NUM_MUTATIONS, TIME_LIMIT_S = 10_000, 240  # 20 s on a quiet core
 
@@ -61,6 +65,29 @@ def save(folder: Path, number: int, form: str, **options: Any) -> None:
     (folder / f"{number:02}").write_bytes(file.getvalue())
 
 
+def rare_files() -> list[bytes]:
+    """Files of the kinds that are not read by Pillow: TIFF codecs, deep JPEG and PNG, BMP with masks, a profile."""
+    colour = scene(0, 36, 48)
+    deep = colour.astype(np.uint16) * 257
+    files = [
+        encode(colour, "JPEG", icc_profile=wide_gamut_profile()),
+        imagecodecs.jpeg8_encode(deep >> 4, bitspersample=12),
+    ]
+    files += [imagecodecs.png_encode(deep), bmp_with_masks(colour, (0x1F << 11, 0x3F << 5, 0x1F))]
+    for compression in ("lzw", "deflate", "packbits", "zstd", "webp", "lerc", "jpeg", "png"):
+        files.append(tiff(colour, photometric="rgb", compression=compression))
+    files += [tiff(deep, photometric="rgb", bigtiff=True), tiff(deep[:, :, 0], photometric="miniswhite", byteorder=">")]
+    files += [
+        tiff(colour, photometric="rgb", tile=(16, 16)),
+        tiff(colour.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+    ]
+    files += [
+        tiff(colour[:, :, 0], photometric="palette", colormap=np.arange(768, dtype=np.uint16).reshape(3, 256) * 85)
+    ]
+    files += [encode(Image.fromarray(colour).convert("1"), "TIFF", compression=kind) for kind in ("group3", "group4")]
+    return files
+
+
 @pytest.mark.slow
 def test_ten_thousand_mutations_neither_crash_nor_hang(tmp_path: Path) -> None:
     exif = Image.Exif()
@@ -76,8 +103,11 @@ def test_ten_thousand_mutations_neither_crash_nor_hang(tmp_path: Path) -> None:
     kinds += [("AVIF", {}), ("AVIF", {"mode": "RGBA"})] if "AVIF" in Image.SAVE else []
     for number, (form, options) in enumerate(kinds):
         save(tmp_path, number, form, **options)
+    for number, data in enumerate(rare_files(), len(kinds)):
+        (tmp_path / f"{number:02}").write_bytes(data)
     command = [sys.executable, "-c", CHILD, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT_S)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == "", "a decoder wrote to the console"
     read, refused = map(int, done.stdout.split())
     assert read + refused == NUM_MUTATIONS and read > 1000 and refused > 3000

@@ -38,10 +38,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The digests of what was decoded."""
     digests: list[bytes] = []
 
-    def make(files: Iterator[bytes], image_size: int) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    def make(files: Iterator[bytes], image_size: int, fit: str) -> tuple[np.ndarray, list[np.ndarray | None]]:
         contents = list(files)
         digests.extend(map(digest, contents))
-        return make_rows(contents, image_size)
+        return make_rows(contents, image_size, fit)
 
     monkeypatch.setattr(Inspect, "make_rows", make)
     return digests

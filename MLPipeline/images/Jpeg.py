@@ -1,0 +1,160 @@
+"""A JPEG file's bytes -> its pixels, and proof that none are missing.
+
+    data --simplejpeg (libjpeg-turbo), strict--> RGB           every ordinary file; the same pixels as OpenCV gives
+                                             --> a warning     what it means is decided here: used, noted or refused
+    data --imagecodecs (libjpeg-turbo)--> more than 8 bits     12-bit and lossless files
+
+libjpeg fills missing pixels with grey and warns, but reports only the first warning of a file. So a file with a warning
+is decoded again without anything that follows its pixels; a warning that remains concerns the pixels themselves.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import simplejpeg
+
+from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
+from MLPipeline.images.JpegStructure import END, PROGRESSIVE, JpegBody, parse_body
+from MLPipeline.images.StoredPixels import StoredPixels
+
+MAX_ROWS_LOST = 0.01  # of all rows, at the bottom, that a picture may lack and still be used
+_ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB})
+_JUNK = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_TOO_SHORT = "premature end"
+# Warnings about headers, with which cameras and old programs get by: the pixels are all there.
+_HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform", "unknown JFIF", "Inconsistent progression")
+_FILLINGS = (b"\x00" * 16 + END, b"\x55" * 16 + END)
+Decoder = Callable[[bytes], np.ndarray]
+
+
+def decode_jpeg(data: bytes, header: ImageHeader, size: tuple[int, int] | None) -> StoredPixels:
+    """Return the pixels of a JPEG file, at 1/2, 1/4 or 1/8 of its size where that is no smaller than `size`.
+
+    Grey and CMYK are returned as RGB. With a profile they are not: (H, W) grey, (H, W, 4) CMYK with 0 for "no ink".
+
+    Raises:
+        UnreadableImage: pixels are missing or damaged.
+        Exception: what the decoder raises for a file that is no JPEG it knows.
+    """
+    if header.bits > 8:
+        return _decode_deep(data, header)
+    space = {1: "GRAY", 4: "CMYK"}.get(header.channels, "RGB") if header.profile else "RGB"
+    scale = reduction(header, size)
+
+    def decode(content: bytes, strict: bool = False) -> np.ndarray:
+        # Of the sizes libjpeg can make, in eighths, it takes the smallest that is no smaller than this one.
+        height, width = -(-header.height // scale), -(-header.width // scale)
+        return simplejpeg.decode_jpeg(content, space, min_height=height, min_width=width, strict=strict)
+
+    note = ""
+    try:
+        pixels = decode(data, strict=True)
+    except ValueError as error:
+        data, note = _without_trailer(data, header, str(error), decode)
+        pixels = decode(data)
+    else:
+        if header.coding in PROGRESSIVE or data.find(bytes(64), header.body) >= 0:
+            _check_body(parse_body(data, header), data, header)
+    if space == "GRAY":
+        pixels = pixels[:, :, 0]
+    elif space == "CMYK":  # Adobe stores inks inverted, and with it everyone else: CMYK in JPEG comes from nowhere else
+        pixels = 255 - pixels
+    return StoredPixels(pixels, 8, header, note=note)
+
+
+def reduction(header: ImageHeader, size: tuple[int, int] | None) -> int:
+    """Return 1, 2, 4 or 8: the part of its size at which a JPEG is decoded that is to be resized to `size`.
+
+    Measured on 400 x 533 photos, mean difference from the full decode, of 255: 1.7 at 200 x 200, 1.4 at 128, 3.2 at 96,
+    2.3 at 64. A bilinear resize of the full decode, which is common, differs by 1.4, 3.5, 4.7 and 6.4.
+    """
+    if size is None or header.kind != "JPEG" or header.bits > 8:
+        return 1
+    spare = min(header.width, header.height) // max(size)  # shortest by longest side: it may yet be turned
+    return next((scale for scale in (8, 4, 2) if spare >= scale), 1)
+
+
+def _without_trailer(data: bytes, header: ImageHeader, warning: str, decode: Decoder) -> tuple[bytes, str]:
+    """Return the file from its start to the last pixel, closed, and a note on what is wrong with it."""
+    try:
+        body = parse_body(data, header)
+    except (struct.error, IndexError, ValueError):
+        raise UnreadableImage("truncated JPEG") from None
+    closed = data[: body.end] + END
+    if body.marker == 0 and header.coding in _ARITHMETIC:  # its data has no end of its own, and the decoder no warning
+        raise UnreadableImage("truncated JPEG")
+    try:
+        simplejpeg.decode_jpeg(closed, "GRAY" if header.channels != 4 else "RGB", strict=True)
+    except ValueError as error:
+        warning = str(error)
+    else:
+        _check_body(body, data, header)
+        if body.marker == 0 and data.endswith(bytes(64)):  # room on the disk that a broken download had reserved
+            raise UnreadableImage("truncated JPEG")
+        return closed, "end marker missing"
+    if junk := _JUNK.search(warning):
+        _check_junk(data[: body.end], int(junk[1]), header)
+        return closed, "junk before the end marker"
+    if _TOO_SHORT in warning:
+        return closed, _check_rows(data[: body.end], body, header, decode)
+    if any(text in warning for text in _HARMLESS) and not _rows_lost(data[: body.end], header, decode):
+        _check_body(body, data, header)
+        return closed, "unusual JPEG header"
+    raise UnreadableImage("truncated or corrupt JPEG")
+
+
+def _check_body(body: JpegBody, data: bytes, header: ImageHeader) -> None:
+    """Raise UnreadableImage if pixels are missing although the decoder has found enough data for all of them."""
+    if body.lacks_scans(header) or body.has_hole(data, header):
+        raise UnreadableImage("truncated JPEG")
+
+
+def _check_junk(data: bytes, num_junk: int, header: ImageHeader) -> None:
+    """Raise UnreadableImage if the last `num_junk` bytes are left over because pixels before them are missing.
+
+    Zeros that fill up a cut file: the decoder has read some of them as pixels, so there are more than are left over.
+    A run of one byte before that: a hole.
+    """
+    zeros = len(data) - len(data.rstrip(b"\x00"))
+    pixels = np.frombuffer(data, np.uint8)[header.body : len(data) - num_junk]
+    changes = np.flatnonzero(np.diff(pixels, prepend=-1, append=-1))
+    longest = int(np.diff(changes).max(initial=0))
+    if zeros > num_junk + 1 or longest >= 32:
+        raise UnreadableImage("truncated JPEG")
+
+
+def _check_rows(data: bytes, body: JpegBody, header: ImageHeader, decode: Decoder) -> str:
+    """Return a note on the rows that are missing at the bottom. Raises UnreadableImage if they are too many."""
+    if header.coding in PROGRESSIVE or body.has_restarts or len(body.scans) > 1 or body.has_hole(data, header):
+        raise UnreadableImage("truncated JPEG")  # what is missing may lie anywhere
+    lost = _rows_lost(data, header, decode)
+    if not 0 < lost <= MAX_ROWS_LOST * header.height:
+        raise UnreadableImage("truncated JPEG")
+    return f"truncated: the last {lost} of {header.height} rows are missing"
+
+
+def _rows_lost(data: bytes, header: ImageHeader, decode: Decoder) -> int:
+    """Return how many rows depend on what stands behind the data: pixels that the file does not hold."""
+    first, second = (decode(data + filling).astype(np.int16) for filling in _FILLINGS)
+    differing = np.flatnonzero(np.abs(first - second).reshape(len(first), -1).any(axis=1))
+    return round((len(first) - differing[0]) * header.height / len(first)) if differing.size else 0
+
+
+def _decode_deep(data: bytes, header: ImageHeader) -> StoredPixels:
+    """Return the pixels of a 12-bit or lossless file: uint16."""
+    import imagecodecs
+
+    body = parse_body(data, header)
+    if body.lacks_scans(header) or body.marker != END[1]:
+        raise UnreadableImage("truncated JPEG")
+    # The decoder reports no warnings: pixels are missing where they depend on what stands behind the data.
+    if _rows_lost(data[: body.end], header, imagecodecs.jpeg8_decode):
+        raise UnreadableImage("truncated JPEG")
+    pixels = imagecodecs.jpeg8_decode(data)
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        raise UnreadableImage(f"{header.bits}-bit JPEG with {pixels.shape[2]} channels")
+    return StoredPixels(pixels, header.bits, header)

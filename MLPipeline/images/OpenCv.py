@@ -1,0 +1,18 @@
+"""OpenCV, set up once: everyone imports `cv2` from here, or from `ReadImage`."""
+
+from __future__ import annotations
+
+import os
+
+from MLPipeline.images.ImageHeader import MAX_PIXELS
+
+# OpenCV reads this once, while it is imported; a value that is no number would abort the process.
+if not os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "").isdigit():
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
+import cv2  # noqa: E402
+
+# What is wrong with a file we say ourselves, with its name. The first is OpenCV 4, the second OpenCV 5.
+(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
+cv2.setNumThreads(1)  # several images at once beat several threads on one, and a forked worker has no thread pool
+
+__all__ = ["cv2"]

@@ -1,0 +1,61 @@
+"""What turns the pixels of a file into the picture a model sees, besides its size; stored with the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from MLPipeline.files.Cache import digest
+from MLPipeline.images.Fit import STRETCH
+from MLPipeline.images.Levels import Levels
+from MLPipeline.images.ReadHeader import read_header
+from MLPipeline.images.ReadImage import Picture, decode_image, read_image
+
+_WHAT_FITS = {
+    "crop": "the shorter side of each image fills the square, the centre is used",
+    "pad": "each image keeps its proportions, the rest of the square has its mean colour",
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures are made to fit a square, and which values of those with more than 8 bits are black and white."""
+
+    fit: str = STRETCH
+    levels: Levels | None = None  # None: the brightest pixel of each picture decides, as in models without levels
+
+    def lines(self) -> list[str]:
+        """Return the lines that say how pictures are changed, where it is not the usual way."""
+        fitted = [f"fit      {self.fit}: {_WHAT_FITS[self.fit]}"] if self.fit in _WHAT_FITS else []
+        return [*fitted, *(f"levels   {line}" for line in (self.levels.lines() if self.levels else []))]
+
+    def decode(self, data: bytes, image_size: int) -> Picture:
+        """Return the picture in an image file's bytes as a square of `image_size` pixels.
+
+        Raises:
+            UnreadableImage: see `decode_image`.
+        """
+        return decode_image(data, (image_size, image_size), self.levels, self.fit)
+
+    def read(self, path: Path, image_size: int) -> Picture:
+        """Return the picture in the file `path` as a square of `image_size` pixels.
+
+        Raises:
+            UnreadableImage: see `read_image`.
+        """
+        return read_image(path, (image_size, image_size), self.levels, self.fit)
+
+    def key(self, data: bytes) -> bytes:
+        """Return what the rows of a file with these bytes are stored under: its digest, of deep pictures with levels.
+
+        Raises:
+            UnreadableImage: see `read_header`.
+        """
+        if self.levels is None:
+            return digest(data)
+        header = read_header(data)
+        is_deep = header.channel_bytes > 1 or header.bits > 8
+        return self.levels.key(digest(data)) if is_deep else digest(data)
+
+
+PLAIN = Preprocessing()
