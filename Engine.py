@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from MLPipeline.commands.Main import run_command
 from MLPipeline.commands.Verbs import Command, Verb
 from MLPipeline.Config import Config
+from MLPipeline.console.Clock import clock, start_of_process
 from MLPipeline.console.Console import log_to, note, say
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError
@@ -30,8 +31,12 @@ if TYPE_CHECKING:  # the heavy imports happen in the verbs: --help must not wait
     from MLPipeline.files.RunFolder import Run
 
 
-def main(argv: list[str]) -> int:
-    """Return the exit code of a command line (without the program's name)."""
+def main(argv: list[str], start: float | None = None) -> int:
+    """Return the exit code of a command line (without the program's name).
+
+    `start` is when the command began, by `time.perf_counter`; now by default.
+    """
+    clock.start = time.perf_counter() if start is None else start
     return run_command(argv, command_of)
 
 
@@ -42,7 +47,6 @@ def command_of(verb: Verb) -> Command:
 
 def train(config: Config) -> None:
     """Train, evaluate and save a classifier."""
-    start = time.perf_counter()  # before the imports: loading torch is part of the wait
     config = continue_launched(config)
     if is_complete(config):
         return
@@ -51,6 +55,7 @@ def train(config: Config) -> None:
     import torch
 
     from MLPipeline.Device import join_ranks
+    from MLPipeline.steps.CheckMirrors import check_mirrors
     from MLPipeline.steps.FinishRun import finish_run, reported_if_stopped
     from MLPipeline.steps.FitPhases import fit_phase, remaining_phases, store_features
     from MLPipeline.steps.Job import Job, introduce
@@ -60,16 +65,18 @@ def train(config: Config) -> None:
     device = join_ranks(config.device)
     config = with_data(config)
     index = list_images(config)  # which files there are, and of which class; none is opened yet
+    augment_is_stated = config.augment is not None
     model, config, weights = build(config, len(index.classes))  # the network with its first weights
     model.to(device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
     # Every new file is read once: is it readable, is it a copy, and (one process) what the frozen stages give for it.
     inspection = inspect(index, model, config)
-    index = split(index, inspection, config)  # train, val, test; copies stay on one side
+    index, inspection = split(index, inspection, config)  # train, val, test; copies stay on one side
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
+    config, remarks = check_mirrors(config, index, inspection, model, augment_is_stated)
     with open_run(config) as run:
-        job = Job(run, config, index, inspection, model, weights, device, start)
-        introduce(job)
+        job = Job(run, config, index, inspection, model, weights, device, clock.start)
+        introduce(job, remarks)
         with reported_if_stopped(job):
             for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers
                 dataset = store_features(job, phase)  # one row per image, from the cache or computed now
@@ -127,6 +134,6 @@ def open_run(config: Config) -> Iterator[Run]:
 if __name__ == "__main__":
     # Imports make a million objects that stay: to look for garbage among them, then and at exit, took two seconds.
     gc.set_threshold(10_000)
-    exit_code = main(sys.argv[1:])
+    exit_code = main(sys.argv[1:], start_of_process())
     gc.freeze()
     sys.exit(exit_code)

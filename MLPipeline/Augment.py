@@ -1,11 +1,12 @@
-"""Changes the training images at random, a batch at a time: `--augment hflip,crop,jitter`.
+"""Augments the training images, one batch at a time: `--augment hflip,crop,jitter`.
 
-Everything random is a function of (seed, epoch, dataset index), so a resumed run sees the same images as one that was
-never interrupted. Validation and test images never come here. Whatever moves an image makes one matrix, so pixels are
-interpolated once; torchvision.transforms.v2 applies what is not made of moves, colours and mixtures.
+Every random number is a function of (seed, epoch, dataset index), so a resumed run sees the same images as one that
+was never interrupted. Validation and test images are never augmented. All geometric changes of an image are multiplied
+into one matrix, so that pixels are interpolated once. RandAugment and TrivialAugment come from
+torchvision.transforms.v2.
 
 To change a strength, edit it below. To add an augmentation, write one function and its entry in `AUGMENTATIONS`:
-`Move` gives matrices (see `augment.Pixels.affine`), `Paint` new images, `Mix` how much of itself each pixel keeps.
+`Move` returns matrices (see `augmentation.Pixels.affine`), `Paint` new images, `Mix` the weight of each pixel.
 B, H, W: images are (B, 3, H, W) uint8 RGB in any memory format, on any device. Draws are NumPy arrays (B,).
 """
 
@@ -29,21 +30,21 @@ ROTATE_DEGREES = 15.0  # at most, either way
 TRANSLATE = 1 / 8  # at most, of the side of the image: 4 of 32 pixels
 CROP_AREA = (0.35, 1.0)  # of the image
 CROP_ASPECT = 4 / 3  # at most, of width to height or of height to width
-BRIGHTNESS = CONTRAST = SATURATION = 0.25  # at most, more or less
-HUE_DEGREES = 8.0  # at most, either way round the wheel of colours
+BRIGHTNESS = CONTRAST = SATURATION = 0.25  # at most, up or down
+HUE_DEGREES = 8.0  # at most, in either direction of the colour wheel
 ERASE_CHANCE = 0.5
 ERASE_AREA = (0.02, 0.33)  # of the image
 ERASE_ASPECT = 3.3  # at most
-RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE = 2, 9  # changes per image, and their strength from 0 to 30
-MIXUP_SHARE = (0.0, 1.0)  # what an image keeps of itself; evenly, as if drawn from the paper's Beta(1, 1)
+RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE = 2, 9  # operations per image, and their magnitude from 0 to 30
+MIXUP_SHARE = (0.0, 1.0)  # weight of the image itself; uniform, as the paper's Beta(1, 1)
 CUTMIX_SHARE = (0.0, 1.0)
 BILINEAR = v2.InterpolationMode.BILINEAR
-BARE = [124, 116, 104]  # ImageNet's mean colour, where RandAugment and TrivialAugment move the image away
+FILL = [124, 116, 104]  # ImageNet's mean colour, for pixels that RandAugment and TrivialAugment leave empty
 
 
 @dataclass(frozen=True)
 class Move:
-    """An augmentation that moves pixels; those of one list are applied together."""
+    """An augmentation that moves pixels; all those of one list are applied together."""
 
     about: str
     matrices: Callable[[Draws, int, int], np.ndarray]  # draws, height, width -> (B, 3, 3)
@@ -51,7 +52,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Paint:
-    """An augmentation that gives new images."""
+    """An augmentation that changes the colours of pixels."""
 
     about: str
     images: Callable[[Tensor, Draws], Tensor]  # (B, 3, H, W) uint8, draws -> the same
@@ -59,7 +60,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class Mix:
-    """An augmentation that mixes images and targets; of several in one list, each image gets one."""
+    """An augmentation that mixes images and targets; if a list has several, each image gets one of them."""
 
     about: str
     keep: Callable[[Draws, int, int], np.ndarray]  # draws, height, width -> (B, H, W) or (B, 1, 1), 0 to 1
@@ -76,7 +77,7 @@ def vflip(draws: Draws, height: int, width: int) -> np.ndarray:
 
 
 def crop(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Return matrices that fill the image with a window of random place, area and aspect (arXiv:1409.4842)."""
+    """Return matrices that enlarge a window of random position, area and aspect ratio (arXiv:1409.4842)."""
     area = draws.uniform("crop.area", *CROP_AREA)
     aspect = CROP_ASPECT ** draws.uniform("crop.aspect", -1, 1)
     across, down = np.minimum(1, np.sqrt(area * aspect)), np.minimum(1, np.sqrt(area / aspect))
@@ -94,7 +95,7 @@ def translate(draws: Draws, height: int, width: int) -> np.ndarray:
 
 
 def rotate(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Return matrices that turn the images about their centres."""
+    """Return matrices that rotate the images about their centres."""
     angles = np.deg2rad(draws.uniform("rotate", -ROTATE_DEGREES, ROTATE_DEGREES))
     cos, sin = np.cos(angles), np.sin(angles)
     return affine(len(draws), xx=cos, xy=-sin, yx=sin, yy=cos)
@@ -102,18 +103,18 @@ def rotate(draws: Draws, height: int, width: int) -> np.ndarray:
 
 def randaugment(images: Tensor, draws: Draws) -> Tensor:
     """Return images changed by torchvision's RandAugment (arXiv:1909.13719)."""
-    transform = v2.RandAugment(RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE, interpolation=BILINEAR, fill=BARE)
+    transform = v2.RandAugment(RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE, interpolation=BILINEAR, fill=FILL)
     return _apply_to_each(transform, images, draws.bits("randaugment"))
 
 
 def trivial(images: Tensor, draws: Draws) -> Tensor:
     """Return images changed by torchvision's TrivialAugment (arXiv:2103.10158)."""
-    transform = v2.TrivialAugmentWide(interpolation=BILINEAR, fill=BARE)
+    transform = v2.TrivialAugmentWide(interpolation=BILINEAR, fill=FILL)
     return _apply_to_each(transform, images, draws.bits("trivial"))
 
 
 def jitter(images: Tensor, draws: Draws) -> Tensor:
-    """Return images of other brightness, contrast, saturation and hue."""
+    """Return images with changed brightness, contrast, saturation and hue."""
     return recolour(
         images,
         brightness=draws.uniform("jitter.brightness", 1 - BRIGHTNESS, 1 + BRIGHTNESS),
@@ -124,7 +125,7 @@ def jitter(images: Tensor, draws: Draws) -> Tensor:
 
 
 def erase(images: Tensor, draws: Draws) -> Tensor:
-    """Return images some of which have a box of noise (Random Erasing, arXiv:1708.04896)."""
+    """Return images with, in some of them, a box of noise (Random Erasing, arXiv:1708.04896)."""
     height, width = images.shape[2:]
     area = draws.uniform("erase.area", *ERASE_AREA) * draws.chance("erase", ERASE_CHANCE)
     aspect = ERASE_ASPECT ** draws.uniform("erase.aspect", -1, 1)
@@ -140,12 +141,12 @@ def erase(images: Tensor, draws: Draws) -> Tensor:
 
 
 def mixup(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Return one share for all pixels of an image (arXiv:1710.09412)."""
+    """Return one weight for all pixels of an image (arXiv:1710.09412)."""
     return draws.uniform("mixup", *MIXUP_SHARE)[:, None, None]
 
 
 def cutmix(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Return shares of 0 within a box about a random centre, cut at the edges, and 1 outside (arXiv:1905.04899)."""
+    """Return weights of 0 in a box around a random centre, clipped at the edges, and 1 outside (arXiv:1905.04899)."""
     side = np.sqrt(1 - draws.uniform("cutmix", *CUTMIX_SHARE))
     heights, widths = np.rint(side * height), np.rint(side * width)
     top = np.floor(draws.uniform("cutmix.y") * height - heights / 2)
@@ -154,9 +155,10 @@ def cutmix(draws: Draws, height: int, width: int) -> np.ndarray:
 
 
 def _apply_to_each(transform: v2.Transform, images: Tensor, seeds: np.ndarray) -> Tensor:
-    """Return what `transform` makes of each image, its random numbers seeded by the image's own of `seeds` (B,) uint64.
+    """Return each image transformed by `transform`, with random numbers seeded by its entry of `seeds` (B,) uint64.
 
-    It draws from torch's global generator on the CPU, which is left as it was; torch.manual_seed would seed GPUs, too.
+    The transform draws from torch's global CPU generator, whose state is restored; torch.manual_seed would also seed
+    the GPUs.
     """
     changed = []
     with torch.random.fork_rng(devices=[]):
@@ -166,13 +168,13 @@ def _apply_to_each(transform: v2.Transform, images: Tensor, seeds: np.ndarray) -
     return torch.stack(changed)
 
 
-# In the order of application. Moves come first and mixtures last, wherever they stand.
+# In the order of application. Moves are applied first and mixtures last, wherever they stand here.
 AUGMENTATIONS: dict[str, Move | Paint | Mix] = {
     "hflip": Move(f"mirrored left to right ({FLIP_CHANCE:.0%} of the images)", hflip),
     "vflip": Move(f"mirrored top to bottom ({FLIP_CHANCE:.0%} of the images)", vflip),
     "crop": Move(f"cropped to {CROP_AREA[0]:.0%}-{CROP_AREA[1]:.0%} of the area", crop),
     "translate": Move(f"shifted by up to {TRANSLATE:.1%} of the side", translate),
-    "rotate": Move(f"turned by up to {ROTATE_DEGREES:g} degrees", rotate),
+    "rotate": Move(f"rotated by up to {ROTATE_DEGREES:g} degrees", rotate),
     "randaugment": Paint(f"RandAugment({RANDAUGMENT_NUM}, {RANDAUGMENT_MAGNITUDE})", randaugment),
     "trivial": Paint("TrivialAugment", trivial),
     "jitter": Paint(
@@ -180,7 +182,7 @@ AUGMENTATIONS: dict[str, Move | Paint | Mix] = {
     ),
     "erase": Paint(f"a box of noise ({ERASE_CHANCE:.0%} of the images)", erase),
     "mixup": Mix("blended with another image", mixup),
-    "cutmix": Mix("a box of another image put in", cutmix),
+    "cutmix": Mix("a box replaced by that of another image", cutmix),
 }
 
 
@@ -202,15 +204,15 @@ class Augmentation:
         return ",".join(self.names) or "none"
 
     def describe(self) -> str:
-        """Return what happens to the images, for a line on the console."""
+        """Return what is done to the images, for a line on the console."""
         return ", ".join(AUGMENTATIONS[name].about for name in self.names) or "none"
 
     def __call__(
         self, images: Tensor, targets: Tensor, seed: int, epoch: int, indices: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return changed images (B, 3, H, W) uint8 and targets (B, C) float32; those given stay as they are.
+        """Return augmented images (B, 3, H, W) uint8 and targets (B, C) float32; the inputs are not modified.
 
-        Only mixup and cutmix change targets, and depend on the batch: an image's partner is the one before it.
+        Only mixup and cutmix change targets. They depend on the batch: an image is mixed with the one before it.
 
         Args:
             images: (B, 3, H, W) uint8; B may be 0.
@@ -237,16 +239,16 @@ class Augmentation:
 
 
 def make_augmentation(names: str) -> Augmentation:
-    """Return the augmentation of a comma-separated list such as `hflip,crop`, or of `none`; the order has no meaning.
+    """Return the augmentation for a comma-separated list such as `hflip,crop`, or `none`; the order does not matter.
 
     Raises:
         UsageError: a name is unknown, or `none` is one of several.
     """
-    wanted = [name.strip().lower() for name in names.split(",")]
-    if wanted == ["none"]:
+    chosen = [name.strip().lower() for name in names.split(",")]
+    if chosen == ["none"]:
         return Augmentation(())
-    known = [*AUGMENTATIONS, "none"] if len(wanted) == 1 else AUGMENTATIONS
-    for name in wanted:
+    known = [*AUGMENTATIONS, "none"] if len(chosen) == 1 else AUGMENTATIONS
+    for name in chosen:
         if name not in AUGMENTATIONS:
             raise UsageError(f"--augment {name}: no such augmentation", did_you_mean(name, known))
-    return Augmentation(tuple(name for name in AUGMENTATIONS if name in wanted))
+    return Augmentation(tuple(name for name in AUGMENTATIONS if name in chosen))

@@ -1,4 +1,4 @@
-"""Runs a trained model over its labelled images, and learns from the validation ones what its answers are worth.
+"""Runs a trained model over its labelled images, and calibrates it on the validation images.
 
 N images of a split, B of a batch, C classes, D features.
 """
@@ -41,30 +41,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """The predictions on one split, and where in the index its images are."""
+    """The predictions on one split, and the positions of its images in the index."""
 
     split: int
     positions: np.ndarray
     predictions: Predictions
-    distances: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) to the nearest class, where measured
-    unknown: UnknownRule | None = None  # the rule for `unknown`, with its coverage and precision on this split
+    distances: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) to the nearest class, if measured
+    unknown: UnknownRule | None = None  # which answers are withheld, with coverage and precision on this split
+    is_withheld: Tensor | None = None  # (N,) bool, with a rule
 
     def used_with(self, card: ModelCard) -> SplitPredictions:
-        """Return what `predict` would answer with this card: at its temperature, by its rule."""
+        """Return these predictions at the temperature of `card` and by its rule, as `predict` would answer."""
         used = replace(self, predictions=self.predictions.scaled(card.temperature))
         if card.unknown is None or card.fingerprint is None:
             return used
+        is_far = card.fingerprint.is_far(self.distances)
         return replace(
-            used, unknown=on_other_images(card.unknown, used.predictions, card.fingerprint.is_far(self.distances))
+            used,
+            unknown=on_other_images(card.unknown, used.predictions, is_far),
+            is_withheld=card.unknown.is_withheld(used.predictions.confidence, is_far),
         )
 
     def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return the metrics of the predictions; under `unknown` the rule with its coverage and precision, or None."""
+        """Return the metrics of the predictions; `unknown` is the rule with its coverage and precision, or None."""
         return evaluate(self.predictions, classes) | {"unknown": asdict(self.unknown) if self.unknown else None}
 
 
 class Scorer:
-    """Runs a trained `model` over the stored rows of `dataset`, by the fast forward pass that `predict` uses too."""
+    """Runs a trained `model` over the stored rows of `dataset`, with the same forward pass as `predict`."""
 
     def __init__(self, model: Classifier, dataset: Dataset, precision: str = "auto") -> None:
         self.model, self.dataset, self.device = model, dataset, model.mean.device
@@ -118,13 +122,13 @@ def predict_split(model: Classifier, dataset: Dataset, split: int, precision: st
     return Scorer(model, dataset, precision).predict(split)
 
 
-def judge(
+def calibrate_and_score(
     model: Classifier, dataset: Dataset, card: ModelCard, precision: str = "auto", target_precision: float | None = None
 ) -> tuple[ModelCard, list[SplitPredictions]]:
-    """Return the card of a trained `model` with all that its validation images teach, and what it then answers.
+    """Return the card of a trained `model`, calibrated, and its predictions on the validation and the test images.
 
-    That is the temperature, the fingerprint of the training images, and with a `target_precision` the rule for
-    `unknown`; the predictions are those on validation and test images.
+    Calibrated means: the temperature, the centers of the training features, and with a `target_precision` the rule for
+    withholding answers; all but the centers are fitted on the validation images.
     """
     scorer = Scorer(model, dataset, precision)
     centers = scorer.class_centers()
@@ -132,7 +136,9 @@ def judge(
     fingerprint = FeatureCenters(centers, usual_distance(val.distances))
     card = replace(card, temperature=fit_temperature(val.predictions), fingerprint=fingerprint)
     if target_precision is not None and not len(val.positions):
-        logger.warning("--target-precision: no validation images to learn from, so every answer is given")
+        logger.warning(
+            "--target-precision: there are no validation images to fit the threshold on, so no answer is withheld"
+        )
     elif target_precision is not None:
         is_far = fingerprint.is_far(val.distances)
         rule = fit_unknown(val.predictions.scaled(card.temperature), is_far, target_precision)

@@ -100,9 +100,9 @@ def extract(
 ) -> Dataset:
     """Return `index` with the output of the frozen stages of `model` for each image that is in a split.
 
-    Rows that the store has are not computed again, and files whose keys are in `contents` (N,) are not read for
-    them. `views` of the training images are stored, too. Where `cache_limit` (in GB) leaves no room, the frozen stages
-    run again in every epoch.
+    Rows that the store has are not computed again, and files whose keys are in `contents` (N,) are not read for them.
+    `views` of the training images are stored, too. Where `cache_limit` (in GB) leaves no room, the frozen stages run
+    again in every epoch.
 
     Raises:
         DataError: a class has no readable training image.

@@ -26,7 +26,7 @@ from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images.ImageWalk import ImageWalk, Skipped
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.scoring.Explain import draw_heat
-from MLPipeline.scoring.Unknown import UNKNOWN, distances_to
+from MLPipeline.scoring.Unknown import distances_to
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Answer:
     path: Path
     top: tuple[tuple[str, float], ...]
     reason: str = ""
-    note: str = ""  # what is unusual about a file that could be read
-    is_unknown: bool = False  # the answer is withheld: too unsure, or the image is far from the training images
+    note: str = ""  # a remark on a file that could be read
+    is_withheld: bool = False  # confidence below the threshold, or an image far from the training images
     is_far: bool = False
     heat: np.ndarray | None = field(default=None, compare=False, repr=False)  # (H, W, 3) uint8 RGB, if asked for
 
     @property
     def predicted(self) -> str:
-        """The likeliest class, or `unknown`."""
-        return UNKNOWN if self.is_unknown else self.top[0][0]
+        """The most probable class, also of a withheld answer."""
+        return self.top[0][0]
 
     @property
     def confidence(self) -> float:
@@ -52,28 +52,29 @@ class Answer:
         return self.top[0][1]
 
     def to_text(self) -> str:
-        """Return `cat.jpg  cat 97.3 %  dog 2.1 %`, or `cat.jpg  unknown  (cat 37.3 %  dog 32.1 %)`."""
+        """Return `cat.jpg  cat 97.3 %  dog 2.1 %`, with a remark in brackets at the end if the answer is withheld."""
         shares = "  ".join(f"{name} {100 * p:.1f} %" for name, p in self.top)
-        return f"{self.path}  {f'{UNKNOWN}  ({shares})' if self.is_unknown else shares}"
+        why = "unlike the training images" if self.is_far else "confidence below the threshold"
+        return f"{self.path}  {shares}{f'  (withheld: {why})' if self.is_withheld else ''}"
 
     def to_json(self) -> str:
-        """Return one line of JSON: path, predicted, confidence, top."""
+        """Return one line of JSON: path, answered, predicted, confidence, top."""
         top = [{"class": name, "confidence": round(p, 6)} for name, p in self.top]
         content = {"predicted": self.predicted, "confidence": round(self.confidence, 6), "top": top}
-        return json.dumps({"path": str(self.path)} | content)
+        return json.dumps({"path": str(self.path), "answered": not self.is_withheld} | content)
 
     def to_row(self) -> list[object]:
         """Return the cells below `answer_columns`."""
         cells = [(name, round(probability, 6)) for name, probability in self.top]
-        cells[0] = (self.predicted, cells[0][1])
-        return [str(self.path), *chain.from_iterable(cells)]
+        return [str(self.path), "false" if self.is_withheld else "true", *chain.from_iterable(cells)]
 
 
 def answer_columns(card: ModelCard, topk: int) -> list[str]:
-    """Return the head of a table of answers: path, predicted, confidence, class_2, confidence_2, ..."""
+    """Return the header of a table of answers: path, answered, predicted, confidence, class_2, confidence_2, ..."""
     places = range(2, min(topk, len(card.classes)) + 1)
     return [
         "path",
+        "answered",
         "predicted",
         "confidence",
         *(f"{kind}_{place}" for place in places for kind in ("class", "confidence")),
@@ -154,10 +155,10 @@ def _answers(card: ModelCard, logits: Tensor, features: Tensor, topk: int) -> li
     best = (logits / card.temperature).softmax(1).topk(min(topk, len(card.classes)))
     nobody = torch.zeros(len(logits), dtype=torch.bool)
     is_far = card.fingerprint.is_far(distances_to(card.fingerprint.centers, features)) if card.fingerprint else nobody
-    is_unknown = card.unknown.is_unknown(best.values[:, 0], is_far) if card.unknown else nobody
+    is_withheld = card.unknown.is_withheld(best.values[:, 0], is_far) if card.unknown else nobody
     tops = [
         tuple((card.classes[label], probability) for probability, label in zip(*pair, strict=True))
         for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-    flags = zip(tops, is_unknown.tolist(), is_far.tolist(), strict=True)
-    return [Answer(Path(), top, is_unknown=unknown, is_far=far) for top, unknown, far in flags]
+    flags = zip(tops, is_withheld.tolist(), is_far.tolist(), strict=True)
+    return [Answer(Path(), top, is_withheld=withheld, is_far=far) for top, withheld, far in flags]

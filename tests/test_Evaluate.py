@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
-from MLPipeline.Evaluate import Scorer, judge, predict_split
+from MLPipeline.Evaluate import Scorer, calibrate_and_score, predict_split
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, scan_folders
@@ -103,35 +103,35 @@ def test_the_card_learns_temperature_fingerprint_and_rule_from_validation_images
     dataset = dataset_of(root, model)
     raw = predict_split(model, dataset, VAL, "fp32").predictions
     accuracy = (raw.predicted == raw.labels).double().mean().item()
-    card, (val, test) = judge(model, dataset, CARD, "fp32", target_precision=accuracy + 0.05)
+    card, (val, test) = calibrate_and_score(model, dataset, CARD, "fp32", target_precision=accuracy + 0.05)
     assert (card.model, card.classes, card.epoch) == ("made-up", CLASSES, 3)
     assert card.temperature == fit_temperature(raw) != 1.0
     assert val.predictions.temperature == test.predictions.temperature == card.temperature
     assert card.fingerprint is not None and card.unknown is not None
     assert val.distances.shape == (48,) and (val.distances > card.fingerprint.max_distance).sum() == 1  # 47th of 48 + 1
     assert val.unknown == card.unknown and 0.5 < card.unknown.min_confidence < 1
-    answered = ~card.unknown.is_unknown(test.predictions.confidence, card.fingerprint.is_far(test.distances))
+    answered = ~card.unknown.is_withheld(test.predictions.confidence, card.fingerprint.is_far(test.distances))
     assert test.unknown is not None and test.unknown.coverage == pytest.approx(answered.double().mean().item())
     metrics = test.metrics(CLASSES)
     assert metrics["unknown"]["coverage"] == test.unknown.coverage and metrics["temperature"] == card.temperature
-    plain, scored = judge(model, dataset, CARD, "fp32")
+    plain, scored = calibrate_and_score(model, dataset, CARD, "fp32")
     assert plain.unknown is None and scored[1].unknown is None and scored[1].metrics(CLASSES)["unknown"] is None
 
 
 def test_new_images_get_the_same_answers(root: Path) -> None:
     model = a_model()
     dataset = dataset_of(root, model)
-    card, (_, test) = judge(model, dataset, CARD, "fp32", target_precision=0.5)
+    card, (_, test) = calibrate_and_score(model, dataset, CARD, "fp32", target_precision=0.5)
     assert card.fingerprint is not None and card.unknown is not None
     files = [dataset.index.path(position) for position in test.positions.tolist()]
     answers = list(predict(model, card, files, 2, "fp32", workers=1))
     is_far = card.fingerprint.is_far(test.distances)
-    is_unknown = card.unknown.is_unknown(test.predictions.confidence, is_far)
+    is_withheld = card.unknown.is_withheld(test.predictions.confidence, is_far)
     assert [answer.top[0][0] for answer in answers] == [CLASSES[label] for label in test.predictions.predicted.tolist()]
     assert [answer.confidence for answer in answers] == pytest.approx(test.predictions.confidence.tolist(), abs=1e-6)
     assert [answer.is_far for answer in answers] == is_far.tolist()
-    assert [answer.is_unknown for answer in answers] == is_unknown.tolist()
-    assert 0 < is_unknown.sum() < len(answers)
+    assert [answer.is_withheld for answer in answers] == is_withheld.tolist()
+    assert 0 < is_withheld.sum() < len(answers)
 
 
 def test_without_validation_images_nothing_is_learnt_and_every_answer_given(
@@ -140,10 +140,10 @@ def test_without_validation_images_nothing_is_learnt_and_every_answer_given(
     model = a_model()
     index = split_images(scan_folders(root), 0, 0.2, seed=0)
     dataset = extract(model.eval(), index, SIZE, root.parent / "cache", "fp32", workers=1)
-    card, (val, _) = judge(model, dataset, CARD, "fp32", target_precision=0.9)
+    card, (val, _) = calibrate_and_score(model, dataset, CARD, "fp32", target_precision=0.9)
     assert card.temperature == 1.0 and card.unknown is None and len(val.positions) == 0
     assert card.fingerprint is not None and card.fingerprint.max_distance == math.inf
-    assert "--target-precision: no validation images" in caplog.text
+    assert "--target-precision: there are no validation images" in caplog.text
 
 
 def test_a_fingerprint_of_another_network_is_an_error_not_a_crash(root: Path) -> None:

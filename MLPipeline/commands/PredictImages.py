@@ -104,7 +104,7 @@ def _receivers(config: Config, run: Run, card: ModelCard) -> Iterator[list[Recei
 
 
 def _is_sure(answer: Answer, card: ModelCard) -> bool:
-    return not answer.is_unknown if card.unknown else answer.confidence >= _SURE
+    return not answer.is_withheld if card.unknown else answer.confidence >= _SURE
 
 
 def _protected(config: Config, run: Run) -> list[Path]:

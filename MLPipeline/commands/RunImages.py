@@ -38,8 +38,8 @@ class ScoredImages:
     """The images to score, in the chosen split of the index; all others are in none."""
 
     index: ImageIndex
-    keys: np.ndarray  # (N,) V16, under which their rows are stored
-    notes: tuple[Skipped, ...] = ()  # those of a depth that the model was not trained on
+    keys: np.ndarray  # (N,) V16: where the rows of each file are stored
+    notes: tuple[Skipped, ...]  # those of a depth that the model was not trained on
 
 
 def images_to_score(opened: OpenedRun, config: Config) -> ScoredImages:
@@ -75,7 +75,7 @@ def _own_images(opened: OpenedRun, config: Config, own: OwnImages) -> ScoredImag
         hint = "Give --data FOLDER or another --split"
         raise DataError(f"{root}: no {SPLITS[split]} images of the run {opened.run.path}", hint)
     opened.model.freeze(opened.settings.get("freeze", _FROZEN))
-    inspection = _inspected(opened, config, own.index)
+    inspection = _inspect(opened, config, own.index)
     contents = inspection.prints["digest"]
     is_changed = np.zeros(len(own.index), bool) if own.digests is None else contents != own.digests
     if own.digests is None:
@@ -158,10 +158,9 @@ def _labelled_images(opened: OpenedRun, config: Config, split: int) -> ScoredIma
     index = replace(index, splits=np.where(is_chosen, split, UNSPLIT).astype(np.int8))
     ranks.require_same({"images": index.identity})
     opened.model.freeze(_FROZEN)
-    inspection = _inspected(opened, config, index)
-    contents = inspection.prints["digest"]
+    inspection = _inspect(opened, config, index)
     with suppress(DataError):
-        _note_learned(opened, contents[is_chosen])
+        _note_learned(opened, inspection.prints["digest"][is_chosen])
     return _scored(opened, index, inspection)
 
 
@@ -173,13 +172,12 @@ def _note_learned(opened: OpenedRun, contents: np.ndarray) -> None:
         note(f"{what}: the figures are too good")
 
 
-def _inspected(opened: OpenedRun, config: Config, index: ImageIndex) -> Inspection:
-    """Return what is known of all files of `index`; what is decoded on the way is kept for scoring."""
-    cache, size, fit = config.output / "cache", opened.card.image_size, opened.card.fit
+def _inspect(opened: OpenedRun, config: Config, index: ImageIndex) -> Inspection:
+    """Return what is known of all files of `index`; rows for scoring are computed from what is decoded on the way."""
+    cache, size, fit = config.output / "cache", opened.card.image_size, opened.card.preprocessing.fit
 
-    def computation() -> FrozenStages:
+    def frozen_stages() -> FrozenStages:
         return FrozenStages(opened.model, size, config.precision, fit)
 
-    keeper = RowKeeper(size, computation, cache, len(index), config.cache_limit, fit) if ranks.size == 1 else None
-    workers = decoding_threads(config.workers)
-    return inspect_images(index, cache, workers, config.verify, progress, keeper)
+    keeper = RowKeeper(size, frozen_stages, cache, len(index), config.cache_limit, fit) if ranks.size == 1 else None
+    return inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, keeper)

@@ -81,7 +81,7 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
     device = choose_device(config.device)
     inspection = inspect(index, model.to(device), resolved)
-    index = split(index, inspection, resolved)
+    index, inspection = split(index, inspection, resolved)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):

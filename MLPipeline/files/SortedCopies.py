@@ -12,7 +12,7 @@ from pathlib import Path
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.AtomicFile import unwritable
 
-UNSURE = "_unknown"
+UNSURE = "_unsure"
 _MAX_BYTES = 100  # of a folder's name; file systems take 255
 # What leads elsewhere or is refused by Windows, macOS or a shell; C0 and DEL among it.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
@@ -20,7 +20,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  
 
 
 class SortedCopies:
-    """`root/<class>/` for each of `classes`, and `root/_unknown/`; folders are made when their first file comes.
+    """`root/<class>/` for each of `classes`, and `root/_unsure/`; folders are made when their first file comes.
 
     Raises:
         UsageError: a folder lies inside one of the `protected` folders, whose files are not ours to add to.
@@ -37,7 +37,7 @@ class SortedCopies:
                     )
 
     def add(self, path: Path, name: str | None) -> Path:
-        """Return the copy of `path` in the folder of class `name`, `_unknown/` for None.
+        """Return the copy of `path` in the folder of class `name`, `_unsure/` for None.
 
         Where another file has its name already it gets a number: `cat-2.jpg`.
 

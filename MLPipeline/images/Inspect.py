@@ -30,6 +30,7 @@ from MLPipeline.images.Levels import EACH_ITS_OWN, Levels, find_levels, unknown_
 from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
 from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.images.ScanFolders import UNSPLIT, ImageIndex
+from MLPipeline.images.SplitGaps import Gap
 
 VANISHED = os.strerror(errno.ENOENT).lower()
 MAX_VANISHED = 0.01  # share of the files that may disappear between the scan and the reading
@@ -49,6 +50,7 @@ class Inspection:
     unopened: dict[int, str]  # position -> why
     num_read: int  # files that were read; the others had not changed
     seconds: float = 0.0  # that it took
+    gaps: tuple[Gap, ...] = ()  # classes that a split lacks, once the images are split
     levels: Levels = EACH_ITS_OWN  # at which `prints` and `thumbnails` show pictures of more than 8 bits
 
     @property

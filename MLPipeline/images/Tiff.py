@@ -36,7 +36,7 @@ def decode_tiff(data: bytes, header: ImageHeader) -> StoredPixels:
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
+        page: Any = file.pages[0]
         _check(page, len(data))
         if page.compression == _OLD_JPEG or (page.photometric == YCBCR and page.compression != _JPEG):
             return StoredPixels(_decode_by_pillow(data), 8, header)  # libtiff joins subsampled colours

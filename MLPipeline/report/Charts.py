@@ -1,4 +1,4 @@
-"""Where the lines, bars and marks of a page's charts lie: numbers only, which `charts.html.jinja` draws as SVG.
+"""The layout of the charts of a page: positions only, which `charts.html.jinja` draws as SVG.
 
 Positions are in the units of a picture 400 wide and 242 high, y pointing down.
 """
@@ -13,15 +13,15 @@ from itertools import chain
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-LEFT, RIGHT, TOP, BOTTOM = 44, 390, 12, 196  # the plot inside, with room for labels left and below
-MAX_DOTS = 60  # past that many epochs they would hide the curve
+LEFT, RIGHT, TOP, BOTTOM = 44, 390, 12, 196  # the plotting area, with room for labels on the left and below
+MAX_DOTS = 60  # with more epochs they would hide the curve
 NUM_BINS = 10
-FEW = 10  # a bar of fewer images says little
+FEW = 10  # a bar of fewer images is drawn pale
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A position on an axis and what stands there."""
+    """A position on an axis and its label."""
 
     at: float
     label: str
@@ -29,7 +29,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a curve, and what a pointer resting on it reads."""
+    """A point of a curve, and its tooltip."""
 
     x: float
     y: float
@@ -41,7 +41,7 @@ class Curve:
     """A line of a chart."""
 
     name: str
-    kind: str  # a: the one that counts, b: the other
+    kind: str  # a: the main one, b: the other
     points: str  # "x,y x,y ..."
     dots: tuple[Dot, ...]
 
@@ -81,22 +81,22 @@ class BarChart:
 def line_chart(
     title: str, epochs: Sequence[int], series: Mapping[str, Sequence[float]], best_epoch: int | None, as_share: bool
 ) -> LineChart:
-    """Return the curves of `series`, by name, the one that counts first; values that are not finite leave a gap.
+    """Return the curves of `series`, by name, the main one first; values that are not finite are left out.
 
     Args:
-        title: what is drawn.
+        title: of the chart.
         epochs: their numbers, ascending.
-        series: one value an epoch for each name.
-        best_epoch: is marked on the first series if that has a value there.
-        as_share: the values are shares, 0 to 1, told in percent.
+        series: one value per epoch for each name.
+        best_epoch: is marked on the first series if it has a value there.
+        as_share: the values are shares, 0 to 1, shown in percent.
     """
-    first, last = (epochs[0], epochs[-1]) if len(epochs) > 1 else (0, 2)  # a single one stands in the middle
+    first, last = (epochs[0], epochs[-1]) if len(epochs) > 1 else (0, 2)  # a single epoch is drawn in the middle
     levels, labels = _levels(list(chain.from_iterable(series.values())), as_share)
 
     def dot(epoch: int, value: float, what: str) -> Dot:
         across, up = (epoch - first) / (last - first), (value - levels[0]) / (levels[-1] - levels[0])
-        told = f"{100 * value:.1f} %" if as_share else f"{value:.4f}"
-        return Dot(round(LEFT + (RIGHT - LEFT) * across, 1), _height_of(up), f"{what}{told}")
+        shown = f"{100 * value:.1f} %" if as_share else f"{value:.4f}"
+        return Dot(round(LEFT + (RIGHT - LEFT) * across, 1), _height_of(up), f"{what}{shown}")
 
     curves: list[Curve] = []
     for name, values in series.items():
@@ -114,7 +114,7 @@ def line_chart(
 
 
 def _levels(values: Sequence[float], as_share: bool) -> tuple[list[float], list[str]]:
-    """Return the places of the horizontal lines, from under the lowest to above the highest value, and their labels."""
+    """Return the positions of the horizontal lines, from below the lowest value to above the highest, with labels."""
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     levels = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(finite), max(finite)))
     levels = levels[levels <= 1.0 + 1e-9] if as_share else levels
@@ -124,7 +124,7 @@ def _levels(values: Sequence[float], as_share: bool) -> tuple[list[float], list[
 
 
 def _height_of(share: float) -> float:
-    """Return where a share, 0 to 1, of the plot's height lies."""
+    """Return the y position of a share, 0 to 1, of the height of the plot."""
     return round(BOTTOM - (BOTTOM - TOP) * share, 1)
 
 
@@ -135,14 +135,14 @@ def _y_ticks(levels: Sequence[float], labels: Sequence[str]) -> tuple[Tick, ...]
 
 
 def confidence_histogram(confidence: np.ndarray, is_right: np.ndarray) -> BarChart:
-    """Return how many answers had which confidence, the wrong ones at the foot of each bar; both `(N,)`."""
+    """Return the histogram of the confidence, with wrong predictions at the bottom of each bar; both `(N,)`."""
     bins = _bins(confidence)
     right, wrong = (np.bincount(bins[is_right == flag], minlength=NUM_BINS).tolist() for flag in (True, False))
     highest = max(1, *map(sum, zip(right, wrong, strict=True)))
     levels = [int(level) for level in MaxNLocator(4, integer=True).tick_values(0, highest) if level >= 0]
     bars = []
     for place in range(NUM_BINS):
-        text = f"{_range(place)} sure: {right[place]:,} right, {wrong[place]:,} wrong"
+        text = f"confidence {_range(place)}: {right[place]:,} correct, {wrong[place]:,} wrong"
         foot = _height_of(wrong[place] / levels[-1])
         top = _height_of((wrong[place] + right[place]) / levels[-1])
         bars += [_bar(place, foot, BOTTOM, "wrong", text), _bar(place, top, foot, "a", text)]
@@ -151,12 +151,12 @@ def confidence_histogram(confidence: np.ndarray, is_right: np.ndarray) -> BarCha
 
 
 def reliability_diagram(confidence: np.ndarray, is_right: np.ndarray) -> BarChart:
-    """Return the share of right answers among those of each confidence; on the diagonal the model is calibrated."""
+    """Return the accuracy in each bin of confidence; a calibrated model is on the diagonal."""
     bins = _bins(confidence)
     bars = []
     for place in np.unique(bins).tolist():
         share, number = float(is_right[bins == place].mean()), int((bins == place).sum())
-        text = f"{_range(place)} sure: {100 * share:.0f} % right of {number:,}"
+        text = f"confidence {_range(place)}: accuracy {100 * share:.0f} % of {number:,}"
         bars.append(_bar(place, _height_of(share), BOTTOM, "a" if number >= FEW else "few", text))
     quarters = range(0, 101, 25)
     return BarChart(tuple(bars), _confidence_ticks(), _y_ticks(quarters, [f"{quarter} %" for quarter in quarters]))

@@ -1,4 +1,4 @@
-"""`comparison.html`: two runs on the same images, and every image that only one of them gets right."""
+"""`comparison.html`: two runs on the same images, and every image that only one of them classifies correctly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_BYTES = 11_000_000
 
 
 def write_comparison(page: Path, comparison: Comparison, root: Path, preprocessing: Preprocessing = PLAIN) -> None:
-    """Write `page`, which shows what differs between two runs on images below `root`.
+    """Write `page`, which shows the images below `root` that two runs classify differently.
 
     Raises:
         ResourceError: it cannot be written.

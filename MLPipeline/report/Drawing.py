@@ -1,14 +1,14 @@
-"""Pictures are drawn beside the computing: in a process of its own, which never waits for torch to be loaded.
+"""Draws pictures in a separate process, in parallel with the computation and without importing torch.
 
     drawing.begin()                                                    # returns at once
     drawing.draw("Plots.plot_history", table, folder / "history.png")  # so does this
     photos = drawing.ask("Thumbnails.take_photos", paths)              # and this
     photos.result()                                                    # what the function has returned
-    drawing.finish()                                                   # all are drawn, or an error says why not
+    drawing.finish()                                                   # waits until all are drawn
 
-Where there is no such process - none was begun, none could be, it ended early - the pictures are drawn here instead.
-It ends with this one, in whatever way that ends, once it has drawn what it has to: its orders come through a pipe.
-What is pickled travels between the two alone, and no file or network has a say in it.
+Without that process (not begun, not possible, or ended early) the pictures are drawn in this one. It receives its
+tasks through a pipe, and ends, once they are done, when this process ends for whatever reason. Pickled data only
+passes between these two processes, never through a file or the network.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from typing import Any, BinaryIO
 from MLPipeline.Errors import PipelineError
 
 Task = tuple[str, tuple[Any, ...]]  # "file in this folder.function", arguments without tensors
-Message = tuple[int, bool, Task]  # number of the order, whether it is only asked for
-Answer = tuple[Any, Exception | None]  # what the function has returned, or what went wrong
+Message = tuple[int, bool, Task]  # number of the order, whether it is asked for, task
+Answer = tuple[Any, Exception | None]  # the value returned, or the error
 _NO_MORE: Any = None
 
 _PATIENCE_S = 5.0
@@ -39,14 +39,14 @@ _SERVE = f"import sys; sys.path[0] = {str(_ROOT)!r}; from MLPipeline.report.Draw
 
 
 class Order:
-    """A task that the process has been given, if there is one."""
+    """A task given to the drawing process, if there is one."""
 
     def __init__(self, task: Task, drawing: Drawing) -> None:
         self.task, self._drawing = task, drawing
         self.answer: Answer | None = None
 
     def result(self) -> Any:
-        """Return what the task returns, once it is done; raise what it raises. Done here if no process has done it."""
+        """Return the value of the task when it is done, or raise its error; done here if the process has not."""
         self._drawing.wait_for(self)
         if self.answer is None:
             self.answer = _obey(self.task), None
@@ -57,18 +57,18 @@ class Order:
 
 
 class Drawing:
-    """The process that draws, and what it has been told to draw."""
+    """The drawing process and its tasks."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._unanswered: dict[int, Order] = {}
-        self._drawn: list[Order] = []  # or to be drawn; nobody has asked yet
+        self._drawn: list[Order] = []  # or to be drawn; `finish` waits for them
 
     def begin(self) -> None:
-        """Start the process, unless it is there."""
+        """Start the process, unless it is running."""
         if self._process is not None:
             return
-        # A session of its own: Ctrl-C in the terminal is for this process, which then tells it.
+        # In a session of its own: Ctrl-C in the terminal interrupts this process alone, which then ends the other.
         group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         with contextlib.suppress(OSError, ValueError):
             self._process = subprocess.Popen(
@@ -81,9 +81,9 @@ class Drawing:
             atexit.register(self.end)
 
     def ask(self, name: str, *arguments: object) -> Order:
-        """Have `Thumbnails.take_photos`, say, called with `arguments`; do not wait for what it returns.
+        """Have a function, such as `Thumbnails.take_photos`, called with `arguments`; return without waiting.
 
-        It is done beside the drawing and holds nothing up, not even the end; so it must write no file.
+        It runs in parallel with the drawing and delays nothing, not even the end; so it must not write files.
         """
         return self._order((name, arguments), is_asked=True)
 
@@ -100,10 +100,12 @@ class Drawing:
         return order
 
     def draw(self, name: str, *arguments: object) -> None:
-        """Have `Plots.plot_history`, say, called with `arguments`, the last of which is where to save; do not wait.
+        """Have a function, such as `Plots.plot_history`, called with `arguments`; the last is the file to write.
+
+        Returns without waiting.
 
         Raises:
-            ResourceError: drawn here, and the disk is full or the folder cannot be written.
+            ResourceError: it was drawn in this process, and the disk is full or the folder cannot be written.
         """
         order = self._order((name, arguments), is_asked=False)
         if self._process is None:
@@ -121,7 +123,7 @@ class Drawing:
                 self.end()
 
     def finish(self) -> None:
-        """Wait until all that was ordered is drawn.
+        """Wait until all pictures are drawn.
 
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
@@ -131,21 +133,21 @@ class Drawing:
         for order in orders:
             try:
                 order.result()
-            except Exception as error:  # the others are to be drawn all the same
+            except Exception as error:  # the other pictures are still drawn
                 errors.append(error)
         if errors:
             raise errors[0]
 
     def abandon(self) -> None:
-        """Nobody will wait for what is still ordered: once this returns, nothing more is written."""
+        """Cancel what is still to be drawn: once this returns, nothing more is written."""
         self._drawn.clear()
         if self._unanswered:
             self.end()
 
     def end(self) -> None:
-        """End the process once it has drawn what it was told to: a run that is stopped leaves no file half-written.
+        """End the process once it has finished its tasks: a stopped run leaves no incomplete file.
 
-        What it has not answered is done here if somebody asks for it: the system may have been short of memory.
+        Unfinished tasks are done in this process when their result is needed: the system may have been out of memory.
         """
         self._unanswered.clear()
         if self._process is not None:
@@ -159,9 +161,9 @@ class Drawing:
 
 
 def serve() -> None:
-    """Do what comes through standard input, and answer what came of it; ends with the input."""
+    """Run the tasks that arrive on standard input, and send the results back; ends at the end of the input."""
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that output of libraries does not mix with the results
     messages: SimpleQueue[Message] = SimpleQueue()
     answers: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive, args=(messages, answers), daemon=True).start()
@@ -172,11 +174,11 @@ def serve() -> None:
         _answer(message, answers)
     answers.put(_NO_MORE)
     sender.join()
-    os._exit(0)  # not a word about what could not be said
+    os._exit(0)  # no message about results that could not be sent
 
 
 def _receive(messages: SimpleQueue[Message], answers: SimpleQueue[Any]) -> None:
-    """Take messages as they come, so that nobody waits to give one; what is only asked for is done beside the rest."""
+    """Receive messages as they arrive, so that the sender never waits; those asked for get threads of their own."""
     with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the last one may have been cut off
         while True:
             message: Message = pickle.load(sys.stdin.buffer)
@@ -188,8 +190,8 @@ def _receive(messages: SimpleQueue[Message], answers: SimpleQueue[Any]) -> None:
 
 
 def _send(answers: SimpleQueue[Any], pipe: BinaryIO) -> None:
-    """Give answers as they come, so that nothing waits to be drawn until somebody listens."""
-    with contextlib.suppress(BrokenPipeError):  # whoever ordered it is gone
+    """Send results as they become available, so that drawing never waits for the reader."""
+    with contextlib.suppress(BrokenPipeError):  # the other process has ended
         while (answer := answers.get()) is not _NO_MORE:
             pickle.dump(answer, pipe)
             pipe.flush()
@@ -216,7 +218,7 @@ def _outcome(task: Task) -> Answer:
 
 
 def _pipe(stream: Any) -> BinaryIO:
-    """Return a stream that `Popen` was asked for."""
+    """Return a stream that `Popen` was asked to open."""
     return stream
 
 

@@ -1,4 +1,4 @@
-"""What a run was computed with: versions, machine, command line."""
+"""The environment of a run: package versions, machine, command line."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _PACKAGES = ("torch", "torchvision", "opencv-python-headless", "numpy", "pandas"
 
 
 def package_versions() -> dict[str, str | None]:
-    """Return the installed version of each package that figures depend on; None for one that goes by another name."""
+    """Return the installed version of each package that results depend on; None if it has another name."""
     versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = version(name)
-        except PackageNotFoundError:  # opencv-python, say, does as well
+        except PackageNotFoundError:  # such as opencv-python
             versions[name] = None
     return versions
 
 
 def environment() -> dict[str, object]:
     """Return the content of `environment.json`."""
-    import torch  # here, for --version must not wait for it
+    import torch  # imported here: --version must not wait for it
 
     has_gpu = torch.cuda.is_available()
     return {

@@ -17,12 +17,14 @@ def plot_find_lr(rates: Sequence[float], losses: Sequence[float], suggested: flo
 
 @styled
 def find_lr_figure(rates: Sequence[float], losses: Sequence[float], suggested: float) -> Figure:
-    """Return the loss over the rising learning rate; the suggested one is marked."""
+    """Return the loss against the learning rate; the suggested rate is marked."""
     figure = Figure(figsize=(6, 3.6))
     axes = figure.subplots()
     axes.plot(rates, losses, color=BLUE, linewidth=1.8)
     axes.axvline(suggested, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.set(title="Range test", xlabel="Learning rate", ylabel="Training loss, running mean", xscale="log")
+    axes.set(
+        title="Learning-rate range test", xlabel="Learning rate", ylabel="Training loss, running mean", xscale="log"
+    )
     axes.xaxis.set_major_formatter("{x:g}")  # the default writes formulas, which our style does not read
     axes.minorticks_off()
     axes.set_title(f"suggested: {suggested:g}", loc="right", color=GREY, fontsize=9, weight="normal")

@@ -1,4 +1,4 @@
-"""The pictures of a report: every mistake and right answer that fits onto the page, and samples of each class."""
+"""The pictures of a report: mistakes and correct predictions, as many as fit on the page, and training samples."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ from MLPipeline.report.Drawing import Order, drawing
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Thumbnails import NO_PHOTOS, Photo, Thumbnail, embed
 
-MAX_BYTES = 11_000_000  # of all pictures; with everything else a page stays under 15 MB
-SHARE_OF_MISTAKES = 0.75  # of that: some room for right answers is kept
-NUM_WORST = 200  # mistakes come first whatever their classes; then every kind of mistake has its turn
+MAX_BYTES = 11_000_000  # of all pictures; with the rest a page stays under 15 MB
+SHARE_OF_MISTAKES = 0.75  # of that: some room is reserved for correct predictions
+NUM_WORST = 200  # mistakes come first whatever their classes; then all kinds of mistakes alternate
 NUM_SAMPLES = 18
-SURELY_SHOWN = 1000  # photographs that fit into MAX_BYTES: one takes 5 to 10 kB
+SURELY_SHOWN = 1000  # photographs that certainly fit into MAX_BYTES: one needs 5 to 10 kB
 MAX_NAME = 60  # characters of a file's path
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The answers to the images of one split, each array `(N,)`."""
+    """The predictions for the images of one split, each array `(N,)`."""
 
     positions: np.ndarray  # in the index
     true: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray
     losses: np.ndarray
+    is_withheld: np.ndarray
 
     @property
     def is_right(self) -> np.ndarray:
-        """Which answers are right."""
+        """Which predictions are correct."""
         return self.true == self.predicted
 
 
 def answers_of(scored: SplitPredictions) -> Answers:
-    """Return the answers behind `scored`, computed once: a softmax over 1,000 classes takes a while."""
+    """Return the predictions of `scored` as arrays, computed once: a softmax over 1,000 classes is slow."""
     predictions = scored.predictions
     true, predicted = predictions.labels, predictions.predicted
     log_probabilities = (predictions.logits.double() / predictions.temperature).log_softmax(dim=1)
     confidence, losses = (log_probabilities.gather(1, each[:, None])[:, 0] for each in (predicted, true))
-    return Answers(scored.positions, true.numpy(), predicted.numpy(), confidence.exp().numpy(), -losses.numpy())
+    withheld = np.zeros(len(true), bool) if scored.is_withheld is None else scored.is_withheld.numpy()
+    return Answers(
+        scored.positions, true.numpy(), predicted.numpy(), confidence.exp().numpy(), -losses.numpy(), withheld
+    )
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,17 @@ class Item:
     predicted: int
     confidence: float
     thumbnail: Thumbnail
+    is_withheld: bool = False
 
     @property
     def is_right(self) -> bool:
-        """Whether the answer is right."""
+        """Whether the prediction is correct."""
         return self.true == self.predicted
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images on the page: mistakes first, within both kinds the highest loss first."""
+    """The images on the page: mistakes before correct predictions, and in both the highest loss first."""
 
     items: tuple[Item, ...]
     num_mistakes: int  # on the page or not
@@ -77,7 +82,7 @@ class Gallery:
 
     @property
     def num_left_out(self) -> int:
-        """How many images found no room."""
+        """Number of images that are not on the page."""
         return self.num_mistakes + self.num_right - len(self.items)
 
     @property
@@ -87,12 +92,12 @@ class Gallery:
 
 
 def order_photos(index: ImageIndex, levels: Levels | None = None) -> Order:
-    """Have the images that will be on the page, whatever the answers to them, made small beside the training.
+    """Start making thumbnails, during training, of the images that will be on the page whatever is predicted for them.
 
-    These are all of the split that is judged, if they are so few that they fit.
+    These are all images of the evaluated split, if so few that they fit.
     """
-    judged = index.positions(TEST) if len(index.positions(TEST)) else index.positions(VAL)
-    paths = [index.path(position) for position in judged.tolist()] if len(judged) <= SURELY_SHOWN else []
+    evaluated = index.positions(TEST) if len(index.positions(TEST)) else index.positions(VAL)
+    paths = [index.path(position) for position in evaluated.tolist()] if len(evaluated) <= SURELY_SHOWN else []
     return drawing.ask("Thumbnails.take_photos", paths, levels)
 
 
@@ -123,6 +128,7 @@ def gallery_of(
             int(answers.predicted[place]),
             float(answers.confidence[place]),
             shown[place],
+            bool(answers.is_withheld[place]),
         )
         for place in places.tolist()
     )
@@ -131,10 +137,10 @@ def gallery_of(
 
 
 def choose_order(answers: Answers, is_right: bool) -> np.ndarray:
-    """Return the images `(M,)` that were classified rightly, or wrongly, in the order in which they deserve a place.
+    """Return the images `(M,)` that were classified correctly, or incorrectly, the most important ones first.
 
-    The worst mistakes come first; then of each cell of the confusion matrix the one of the highest loss, then of each
-    the second, and so on: when places run out, no cell is empty that need not be.
+    The worst mistakes come first; then the image of the highest loss from each cell of the confusion matrix, then the
+    second of each cell, and so on, so that every cell is represented as long as there is room.
     """
     chosen = np.flatnonzero(answers.is_right == is_right)
     chosen = chosen[np.argsort(-answers.losses[chosen], kind="stable")]
@@ -149,7 +155,7 @@ def choose_order(answers: Answers, is_right: bool) -> np.ndarray:
 
 
 def samples_of(index: ImageIndex, preprocessing: Preprocessing = PLAIN) -> list[tuple[str, Thumbnail]]:
-    """Return a few training images with their classes: one of each class in turn, spread over its files."""
+    """Return a few training images with their classes: the classes alternate, each evenly spread over its files."""
     positions = index.positions(TRAIN)
     by_class = [positions[index.labels[positions] == label] for label in range(len(index.classes))]
     in_turn = zip_longest(*(each[:: max(1, len(each) // NUM_SAMPLES)].tolist() for each in by_class[:NUM_SAMPLES]))

@@ -1,4 +1,4 @@
-"""The confusion matrix as a page shows it: cells with a shade, and the pairs of classes most often confused."""
+"""The confusion matrix on a page: cells with a shade, and the pairs of classes most often confused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUM_SHADES = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """How many images of class `true` were taken for class `predicted`; `shade` 0 to 10, deeper for a larger share."""
+    """The number of images of class `true` classified as `predicted`; `shade` is 0 to 10, darker for a larger share."""
 
     true: int
     predicted: int
@@ -21,7 +21,7 @@ class Cell:
 
 
 def shaded_rows(matrix: np.ndarray) -> list[list[Cell]]:
-    """Return the rows of the counts `(C, C)`; the root lifts small shares: one mistake in twenty must be seen."""
+    """Return the rows of the counts `(C, C)`; the square root makes small shares visible, also one mistake in 20."""
     supports = matrix.sum(axis=1).tolist()
     return [
         [

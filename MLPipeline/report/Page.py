@@ -1,8 +1,8 @@
-"""Pages for people: each one self-contained HTML file, made from the templates beside this file.
+"""HTML pages: each is one self-contained file, rendered from a template in this folder.
 
-A page works by double-click and by e-mail: style, script and pictures are inside, nothing is fetched, and its
-Content-Security-Policy forbids all else. Whatever comes from files or the user stays text: every expression of a
-template is escaped, and control characters and marks that turn the writing direction are shown as escapes.
+Style, script and pictures are embedded, nothing is fetched, and the Content-Security-Policy forbids everything else, so
+a page can be opened from disk or sent by e-mail. Text from files or the user stays text: every expression of a template
+is escaped, and control characters and marks that change the writing direction are shown as escapes.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ FOLDER = Path(__file__).parent
 
 
 class _CompiledTemplates(FileSystemBytecodeCache):
-    """Keeps what jinja makes of a template, which takes 0.2 s, beside what Python makes of a module, and by its rules.
+    """Caches compiled templates, which take 0.2 s to compile, in `__pycache__`, under the same rules as Python does.
 
-    Each holds a hash of its template and of this file: what is edited is made anew.
+    Each file contains a hash of its template and of this file, so that edited ones are compiled again.
     """
 
     def __init__(self) -> None:
         super().__init__(str(FOLDER / "__pycache__"), "%s.jinja.pyc")
 
     def get_source_checksum(self, source: str) -> str:
-        """Return what tells whether a template was made of this `source`."""
+        """Return the hash that identifies the source of a compiled template."""
         return super().get_source_checksum(source + Path(__file__).read_text(encoding="utf-8"))
 
     def dump_bytecode(self, bucket: Bucket) -> None:
-        """Write a template that was made, where that is possible and wanted."""
-        with contextlib.suppress(OSError):  # the folder belongs to somebody else, or the disk is full
+        """Write a compiled template, unless that is disabled or not possible."""
+        with contextlib.suppress(OSError):  # the folder is not writable, or the disk is full
             if not sys.dont_write_bytecode:
                 super().dump_bytecode(bucket)
 
 
 def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
-    """Write the page that `template` makes of `content` to `path`, whole or not at all.
+    """Render `template` with `content` and write it to `path`, completely or not at all.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -56,9 +56,9 @@ def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
 
 
 def render(template: str, **content: object) -> str:
-    """Return the HTML that the `template` of this folder makes of `content`.
+    """Return the HTML of a `template` of this folder rendered with `content`.
 
-    Templates extend `base.html.jinja`, which brings style, script and policy; filters: `percent`, `count`, `duration`.
+    Templates extend `base.html.jinja`, which has style, script and policy. Filters: `percent`, `count`, `duration`.
     """
     style, script = _resource("style.css"), _resource("page.js")
     policy = (
@@ -69,7 +69,7 @@ def render(template: str, **content: object) -> str:
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
-    """Return `share` (0 to 1) as a percentage with a space that does not break; a dash for None."""
+    """Return `share` (0 to 1) as a percentage with a non-breaking space; a dash for None."""
     return "–" if share is None else f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"
 
 
@@ -103,18 +103,18 @@ def _environment() -> Environment:
 
 
 def _visible(value: object) -> object:
-    """Return text with its control characters as escapes; what templates made themselves (`Markup`) stays."""
+    """Return text with its control characters escaped; the output of templates (`Markup`) is not changed."""
     return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache
 def _resource(name: str) -> Markup:
-    """Return the text of a style sheet or script of ours, which goes into the page as it is."""
+    """Return the text of our style sheet or script, which is embedded unchanged."""
     text = (FOLDER / name).read_text(encoding="utf-8")
     assert "</" not in text, f"{name} would end its element"
     return Markup(text)  # noqa: S704 - our own file
 
 
 def _hash(text: str) -> str:
-    """Return what a Content-Security-Policy calls the one style or script it lets through."""
+    """Return the source expression by which a Content-Security-Policy allows this one style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,7 +1,7 @@
-"""The pictures of a run: its history, its confusion matrix, what the network sees, and where it fails.
+"""The pictures of a run: its history, its confusion matrix, samples of its inputs, and its mistakes.
 
-Each has a builder that returns a `Figure` (which tests read) and a `plot_` function that saves it. Figures are made
-with matplotlib's objects, not `pyplot`: no window, and none stays in memory.
+Each has a function that returns a `Figure`, for tests, and a `plot_` function that saves it. Figures are made with
+matplotlib's classes instead of `pyplot`: no window is opened, and no figure stays in memory.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from MLPipeline.report.PlotStyle import (
 
 Names = Sequence[str]
 
-MIN_CELL = 0.16  # inches of a confusion matrix's cell whose class can be named
-MAX_CLASSES_WITH_COUNTS = 60  # beyond, a cell is too small for its number
+MIN_CELL = 0.16  # inches: the smallest cell of a confusion matrix with a readable label
+MAX_CLASSES_WITH_COUNTS = 60  # with more, a cell is too small for its number
 
 
 def plot_history(history: pd.DataFrame, path: Path) -> None:
@@ -68,7 +68,7 @@ def history_figure(history: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(9, 3.6))
     val_loss = history["val_loss"].to_numpy(float)
     best = history.iloc[np.nanargmin(val_loss)] if np.isfinite(val_loss).any() else None
-    # A single epoch has no line to see; hundreds of markers hide theirs.
+    # A single epoch needs a marker to be seen; hundreds of markers hide the line.
     look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if len(history) <= 30 else {"linewidth": 1.2}
     panels: Any = figure.subplots(1, 2)
     for axes, name, as_text in zip(panels, ("loss", "accuracy"), ("{:.4f}".format, percent), strict=True):
@@ -89,7 +89,7 @@ def history_figure(history: pd.DataFrame) -> Figure:
 
 
 def _mark_best(axes: Axes, epoch: int, value: float, text: str) -> None:
-    """Mark the best epoch by a line and a ring, and give `text` beside the title, where it hides no curve."""
+    """Mark the best epoch by a line and a ring, and write `text` beside the title, where it hides no curve."""
     axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.plot([epoch], [value], "o", color="white", markeredgecolor=BLUE, markeredgewidth=1.8, markersize=7, zorder=4)
     axes.set_title(f"best epoch {epoch}: {text}", loc="right", color=GREY, fontsize=9, weight="normal")
@@ -97,28 +97,28 @@ def _mark_best(axes: Axes, epoch: int, value: float, text: str) -> None:
 
 @styled
 def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names, is_normalized: bool = False) -> Figure:
-    """Return the confusion matrix: cells hold counts, colour is the share of the true class, recall stands right.
+    """Return the confusion matrix: counts in the cells, the share of the true class as colour, recall on the right.
 
     Args:
         matrix: counts `(C, C)`, rows true, columns predicted.
         classes: the C class names, in the order of the rows.
-        is_normalized: the cells hold the share of the true class in percent instead.
+        is_normalized: the cells contain the share of the true class in percent instead.
     """
     counts = np.asarray(matrix, dtype=np.int64).reshape(len(classes), len(classes))
     supports = counts.sum(axis=1)
     shares = counts / np.maximum(supports, 1)[:, None]
     names = [drawable(name, 24) for name in classes]
     cell = min(max(6 / len(classes), MIN_CELL), 0.7, 24 / len(classes))
-    step = math.ceil(MIN_CELL / cell)  # past 150 classes a picture of bearable size names only some
+    step = math.ceil(MIN_CELL / cell)  # with more than 150 classes only some can be labelled
     font_size = min(9.0, 50 * cell * step)
     longest = max(map(width, names)) * font_size * 0.6 / 72  # inches
     figure = Figure(figsize=(cell * len(classes) + longest + 2, cell * len(classes) + longest + 1))
     axes = figure.subplots()
     on_diagonal = np.eye(len(classes), dtype=bool)
     right = axes.imshow(np.ma.masked_where(~on_diagonal, shares), cmap=BLUES, vmin=0, vmax=1)
-    # The root lifts small shares: a class mistaken one time in twenty must be seen.
+    # The square root makes small shares visible: also one mistake in twenty images.
     wrong = axes.imshow(np.ma.masked_where(on_diagonal, shares), cmap=ORANGES, norm=PowerNorm(0.5, 0, 1))
-    title = "Confusion matrix, percent of the true class" if is_normalized else "Confusion matrix"
+    title = "Confusion matrix, % of the true class" if is_normalized else "Confusion matrix"
     axes.set(title=title, xlabel="Predicted class", ylabel="True class")
     axes.spines[:].set_visible(False)
     ticks = range(0, len(names), step)
@@ -131,7 +131,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names, is_normali
     if len(classes) <= MAX_CLASSES_WITH_COUNTS:
         _write_cells(axes, counts, shares, cell, is_normalized)
     else:
-        _add_scale(figure, axes, right, "Share of the true class, right")
+        _add_scale(figure, axes, right, "Share of the true class, correct")
         _add_scale(figure, axes, wrong, "Share of the true class, wrong")
     return figure
 
@@ -148,7 +148,7 @@ def _part_cells(axes: Axes, num_classes: int) -> None:
 def _write_recalls(
     axes: Axes, rows: range, recalls: npt.NDArray[np.float64], supports: npt.NDArray[np.int64], font_size: float
 ) -> None:
-    """Write each class's recall and number of images right of its row; past 99 images a decimal means something."""
+    """Write recall and number of images of each class on the right; with 100 images or more, recall has a decimal."""
     texts = [
         f"{percent(recalls[row], 0 if supports[row] < 100 else 1)} of {supports[row]:,}" if supports[row] else "–"
         for row in rows
@@ -168,11 +168,13 @@ def _write_cells(
     for row, column in np.argwhere(counts):
         color = "white" if shares[row, column] > 0.8 else INK
         look: Any = {"ha": "center", "va": "center", "fontsize": font_size, "color": color}
-        axes.text(column, row, texts[row, column], in_layout=False, **look)  # a cell holds it: no room is to be found
+        axes.text(
+            column, row, texts[row, column], in_layout=False, **look
+        )  # it fits into the cell: layout can ignore it
 
 
 def _add_scale(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
-    """Tell beside the matrix which share a colour stands for, where no counts do."""
+    """Add a colour bar for the shares, where the cells contain no counts."""
     scale = figure.colorbar(image, ax=axes, shrink=0.3, pad=0.01, aspect=30, label=label)
     scale.ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
@@ -181,32 +183,32 @@ def _add_scale(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None
 def samples_figure(images: npt.ArrayLike, titles: Names) -> Figure:
     """Return a grid of `images` `(N, 3, H, W)` uint8 RGB, each under its title."""
     captions = [drawable(title, 22) for title in titles]
-    return _image_grid(images, captions, "What the network sees", "No images")
+    return _image_grid(images, captions, "Training images as the network receives them", "No images")
 
 
 @styled
 def mistakes_figure(
     images: npt.ArrayLike, true: Names, predicted: Names, confidence: Sequence[float], num_images: int
 ) -> Figure:
-    """Return a grid of mistakes, captioned `true → predicted 97 %`; without any, a page that says so.
+    """Return a grid of mistakes, captioned `true → predicted 97 %`; without mistakes, a picture that says so.
 
     Args:
-        images: the N wrongly classified ones, the worst first, `(N, 3, H, W)` uint8 RGB.
+        images: the N misclassified ones, the worst first, `(N, 3, H, W)` uint8 RGB.
         true: the N classes they belong to.
-        predicted: the N classes they were taken for.
+        predicted: the N classes predicted for them.
         confidence: the N probabilities of the predicted classes, 0 to 1.
-        num_images: how many images were classified, mistakes or not.
+        num_images: number of all images that were classified.
     """
     captions = [
         f"{drawable(truth, 22)}\n→ {drawable(answer, 16)} {percent(probability, 0)}"
         for truth, answer, probability in zip(true, predicted, confidence, strict=True)
     ]
-    title = f"The worst mistakes on {num_images:,} images: true → predicted, confidence"
-    return _image_grid(images, captions, title, f"No mistakes on {num_images:,} images")
+    title = f"The worst mistakes among {num_images:,} images: true → predicted, confidence"
+    return _image_grid(images, captions, title, f"No mistakes among {num_images:,} images")
 
 
 def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str) -> Figure:
-    """Return `images` `(N, 3, H, W)` with their captions, or a page that says `if_none`."""
+    """Return `images` `(N, 3, H, W)` with their captions, or a picture of the text `if_none`."""
     pictures = np.asarray(images)
     if not len(pictures):
         figure = Figure(figsize=(6, 2))
@@ -214,7 +216,7 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
         axes.text(0.5, 0.5, if_none, transform=axes.transAxes, ha="center", va="center", fontsize=14, color=GREY)
         axes.spines[:].set(visible=True, color=PALE)
         return figure
-    num_columns = max(3, math.ceil(math.sqrt(len(pictures))))  # two are narrower than the title
+    num_columns = max(3, math.ceil(math.sqrt(len(pictures))))  # two columns would be narrower than the title
     num_rows = math.ceil(len(pictures) / num_columns)
     side, gap, top = 2.0, 0.1, 0.35  # inches: a picture's width, the space beside it, the title's height
     picture_height = side * pictures.shape[2] / pictures.shape[3]
@@ -223,7 +225,7 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
     width, height = num_columns * (side + gap) + gap, top + num_rows * row_height + gap
     figure = Figure(figsize=(width, height), dpi=100)
     figure.set_layout_engine("none")
-    # One pair of axes in inches, from the upper left: a pair for each picture takes four times as long.
+    # One pair of axes in inches, from the upper left: separate axes for each picture take four times as long.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.text(gap, gap, title, ha="left", va="top", fontsize=11, weight="bold")

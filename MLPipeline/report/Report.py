@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: tables, figures and pictures in its folder, and its closing lines."""
+"""The tables and pictures in the folder of a run, and the lines that the console shows before, during and after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from MLPipeline.Augment import Augmentation
+from MLPipeline.Augment import Augmentation, make_augmentation
 from MLPipeline.Config import Config
 from MLPipeline.Errors import one_line
 from MLPipeline.Evaluate import SplitPredictions
@@ -26,19 +26,21 @@ from MLPipeline.images.Levels import LEVELS_FILE
 from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
+from MLPipeline.images.SplitGaps import Gap
 from MLPipeline.Recipes import flags_of
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Scores import Scores
-from MLPipeline.scoring.Metrics import baseline_accuracy
+from MLPipeline.scoring.Metrics import baseline
 from MLPipeline.scoring.Predictions import predictions_table, worst_mistakes
 from MLPipeline.scoring.Unknown import UnknownRule
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
 MAX_GRID_IMAGES = 16
+_MAX_CAUSES = 5  # lines on classes without images
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +54,9 @@ def write_inputs(
     augment: Augmentation,
     seed: int,
 ) -> None:
-    """Write what a run starts from: classes, splits with `digests` (N,) of the files, versions, pictures of `shown`.
+    """Write the inputs of a run: classes, splits with file `digests` (N,), skipped files, versions, `samples.png`.
 
-    These are as the network sees them in its first epoch, changed by `augment`.
+    That shows the first images of `shown`, augmented by `augment` as in the first epoch.
     """
     index = dataset.index
     write_text(folder / "classes.txt", "".join(f"{one_line(name)}\n" for name in index.classes))
@@ -97,10 +99,12 @@ def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
 
 
 def measure(index: ImageIndex, scored: Sequence[SplitPredictions]) -> dict[str, Any]:
-    """Return the metrics of each split by its name, and what always answering the largest class would have scored."""
+    """Return the metrics of each split by its name, and the accuracy and class of the majority-class baseline."""
     metrics: dict[str, Any] = {SPLITS[each.split]: each.metrics(index.classes) for each in scored}
-    train_labels = torch.from_numpy(index.labels[index.positions(TRAIN)])
-    return metrics | {"baseline_accuracy": baseline_accuracy(train_labels, _judged(scored).predictions.labels)}
+    train_labels = torch.from_numpy(index.labels[index.positions(TRAIN)]).long()
+    accuracy, label = baseline(train_labels, _evaluated(scored).predictions.labels) or (None, None)
+    name = None if label is None else index.classes[label]
+    return metrics | {"baseline_accuracy": accuracy, "baseline_class": name}
 
 
 def write_results(
@@ -112,54 +116,67 @@ def write_results(
     image_size: int,
     preprocessing: Preprocessing = PLAIN,
 ) -> None:
-    """Write predictions of a run whose `metrics` are known, and order its pictures: `drawing` tells when all are there.
+    """Write the predictions of a run and start drawing its pictures; `drawing.finish` waits for them.
 
-    `metrics.json` is the caller's, and last.
+    `metrics.json` is left to the caller, who writes it last.
     """
     write_csv(pd.concat([table_of(index, each) for each in scored]), folder / "predictions.csv")
     drawing.draw("Plots.plot_history", _history_table(history), folder / "history.png")
-    judged = _judged(scored)
-    predicted, labels = judged.predictions.predicted.numpy(), judged.predictions.labels.numpy()
-    probabilities = judged.predictions.probabilities.numpy()
+    evaluated = _evaluated(scored)
+    predicted, labels = evaluated.predictions.predicted.numpy(), evaluated.predictions.labels.numpy()
+    probabilities = evaluated.predictions.probabilities.numpy()
     names = figure_names(index.classes)
-    figures = metrics[SPLITS[judged.split]]
+    figures = metrics[SPLITS[evaluated.split]]
     figures = figures | {"per_class": {names[name]: scores for name, scores in figures["per_class"].items()}}
     scores = Scores(probabilities, predicted, labels, figures, list(names.values()))
     drawing.draw("ScorePlots.plot_scores", scores, folder)
-    worst = worst_mistakes(judged.predictions, MAX_GRID_IMAGES)
+    worst = worst_mistakes(evaluated.predictions, MAX_GRID_IMAGES)
     drawing.draw(
         "Plots.plot_mistakes",
-        _pixels(index, judged.positions[worst], image_size, preprocessing),
+        _pixels(index, evaluated.positions[worst], image_size, preprocessing),
         [names[index.classes[labels[k]]] for k in worst],
         [names[index.classes[predicted[k]]] for k in worst],
-        judged.predictions.confidence[worst].tolist(),
+        evaluated.predictions.confidence[worst].tolist(),
         len(labels),
         folder / "mistakes.png",
     )
 
 
 def summary_lines(index: ImageIndex, config: Config, weights: WeightsReport, device: torch.device) -> list[str]:
-    """Return the sentences that say, before anything is computed, what is trained on what, and how."""
+    """Return the lines that say, before training, what is trained on which images, and how."""
     sizes = ", ".join(f"{len(index.positions(split))} {name}" for split, name in enumerate(SPLITS))
     start = {"imagenet": "ImageNet weights", "file": "weights of a file", "none": "random weights"}[weights.kind]
-    trained = {"backbone": "the head is trained", "none": "every layer is trained"}
+    trained = {"backbone": "only the head is trained", "none": "all layers are trained"}
+    layers = trained.get(str(config.freeze), f"the layers after {config.freeze} are trained")
+    if config.unfreeze_after:
+        layers = f"the head is trained for {counted(config.unfreeze_after, 'epoch')}, then {layers}"
     return [
         *([f"recipe   {config.recipe} stands for {flags_of(config.recipe)}"] if config.recipe else []),
         f"images   {len(index.classes)} classes in {index.root}: {sizes}",
-        f"model    {config.model} with {start}; {trained.get(str(config.freeze), f'layers after {config.freeze}')}",
+        f"model    {config.model} with {start}; {layers}",
         *([f"         {weights.note}"] if weights.kind == "none" and config.weights != "none" else []),
         f"training {counted(config.epochs, 'epoch')}, batch {config.batch_size}, {config.optimizer} at {config.lr:g}, "
         f"{config.image_size}x{config.image_size} pixels, seed {config.seed}, on {device.type}",
+        augment_line(config),
     ]
 
 
+def augment_line(config: Config) -> str:
+    """Return the line that says how training images are augmented."""
+    augmentation = make_augmentation(config.augment)
+    if not augmentation:
+        return "augment  none"
+    when = " in fine-tuning" if config.unfreeze_after else ""
+    return f"augment  {augmentation}{when}: {augmentation.describe()}"
+
+
 def oddity_lines(notes: Sequence[Skipped]) -> list[str]:
-    """Return one line per kind of oddity among the files that are used all the same."""
+    """Return one line per kind of irregularity among the files that are used anyway."""
     kinds: dict[str, list[str]] = {}
     for each in notes:
         kinds.setdefault(each.reason, []).append(each.path)
     return [
-        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {reason}; used all the same"
+        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {reason}; used anyway"
         for reason, paths in kinds.items()
     ]
 
@@ -167,7 +184,7 @@ def oddity_lines(notes: Sequence[Skipped]) -> list[str]:
 def epoch_line(record: EpochRecord | None) -> str:
     """Return one row of the epoch table; its header for None."""
     if record is None:
-        return "epoch  train loss  train acc  val loss   val acc  seconds  (* best so far)"
+        return "epoch  train loss  train acc  val loss   val acc  seconds  (* lowest validation loss so far)"
     has_val = record.val_loss == record.val_loss
     val = f"{record.val_loss:8.4f}  {100 * record.val_accuracy:6.1f} %" if has_val else f"{'-':>8}  {'-':>8}"
     return (
@@ -176,31 +193,57 @@ def epoch_line(record: EpochRecord | None) -> str:
     )
 
 
-def closing_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the sentences that sum up the `metrics` of a run."""
-    name = next((split for split in (SPLITS[TEST], SPLITS[VAL]) if metrics[split]["n"]), None)
-    if name is None:
-        return ["result   no validation or test images: nothing says how good this model is"]
-    return result_lines(metrics[name], f"{name} accuracy", metrics["baseline_accuracy"])
+def closing_lines(metrics: Mapping[str, Any], gaps: Sequence[Gap] = ()) -> list[str]:
+    """Return the lines that sum up the `metrics` of a run; `gaps` are the classes that its splits lack, with causes."""
+    split = next((split for split in (TEST, VAL) if metrics[SPLITS[split]]["n"]), None)
+    if split is None:
+        return ["result   accuracy unknown: there are no validation or test images"]
+    scores, name = metrics[SPLITS[split]], SPLITS[split]
+    causes = [gap.to_text() for gap in gaps if gap.split == split]
+    result, *others = result_lines(scores, name, causes)
+    if (baseline := metrics["baseline_accuracy"]) is not None:
+        result += f"; majority-class baseline {100 * baseline:.1f} %"
+        result += f" (class {drawable(metrics['baseline_class'], 40)})" if scores["classes_without_images"] else ""
+    return [result, *others]
 
 
-def result_lines(scores: Mapping[str, Any], title: str = "accuracy", baseline: float | None = None) -> list[str]:
-    """Return what `scores` come to: accuracy with interval beside that of a blind guess, and the weakest class."""
+def result_lines(scores: Mapping[str, Any], split: str = "", causes: Sequence[str] = ()) -> list[str]:
+    """Return the lines that sum up `scores`: accuracy with its interval, the weakest class, classes without images.
+
+    Args:
+        scores: as `Metrics.evaluate` returns them, of at least one image.
+        split: the name of the split, or empty.
+        causes: sentences that name the classes without images and say why; otherwise they are only named.
+    """
     low, high = (100 * bound for bound in scores["accuracy_ci95"])
-    line = f"result   {title} {100 * scores['accuracy']:.1f} % "
-    line += f"(95 % interval {low:.1f} to {high:.1f} %, {counted(scores['n'], 'image')})"
-    lines = [line if baseline is None else f"{line}; always the largest class: {100 * baseline:.1f} %"]
+    title = f"{split} accuracy".strip()
+    lines = [
+        f"result   {title} {100 * scores['accuracy']:.1f} % "
+        f"(95 % interval {low:.1f} to {high:.1f} %, {counted(scores['n'], 'image')})"
+    ]
     if scores["weakest_class_taken_for"]:
-        weakest, taken_for = scores["weakest_class"], scores["weakest_class_taken_for"]
-        found = f"{100 * scores['per_class'][weakest]['recall']:.0f} % found"
-        lines.append(f"weakest  {drawable(weakest, 40)}: {found}, most often taken for {drawable(taken_for, 40)}")
+        weakest, confused_with = scores["weakest_class"], scores["weakest_class_taken_for"]
+        recall = f"recall {100 * scores['per_class'][weakest]['recall']:.0f} %"
+        names = f"class {drawable(weakest, 40)}: {recall}, most often confused with {drawable(confused_with, 40)}"
+        lines.append(f"weakest  {names}")
+    if left_out := scores["classes_without_images"]:
+        lines += [f"missing  {cause}" for cause in (causes or [_named(split, left_out)])[:_MAX_CAUSES]]
+        number, total = len(scores["per_class"]) - len(left_out), len(scores["per_class"])
+        lines.append(f"         the figures are over {number} of {total} classes")
     if rule := scores.get("unknown"):
         lines.append(UnknownRule(**rule).to_text())
     return lines
 
 
+def _named(split: str, classes: Sequence[str]) -> str:
+    """Return `no test images of a, b and 3 more`."""
+    shown = ", ".join(drawable(name, 40) for name in classes[:_MAX_CAUSES])
+    more = f" and {len(classes) - _MAX_CAUSES} more" if len(classes) > _MAX_CAUSES else ""
+    return f"no {split} images of ".replace("  ", " ") + shown + more
+
+
 def per_class_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Return a table of precision, recall and F1, one line a class."""
+    """Return a table of precision, recall and F1, one line per class."""
 
     def percent(value: float | None) -> str:
         return "    -  " if value is None else f"{100 * value:5.1f} %"
@@ -225,13 +268,17 @@ def write_json(path: Path, content: object) -> None:
 
 
 def table_of(index: ImageIndex, scored: SplitPredictions) -> pd.DataFrame:
-    """Return the rows of `predictions.csv` for one split."""
+    """Return the rows of `predictions.csv` for one split; with a rule for withholding answers, also `answered`."""
     names = [index.name(position) for position in scored.positions.tolist()]
-    return predictions_table(scored.predictions, names, SPLITS[scored.split], index.classes)
+    table = predictions_table(scored.predictions, names, SPLITS[scored.split], index.classes)
+    if scored.is_withheld is not None:
+        answered = np.where(scored.is_withheld.numpy(), "false", "true")
+        table.insert(list(table.columns).index("loss") + 1, "answered", answered)
+    return table
 
 
-def _judged(scored: Sequence[SplitPredictions]) -> SplitPredictions:
-    """Return the split that figures and pictures are about: the last of `scored` that has images."""
+def _evaluated(scored: Sequence[SplitPredictions]) -> SplitPredictions:
+    """Return the split that the figures and pictures are of: the last of `scored` that has images."""
     return next((each for each in reversed(scored) if len(each.positions)), scored[-1])
 
 
@@ -241,7 +288,7 @@ def _history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
 
 
 def _pixels(index: ImageIndex, positions: np.ndarray, image_size: int, preprocessing: Preprocessing) -> np.ndarray:
-    """Return images (B, 3, H, W) uint8 as the network gets them; white where a file has vanished since."""
+    """Return images (B, 3, H, W) uint8 as the network gets them; white for a file that no longer exists."""
     pictures = np.full((len(positions), image_size, image_size, 3), 255, np.uint8)
     for picture, position in zip(pictures, positions, strict=True):
         with contextlib.suppress(UnreadableImage):

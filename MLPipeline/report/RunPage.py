@@ -1,4 +1,4 @@
-"""`report.html` of a run: how good, how sure, where wrong and why, on one self-contained page."""
+"""`report.html` of a run: accuracy, calibration, mistakes, data and settings on one self-contained page."""
 
 from __future__ import annotations
 
@@ -18,59 +18,85 @@ from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ScanFolders import SPLITS, VAL, ImageIndex
+from MLPipeline.images.SplitGaps import Gap
 from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
 from MLPipeline.report.MatrixView import most_confused, shaded_rows
-from MLPipeline.report.Page import write_page
+from MLPipeline.report.Page import percent, write_page
 from MLPipeline.report.Thumbnails import Photo
-from MLPipeline.report.Verdict import advice, measures, verdict
+from MLPipeline.report.Verdict import advice, verdict
 from MLPipeline.scoring.Intervals import wilson_interval
+from MLPipeline.scoring.Metrics import METRICS, shown_metrics, title_of
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
 MAX_MATRIX_CLASSES = 100  # beyond, only the most confused pairs are listed
 MAX_FILES_LISTED = 200
-NO_ANSWERS = dict.fromkeys(("matrix", "pairs", "gallery", "histogram", "reliability", "measures"))
+MAX_GAPS_LISTED = 10
+NO_ANSWERS = dict.fromkeys(("matrix", "pairs", "gallery", "histogram", "reliability", "figures", "titles"))
 SPLIT_NAMES = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What a run has come to so far; what does not exist is empty, and its section is left out."""
+    """What a run has produced so far; what does not exist is empty, and its section is left out."""
 
     config: Config
     weights: WeightsReport
     index: ImageIndex  # with what is skipped
-    notes: Sequence[Skipped] = ()  # files that are used, but odd
+    notes: Sequence[Skipped] = ()  # files that are used, but irregular
     history: Sequence[EpochRecord] = ()
     scored: Sequence[SplitPredictions] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)  # as `Report.measure` returns them
-    timing: Mapping[str, float] = field(default_factory=dict)  # seconds: total_s, features_s
+    gaps: Sequence[Gap] = ()  # classes that the validation or the test split lacks
     interrupted: str = ""  # what ended the run early: "stopped by Ctrl-C"
     heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)  # position in the index -> (H, W, 3) uint8 RGB
-    photos: Mapping[Path, Photo] = field(default_factory=dict)  # small pictures that were taken already
+    photos: Mapping[Path, Photo] = field(default_factory=dict)  # thumbnails that were made already
     preprocessing: Preprocessing = PLAIN
 
 
-def write_report(folder: Path, content: ReportContent) -> Path:
-    """Return the path of the page that tells people about the run in `folder`.
+NO_TIMING: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True)
+class PreparedReport:
+    """A page with everything computed that takes time, thumbnails included: only the time is missing."""
+
+    path: Path
+    context: Mapping[str, Any]
+
+    def write(self, timing: Mapping[str, float] = NO_TIMING) -> Path:
+        """Return the path of the page once it is written; `timing` are seconds: total_s, features_s.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
+        write_page(self.path, "report.html.jinja", {**self.context, "timing": timing})
+        return self.path
+
+
+def prepare_report(folder: Path, content: ReportContent) -> PreparedReport:
+    """Return the page about the run in `folder`, ready to be written."""
+    return PreparedReport(folder / "report.html", _context(folder, content))
+
+
+def write_report(folder: Path, content: ReportContent, timing: Mapping[str, float] = NO_TIMING) -> Path:
+    """Return the path of the page about the run in `folder`, written.
 
     Raises:
         ResourceError: it cannot be written.
     """
-    page = folder / "report.html"
-    write_page(page, "report.html.jinja", _context(folder, content))
-    return page
+    return prepare_report(folder, content).write(timing)
 
 
 def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
     """Return what `report.html.jinja` needs."""
     index, config = content.index, content.config
-    judged = next((each for each in reversed(content.scored) if len(each.positions)), None)
-    split = VAL if judged is None else judged.split
-    scores = _scores_so_far(content) if judged is None else content.metrics[SPLITS[split]]
+    evaluated = next((each for each in reversed(content.scored) if len(each.positions)), None)
+    split = VAL if evaluated is None else evaluated.split
+    scores = _scores_so_far(content) if evaluated is None else content.metrics[SPLITS[split]]
     baseline = content.metrics.get("baseline_accuracy") if scores else None
     from_scratch = content.weights.kind == "none"
     best = next((record for record in reversed(content.history) if record.is_best), None)
@@ -87,7 +113,10 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
         "from_scratch": from_scratch,
         "best": best,
         "curves": _curves(content.history, best),
-        **(NO_ANSWERS if judged is None else _on_answers(content, judged, scores or {})),
+        "tuning": _tuning(content),
+        "baseline_class": content.metrics.get("baseline_class"),
+        "gaps": _gap_lines(content, split, scores),
+        **(NO_ANSWERS if evaluated is None else _on_answers(content, evaluated, scores or {})),
         "samples": samples_of(index, content.preprocessing),
         "counts": _counts(index),
         "numbered": {shown: name for name, shown in figure_names(index.classes).items() if shown != name},
@@ -104,14 +133,37 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
     }
 
 
+def _tuning(content: ReportContent) -> str:
+    """Return the sentences that compare fine-tuning with the head alone; empty without fine-tuning."""
+    found = content.metrics.get("fine_tuning")
+    if not found:
+        return ""
+    kept = "fine-tuned weights" if found["kept"] == "fine-tuned" else "head alone"
+    return (
+        f"Validation loss of the head alone: {found['head_loss']:.4f} (accuracy {percent(found['head_accuracy'])}); "
+        f"after fine-tuning: {found['tuned_loss']:.4f} (accuracy {percent(found['tuned_accuracy'])}). "
+        f"The {kept} had the lower loss {'and are' if found['kept'] == 'fine-tuned' else 'and is'} saved."
+    )
+
+
 def _counts(index: ImageIndex) -> list[list[int]]:
     """Return for each class its numbers of training, validation and test images."""
     labels = [index.labels[index.positions(split)] for split in range(len(SPLITS))]
     return np.stack([np.bincount(each, minlength=len(index.classes)) for each in labels], axis=1).tolist()
 
 
+def _gap_lines(content: ReportContent, split: int, scores: Mapping[str, Any] | None) -> list[str]:
+    """Return one sentence for each class that the evaluated split has no images of, with the cause."""
+    if not scores or not scores.get("classes_without_images"):
+        return []
+    lines = [gap.to_text() for gap in content.gaps if gap.split == split]
+    lines = lines or [f"no {SPLITS[split]} images of class {name}" for name in scores["classes_without_images"]]
+    more = len(lines) - MAX_GAPS_LISTED
+    return [*lines[:MAX_GAPS_LISTED], *([f"and {more} more"] if more > 0 else [])]
+
+
 def _scores_so_far(content: ReportContent) -> dict[str, Any] | None:
-    """Return accuracy on the validation images at the best epoch: all there is of a run that was not scored."""
+    """Return the accuracy on the validation images at the best epoch, for a run that was not evaluated."""
     best = next((record for record in reversed(content.history) if record.is_best), None)
     num_images = len(content.index.positions(VAL))
     if best is None or math.isnan(best.val_accuracy) or not num_images:
@@ -137,9 +189,9 @@ def _curves(history: Sequence[EpochRecord], best: EpochRecord | None) -> list[Li
     ]
 
 
-def _on_answers(content: ReportContent, judged: SplitPredictions, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is drawn from the answers to single images."""
-    answers, classes = answers_of(judged), content.index.classes
+def _on_answers(content: ReportContent, evaluated: SplitPredictions, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is computed from the predictions for single images."""
+    answers, classes = answers_of(evaluated), content.index.classes
     matrix = np.array(scores["confusion_matrix"])
     return {
         "matrix": shaded_rows(matrix) if len(classes) <= MAX_MATRIX_CLASSES else None,
@@ -149,21 +201,22 @@ def _on_answers(content: ReportContent, judged: SplitPredictions, scores: Mappin
         ),
         "histogram": confidence_histogram(answers.confidence, answers.is_right),
         "reliability": reliability_diagram(answers.confidence, answers.is_right),
-        "measures": measures(scores),
-        "unknown": judged.unknown.to_text() if judged.unknown else "",
+        "figures": shown_metrics(scores),
+        "titles": {name: title_of(name, scores) for name in METRICS},
+        "withheld": evaluated.unknown.to_text() if evaluated.unknown else "",
     }
 
 
 def _commands(folder: Path, content: ReportContent) -> list[tuple[str, str]]:
-    """Return what one may do next with the run, and the command for it."""
+    """Return what can be done next with the run, and the command for it."""
     run, settings = shlex.quote(str(folder)), shlex.quote(str(folder / "config.json"))
-    commands = [("Train it again, to the same numbers", f"python Engine.py --config {settings}")]
-    if content.history:  # there is a model
+    commands = [("Repeat this run with the same settings", f"python Engine.py --config {settings}")]
+    if content.history:  # a model was saved
         commands = [
-            ("Name the class of new images", f"python Engine.py predict IMAGE_OR_FOLDER --run {run}"),
-            ("Score it again, or on other labelled folders with --data", f"python Engine.py evaluate --run {run}"),
+            ("Classify new images", f"python Engine.py predict IMAGE_OR_FOLDER --run {run}"),
+            ("Evaluate it again, or on other labelled folders with --data", f"python Engine.py evaluate --run {run}"),
             *commands,
         ]
     if content.interrupted:
-        commands = [("Go on where it stopped", f"python Engine.py --resume {run}"), *commands]
+        commands = [("Resume the run", f"python Engine.py --resume {run}"), *commands]
     return commands

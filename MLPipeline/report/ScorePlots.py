@@ -1,6 +1,6 @@
-"""The pictures drawn from a model's scores: what is confused, class by class, how sure, how well ranked.
+"""The pictures of the scores of a model: confusion matrix, per-class figures, reliability diagram, ROC and PR curves.
 
-Each is a function from `Scores` to a `Figure`; its place in `FIGURES` gives it a file in every run's folder.
+Each is a function from `Scores` to a `Figure`; its entry in `FIGURES` names the file in the folder of a run.
 N images, C classes.
 """
 
@@ -21,10 +21,10 @@ from MLPipeline.report.Plots import confusion_figure
 from MLPipeline.report.PlotStyle import BLUE, BLUES, GREY, INK, ORANGE, percent, save_figure, styled
 from MLPipeline.report.Scores import Scores
 
-MAX_BARS = 60  # classes in the picture of all: the weakest
+MAX_BARS = 60  # classes in the per-class figure: the weakest
 NUM_WORST = 3  # classes whose own curve is drawn
 NUM_BINS = 10
-FEW = 10  # a bar of fewer images says little
+FEW = 10  # a bar of fewer images is drawn pale
 _GRID = np.linspace(0, 1, 201)
 _COLOURS = (ORANGE, "#CC79A7", "#E69F00")  # of the worst classes; all of Okabe and Ito's
 
@@ -51,7 +51,7 @@ def shares_figure(scores: Scores) -> Figure:
 
 @styled
 def per_class_figure(scores: Scores) -> Figure:
-    """Return recall as bars with their 95 % intervals, and precision as dots, the weakest class on top."""
+    """Return recall as bars with 95 % intervals, and precision as dots, the weakest class at the top."""
     per_class = scores.metrics["per_class"]
     known = {name: figures for name, figures in per_class.items() if figures["recall"] is not None}
     names = sorted(known, key=lambda name: known[name]["recall"])[:MAX_BARS]
@@ -69,7 +69,7 @@ def per_class_figure(scores: Scores) -> Figure:
     axes.plot(x, y, "D", color="white", markeredgecolor=ORANGE, markeredgewidth=1.5, markersize=5, label="precision")
     axes.set_yticks(rows, [f"{drawable(name, 30)} ({known[name]['support']:,})" for name in names])
     left_out = f"the weakest {MAX_BARS} of {len(known)}" if len(known) > MAX_BARS else "weakest first"
-    axes.set(title=f"Class by class, {left_out}", xlabel="Share of images", ylabel="Class and its number of images")
+    axes.set(title=f"Recall and precision, {left_out}", xlabel="Share of images", ylabel="Class (number of images)")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
@@ -81,7 +81,7 @@ def per_class_figure(scores: Scores) -> Figure:
 
 @styled
 def reliability_figure(scores: Scores) -> Figure:
-    """Return how often answers of each confidence are right, and how many there are of each.
+    """Return the accuracy in each bin of confidence, and the number of images in each.
 
     Source: A. Niculescu-Mizil and R. Caruana, Predicting Good Probabilities with Supervised Learning, ICML 2005.
     """
@@ -94,17 +94,17 @@ def reliability_figure(scores: Scores) -> Figure:
     top, bottom = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     look: dict[str, Any] = {"width": 0.092, "align": "edge"}
     for kind, alpha, label in (
-        (numbers >= FEW, 1.0, "right"),
-        ((numbers > 0) & (numbers < FEW), 0.35, f"of under {FEW} images"),
+        (numbers >= FEW, 1.0, "accuracy"),
+        ((numbers > 0) & (numbers < FEW), 0.35, f"fewer than {FEW} images"),
     ):
         top.bar(edges[kind] + 0.004, shares[kind], color=BLUE, alpha=alpha, label=label, **look)
-    top.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="as sure as right")
+    top.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
     bottom.bar(edges + 0.004, right, color=BLUE, **look)
     bottom.bar(edges + 0.004, numbers - right, bottom=right, color=ORANGE, label="wrong", **look)
     error = scores.metrics["ece"]
-    top.set(title="Reliability", ylabel="Right", xlim=(0, 1), ylim=(0, 1))
+    top.set(title="Reliability diagram", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1))
     if error is not None:
-        text = f"calibration error {percent(error)}"
+        text = f"expected calibration error {percent(error)}"
         top.set_title(text, loc="right", color=GREY, fontsize=9, weight="normal")
     bottom.set(xlabel="Confidence", ylabel="Images")
     for axis in (top.xaxis, top.yaxis):
@@ -128,8 +128,8 @@ def ranking_figure(scores: Scores) -> Figure:
     }
     figure = Figure(figsize=(9, 4.5))
     left, right = figure.subplots(1, 2)
-    left.set(title="ROC", xlabel="False alarms among the other classes", ylabel="Found (recall)")
-    right.set(title="Precision and recall", xlabel="Found (recall)", ylabel="Precision")
+    left.set(title="ROC curve", xlabel="False positive rate", ylabel="True positive rate (recall)")
+    right.set(title="Precision-recall curve", xlabel="Recall", ylabel="Precision")
     for axes in (left, right):
         axes.set(xlim=(-0.01, 1.01), ylim=(0, 1.02))
         for axis in (axes.xaxis, axes.yaxis):
@@ -145,7 +145,7 @@ def ranking_figure(scores: Scores) -> Figure:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """How well a score ranks the members of a class before all others; curves at 201 places from 0 to 1."""
+    """How well a score separates the members of a class from all others; curves at 201 points from 0 to 1."""
 
     recall: np.ndarray  # by false-positive rate
     precision: np.ndarray  # by recall
@@ -154,31 +154,31 @@ class Ranking:
 
 
 def rank(scores: np.ndarray, is_member: np.ndarray) -> Ranking:
-    """Return the ranking that `scores` `(N,)`, higher for members, make of images `(N,)`, members and others."""
+    """Return the curves for `scores` `(N,)`, which should be higher for the images where `is_member` `(N,)` is true."""
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     hits = np.append(0, np.cumsum(is_member[order])[last_of_ties])
     answers = np.append(0, last_of_ties + 1)
-    recall, false_alarms = hits / hits[-1], (answers - hits) / (len(scores) - hits[-1])
+    recall, false_positives = hits / hits[-1], (answers - hits) / (len(scores) - hits[-1])
     precision = hits[1:] / answers[1:]
-    best = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or a higher one
+    best = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or higher
     at_recall = np.minimum(np.searchsorted(recall[1:], _GRID - 1e-12), len(best) - 1)
     return Ranking(
-        np.interp(_GRID, false_alarms, recall),
+        np.interp(_GRID, false_positives, recall),
         best[at_recall],
-        float(np.sum(np.diff(false_alarms) * (recall[1:] + recall[:-1])) / 2),
+        float(np.sum(np.diff(false_positives) * (recall[1:] + recall[:-1])) / 2),
         float(np.sum(np.diff(recall) * precision)),
     )
 
 
 def _draw_curves(axes: Axes, curves: Mapping[str, np.ndarray], areas: Mapping[str, float], place: str) -> None:
-    """Draw the mean of all curves, and those of the smallest area."""
+    """Draw the mean of all curves, and the curves with the smallest areas."""
     worst = sorted(areas, key=lambda name: areas[name])[:NUM_WORST] if len(curves) > 2 else []
     mean, area = np.mean(list(curves.values()), axis=0), np.mean(list(areas.values()))
     axes.plot(_GRID, mean, color=BLUE, linewidth=2.4, label=f"{area:.3f}  mean of {len(curves)} classes", zorder=4)
     for name, colour in zip(worst, _COLOURS, strict=False):
         axes.plot(_GRID, curves[name], color=colour, linewidth=1.3, label=f"{areas[name]:.3f}  {name}")
-    look: dict[str, Any] = {"loc": place, "title": "Area", "alignment": "left"}
+    look: dict[str, Any] = {"loc": place, "title": "Area under the curve", "alignment": "left"}
     axes.legend(**look)
 
 

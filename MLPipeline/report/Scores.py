@@ -1,4 +1,4 @@
-"""What a model achieved on one split, in the form in which it is drawn. N images, C classes."""
+"""The scores of a model on one split, as they are drawn. N images, C classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Answers, truth and figures; arrays, for they are drawn where there is no torch."""
+    """Predictions, labels and metrics; NumPy arrays, because they are drawn in a process without torch."""
 
     probabilities: np.ndarray  # (N, C) float64
     predicted: np.ndarray  # (N,) int64

@@ -1,4 +1,4 @@
-"""The picture of a search: how it went, and what each setting did to the validation loss."""
+"""The picture of a search: validation loss over the trials, and against each setting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TITLES = {
     "dropout": "Dropout",
     "hidden": "Hidden layer",
 }
-_SHOWN = 0.75  # share of the complete trials whose loss is inside the picture
+_SHOWN = 0.75  # share of the complete trials whose loss is inside the axes
 
 
 def plot_tune(trials: Sequence[Trial], path: Path) -> None:
@@ -61,7 +61,7 @@ def tune_figure(trials: Sequence[Trial]) -> Figure:
 
 
 def _places(axes: Axes, trials: Sequence[Trial], name: str) -> Sequence[float] | np.ndarray:
-    """Return where each trial stands along one setting: levels at equal distances, their trials side by side."""
+    """Return the x position of each trial for one setting: levels at equal distances, with jitter."""
     if name == "lr":
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")  # the default writes formulas, which our style does not read
@@ -73,7 +73,7 @@ def _places(axes: Axes, trials: Sequence[Trial], name: str) -> Sequence[float] |
 
 
 def _label(name: str, level: Any) -> str:
-    """Return what stands under a level: `none`, `sgd`, 128, 0.1, 1e-4."""
+    """Return the label of a level: `none`, `sgd`, 128, 0.1, 1e-4."""
     if name == "hidden" and not level:
         return "none"
     return (
@@ -82,12 +82,12 @@ def _label(name: str, level: Any) -> str:
 
 
 def _draw_points(axes: Axes, trials: Sequence[Trial], places: Sequence[float] | np.ndarray, highest: float) -> None:
-    """Draw each trial, at the upper edge if its loss lies beyond; and a ring around the best."""
+    """Draw each trial, at the upper edge if its loss is higher, and a ring around the best."""
     x, losses = np.asarray(places), np.minimum([trial.val_loss for trial in trials], highest)
     is_pruned = np.array([trial.is_pruned for trial in trials])
     look: Any = {"linestyle": "none", "markeredgewidth": 0}
-    axes.plot(x[is_pruned], losses[is_pruned], ".", color=GREY, alpha=0.25, label="given up early", **look)
-    axes.plot(x[~is_pruned], losses[~is_pruned], ".", color=BLUE, alpha=0.5, label="to the end", **look)
+    axes.plot(x[is_pruned], losses[is_pruned], ".", color=GREY, alpha=0.25, label="stopped early", **look)
+    axes.plot(x[~is_pruned], losses[~is_pruned], ".", color=BLUE, alpha=0.5, label="complete", **look)
     best = np.where(is_pruned, np.inf, losses).argmin()
     ring: Any = {"markeredgecolor": INK, "markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 8}
-    axes.plot(x[best], losses[best], "o", label="the best", **ring | {"linestyle": "none"})
+    axes.plot(x[best], losses[best], "o", label="best", **ring | {"linestyle": "none"})

@@ -1,4 +1,4 @@
-// What a page can do beyond being read: sort tables, copy commands, filter its pictures. Without it all is still there.
+// Sorts tables, copies commands and filters the pictures of a page. Without JavaScript the page shows everything.
 "use strict";
 
 // Tables: a header button sorts by its column; numbers by `data-value`, anything else by its text.
@@ -11,7 +11,7 @@ for (const button of document.querySelectorAll("table.sortable thead button")) {
     header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
     const key = (row) => row.cells[header.cellIndex].dataset.value ?? row.cells[header.cellIndex].textContent.trim();
     const order = (a, b) => {
-      if (a === "" || b === "") return (a === "") - (b === "") || 0; // what has no value stands last either way
+      if (a === "" || b === "") return (a === "") - (b === "") || 0; // rows without a value stay last
       const difference = a - b;
       const sign = ascending ? 1 : -1;
       return sign * (Number.isNaN(difference) ? a.localeCompare(b, undefined, { numeric: true }) : difference);
@@ -22,7 +22,7 @@ for (const button of document.querySelectorAll("table.sortable thead button")) {
   });
 }
 
-// Commands: copied whole; selected where a browser lets no page write the clipboard.
+// Commands: copied to the clipboard, or selected where the browser does not allow that.
 for (const button of document.querySelectorAll("button.copy")) {
   button.addEventListener("click", async () => {
     const code = button.parentElement.querySelector("code");
@@ -38,7 +38,7 @@ for (const button of document.querySelectorAll("button.copy")) {
   });
 }
 
-// Pictures: every button with `data-show` (mistakes, right, all, pair) says which items of the gallery are seen.
+// Pictures: a button with `data-show` (mistakes, right, all, pair) selects the items of the gallery.
 const PAGE = 48;
 const gallery = document.querySelector("ul.gallery[data-filtered]");
 if (gallery) {
@@ -50,7 +50,7 @@ if (gallery) {
   let limit = PAGE;
 
   const key = ({ dataset }) => [dataset.show, dataset.true, dataset.predicted].join(); // a cell and its pair in the list
-  const wanted = ({ show, true: truth, predicted }) => (item) => {
+  const matching = ({ show, true: truth, predicted }) => (item) => {
     const isRight = item.dataset.true === item.dataset.predicted;
     if (show === "mistakes") return !isRight;
     if (show === "right") return isRight;
@@ -62,14 +62,14 @@ if (gallery) {
   };
   const choose = (button) => {
     for (const other of filters) other.setAttribute("aria-pressed", String(key(other) === key(button)));
-    shown = items.filter(wanted(button.dataset));
+    shown = items.filter(matching(button.dataset));
     for (const item of items) item.hidden = true;
     limit = PAGE;
     draw();
     const total = Number(button.dataset.total);
     const left = total - shown.length;
     status.textContent = `${button.dataset.label}: ${total.toLocaleString("en")} image${total === 1 ? "" : "s"}` +
-      (left > 0 ? `, ${left.toLocaleString("en")} of them left out to keep this page small` : "");
+      (left > 0 ? `, ${left.toLocaleString("en")} of them not on this page` : "");
   };
   for (const button of filters) {
     button.addEventListener("click", () => {

@@ -1,4 +1,4 @@
-"""Confidences that mean what they say: the temperature that the logits of a trained model are divided by.
+"""Calibrated confidences: the temperature that the logits of a trained model are divided by.
 
 Source: C. Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2.
 """
@@ -20,9 +20,9 @@ _TOLERANCE, _DECIMALS = 1e-5, 4  # of the logarithm, and of the temperature itse
 def fit_temperature(predictions: Predictions) -> float:
     """Return the temperature, 0.05 to 20, at which the cross-entropy of these validation images is lowest.
 
-    Which class is likeliest stays as it is. On top of the paper, every temperature has a price, log(T)^2 / 2 for all
-    images together: a standard normal prior on log(T). From hundreds of images it is not felt; from a few, all of them
-    rightly classified, one would learn to be certain of everything. 1 without images, or where the model diverged.
+    The predicted classes do not change. In addition to the paper there is a standard normal prior on log(T), which adds
+    log(T)^2 / 2 to the summed loss: with hundreds of images it has no effect; without it, a few images, all classified
+    correctly, would lead to certainty about everything. Returns 1 without images, or if the model diverged.
     """
     logits, labels = predictions.logits.double(), predictions.labels
     if not len(labels) or not bool(logits.isfinite().all()):

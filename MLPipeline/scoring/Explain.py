@@ -1,4 +1,4 @@
-"""What an answer rests on: heat maps by Grad-CAM, and pictures with the heat laid over them.
+"""Which pixels a prediction is based on: heat maps by Grad-CAM, and pictures with a heat map laid over them.
 
 Source: R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization,
 arXiv:1610.02391, section 3. B images, C classes, K channels, h x w pixels of the activations.
@@ -22,28 +22,28 @@ from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.scoring.Predictions import in_eval_mode
 
-_SHADES = (  # matplotlib's inferno from a quarter on, at 16 places: loading matplotlib takes as long as the heat maps
+_SHADES = (  # 16 colours of matplotlib's inferno, from a quarter on: its import takes as long as the heat maps
     "57106e 6a176e 7f1e6c 932667 a82e5f bc3754 cc4248 dd513a ea632a f37819 f98e09 fca50a fbbe23 f6d746 f1ef75 fcffa4"
 )
-_DIMMED, _FULL_GLOW = 0.75, 0.45  # brightness where it is cold; the heat from which on all is glow
+_DIMMED, _FULL_GLOW = 0.75, 0.45  # brightness of cold pixels; the heat from which on only the colour is seen
 _IMAGES_AT_ONCE = 8
 
 
 def heat_maps(model: Classifier, images: Tensor, classes: Tensor | None = None, precision: str = "auto") -> Tensor:
-    """Return how much each pixel speaks for a class: (B, H, W) float32 on the CPU, 0 to 1 (the hottest of its image).
+    """Return how much each pixel supports a class: (B, H, W) float32 on the CPU, 0 to 1 (the maximum of its image).
 
-    The activations of the last stage that still has places are summed over their channels, each weighted by how much
-    the class's logit grows with it; what speaks against the class is left out. All zero where nothing speaks for it.
-    `model` comes out as it went in: modes, gradients, which parameters are trained.
+    The activations of the last stage with spatial extent are summed over their channels, each weighted by the mean
+    gradient of the class's logit; negative sums are set to 0. All zero where nothing supports the class. `model` is not
+    changed: modes, gradients and which parameters are trained stay as they were.
 
     Args:
-        model: any classifier whose backbone has a stage that gives (B, K, h, w).
+        model: any classifier whose backbone has a stage that returns (B, K, h, w).
         images: (B, 3, H, W) uint8.
-        classes: (B,) int64; by default the ones answered.
-        precision: as `--precision` has it; the activations are computed in it.
+        classes: (B,) int64; by default the predicted ones.
+        precision: as for `--precision`; the activations are computed in it.
 
     Raises:
-        UsageError: no stage gives a map of more than one place.
+        UsageError: no stage returns a map of more than one position.
     """
     images = images.to(model.mean.device)
     with in_eval_mode(model):
@@ -92,7 +92,7 @@ def explain_images(
     precision: str = "auto",
     preprocessing: Preprocessing = PLAIN,
 ) -> dict[int, np.ndarray]:
-    """Return by position (H, W, 3) uint8 pictures with the heat of the class answered; none for a file gone since."""
+    """Return pictures (H, W, 3) uint8 with the heat map of the predicted class, by position; none for missing files."""
     pictures: dict[int, np.ndarray] = {}
     for position in positions.tolist():
         with contextlib.suppress(UnreadableImage):
@@ -106,14 +106,14 @@ def explain_images(
 
 
 def draw_heat(model: Classifier, pixels: np.ndarray, precision: str = "auto") -> list[np.ndarray]:
-    """Return the pictures `pixels` (B, H, W, 3) uint8 RGB with the heat of the class answered upon each."""
+    """Return the pictures `pixels` (B, H, W, 3) uint8 RGB with the heat map of the predicted class over each."""
     heat = heat_maps(model, torch.from_numpy(pixels).permute(0, 3, 1, 2), precision=precision).numpy()
     return [overlay(*pair) for pair in zip(pixels, heat, strict=True)]
 
 
 @torch.no_grad()
 def _last_map(model: Classifier, images: Tensor) -> tuple[Tensor, nn.Module]:
-    """Return the activations (B, K, h, w) of the last stage that has several places, and the stages after it."""
+    """Return the activations (B, K, h, w) of the last stage with more than one position, and the stages after it."""
     activations, found = model.normalize(images), None
     for number, stage in enumerate(model.backbone, start=1):
         activations = stage(activations)

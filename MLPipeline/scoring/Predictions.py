@@ -1,4 +1,4 @@
-"""The predictions of a model on labelled images: logits, probabilities, losses, and the table behind every figure.
+"""The predictions of a model on labelled images: logits, probabilities, losses, and their table.
 
 N images, B images of a batch, C classes.
 """
@@ -17,19 +17,19 @@ from torch.nn import functional
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model says of N labelled images, in the order they came."""
+    """The logits of a model for N labelled images, in the order in which they were read."""
 
-    logits: Tensor  # (N, C) float32, on the CPU; as the model gives them
+    logits: Tensor  # (N, C) float32, on the CPU; as the model returns them
     labels: Tensor  # (N,) int64: the true classes
     temperature: float = 1.0  # divides the logits before the softmax; see Calibrate
 
     def scaled(self, temperature: float) -> Predictions:
-        """Return the same predictions with confidences of this `temperature`."""
+        """Return the same predictions at another `temperature`."""
         return replace(self, temperature=temperature)
 
     @property
     def probabilities(self) -> Tensor:
-        """Softmax of the logits: `(N, C)` float64, so that near-certain answers keep their order."""
+        """Softmax of the logits: `(N, C)` float64, so that probabilities close to 1 keep their order."""
         return (self.logits.double() / self.temperature).softmax(dim=1)
 
     @property
@@ -51,9 +51,9 @@ class Predictions:
 def predict_batches(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, num_classes: int
 ) -> Predictions:
-    """Return the predictions of `model` (on `device`) in eval mode, which is left in the mode it came in.
+    """Return the predictions of `model` (on `device`) in eval mode; its mode is restored afterwards.
 
-    `batches` are inputs `(B, ...)` as the model takes them and one-hot targets `(B, C)` (C = `num_classes`); or none.
+    `batches` are inputs `(B, ...)` of the model and one-hot targets `(B, C)` (C = `num_classes`); there may be none.
     """
     logits, labels = [torch.empty(0, num_classes)], [torch.empty(0, dtype=torch.int64)]
     with in_eval_mode(model), torch.inference_mode():
@@ -65,7 +65,7 @@ def predict_batches(
 
 @contextlib.contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put all of `model` into eval mode inside the `with` block, and each part back into its own after it."""
+    """Put all of `model` into eval mode inside the `with` block, and restore the mode of each module after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -76,7 +76,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def worst_mistakes(predictions: Predictions, limit: int) -> list[int]:
-    """Return the positions of up to `limit` wrongly classified images, the highest loss first."""
+    """Return the positions of up to `limit` misclassified images, the highest loss first."""
     wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
     order = predictions.losses[wrong].argsort(descending=True, stable=True)
     return wrong[order][:limit].tolist()
@@ -86,7 +86,7 @@ def predictions_table(
     predictions: Predictions, paths: Sequence[str], split: str, classes: Sequence[str]
 ) -> pd.DataFrame:
     """Return one row per image: path, split, true, predicted, confidence, loss, p_<class>...; figures to 6 decimals."""
-    # dtype object: pandas' own string type may refuse the surrogates of a file name that is not UTF-8.
+    # dtype object: the string type of pandas may refuse the surrogates of a file name that is not UTF-8.
     names = pd.Series(list(classes), dtype=object)
     about = pd.DataFrame(
         {

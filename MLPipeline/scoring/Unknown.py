@@ -1,11 +1,11 @@
-"""When to answer `unknown`: for images unlike all that training saw, and for answers that are not sure enough.
+"""When an answer is withheld: for images unlike the training images, and for confidences below the threshold.
 
-An image is far from the training images if its features point away from the mean features of every class: the cosine
-distance to the nearest of them is larger than for 95 % of the validation images. Measured on photographs of clothing
-with EfficientNet-Lite0, each of ten classes left out of training in turn, confidences cut for 95 % right answers: of
-the left-out class 40 % are flagged by confidence alone, 50 % with this distance as well, of the known classes 20 % both
-times. The distance to the 5th nearest training image (arXiv:2204.06507) came to 46 %, the largest logit to 40 %, and
-relative Mahalanobis distances (arXiv:2106.09022) told left-out from known worse than any of these.
+An image is far from the training images if the cosine distance of its features to the mean features of the nearest
+class is larger than for 95 % of the validation images. Measured on photographs of clothing with EfficientNet-Lite0,
+each of ten classes left out of training in turn, with the threshold for 95 % precision: of the images of the left-out
+class, 40 % are withheld by confidence alone and 50 % with this distance as well; of the known classes, 20 % both times.
+The distance to the 5th nearest training image (arXiv:2204.06507) reached 46 %, the largest logit 40 %, and relative
+Mahalanobis distances (arXiv:2106.09022) separated left-out from known classes worse than any of these.
 B images of a batch, N validation images, C classes, D features.
 """
 
@@ -22,18 +22,17 @@ from MLPipeline.Errors import DataError
 from MLPipeline.scoring.Intervals import wilson_interval
 from MLPipeline.scoring.Predictions import Predictions
 
-UNKNOWN = "unknown"
-USUAL_SHARE = 0.95  # of the images that look like those of training are near them
-NOTHING_IS = 2.0  # sure enough: a confidence that none reaches
+USUAL_SHARE = 0.95  # of images like the training images are near them
+UNREACHABLE = 2.0  # a threshold that no confidence reaches
 _DRIFT_Z = 3.29  # one false alarm in two thousand
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureCenters:
-    """What the training images look like to the network: enough to tell when new ones do not."""
+    """The mean features of the training images, by class: what new images are compared with."""
 
     centers: Tensor  # (C, D) float16: the mean features of each class, as unit vectors
-    max_distance: float  # beyond, an image is far from all that training saw; inf: too few images to tell
+    max_distance: float  # above it, an image is far from the training images; inf: too few images to know
 
     def is_far(self, distances: Tensor) -> Tensor:
         """Return which images (B,) bool are far from the training images."""
@@ -63,73 +62,76 @@ def usual_distance(distances: Tensor) -> float:
 
 @dataclass(frozen=True)
 class UnknownRule:
-    """Which answers are given: those near the training images, and at least this confident.
+    """Which answers are given: those for images near the training images, with at least this confidence.
 
-    Coverage and precision are those of the validation images; the true precision on new images of the known classes
-    may lie anywhere in the interval.
+    Coverage and precision are those on the validation images; the true precision on new images of the known classes
+    can be anywhere in the interval.
     """
 
     target_precision: float
-    min_confidence: float  # after temperature scaling; above 1: none was enough, nothing is answered
+    min_confidence: float  # after temperature scaling; above 1: every answer is withheld
     coverage: float  # the share of images that get an answer
-    precision: float | None  # the share of right answers among them; None without any
+    precision: float | None  # the share of correct answers among them; None without any
     precision_ci95: tuple[float, float]
 
-    def is_unknown(self, confidence: Tensor, is_far: Tensor) -> Tensor:
-        """Return which images (B,) bool get no answer."""
-        return is_far | ~(confidence >= self.min_confidence)  # not a number is not known
+    def is_withheld(self, confidence: Tensor, is_far: Tensor) -> Tensor:
+        """Return for which images (B,) bool the answer is withheld."""
+        return is_far | ~(confidence >= self.min_confidence)  # also where it is not a number
 
     def to_text(self) -> str:
-        """Return `answered 73.2 % of the images, of those 98.1 % rightly (95 % interval ...)`."""
+        """Return `answered 73.2 % of the images; 98.1 % of these answers are correct (95 % interval ...)`."""
         if self.precision is None:
             return (
-                f"answered none of the images: no confidence stands for {100 * self.target_precision:g} % right answers"
+                f"answered none of the images: at no confidence are {100 * self.target_precision:g} % of the answers "
+                "correct"
             )
         low, high = (100 * bound for bound in self.precision_ci95)
         return (
-            f"answered {100 * self.coverage:.1f} % of the images, of those {100 * self.precision:.1f} % rightly "
-            f"(95 % interval {low:.1f} to {high:.1f} %; asked for {100 * self.target_precision:g} %), the rest: unknown"
+            f"answered {100 * self.coverage:.1f} % of the images; {100 * self.precision:.1f} % of these answers are "
+            f"correct (95 % interval {low:.1f} to {high:.1f} %, target {100 * self.target_precision:g} %); "
+            "the others are withheld"
         )
 
 
 def fit_unknown(predictions: Predictions, is_far: Tensor, target_precision: float) -> UnknownRule:
-    """Return the rule of most answers whose share of right ones on these N validation images reaches the target.
+    """Return the rule that gives the most answers with at least the target precision on these N validation images.
 
-    The share itself reaches it, not the lower end of its interval: to prove 98 % takes 190 right answers in a row.
+    The precision itself reaches the target, not the lower end of its interval: that would require 190 correct answers
+    in a row for 98 %.
 
     Args:
         predictions: with the temperature that confidences will have.
-        is_far: (N,) bool: these images get no answer, whatever the confidence.
+        is_far: (N,) bool: answers for these images are withheld, whatever the confidence.
         target_precision: 0 to 1.
     """
     near = ~is_far
     confidence, order = predictions.confidence[near].sort(descending=True, stable=True)
     right = (predictions.predicted == predictions.labels)[near][order]
     precision = right.double().cumsum(0) / torch.arange(1, len(right) + 1)
-    # An answer may be the last one given only if the next is less confident: equals are answered together.
+    # The threshold lies between two different confidences: equal ones are all answered, or all withheld.
     next_confidence = torch.cat([confidence[1:], confidence.new_full((1,), -1.0)])
     candidates = ((precision >= target_precision) & (confidence > next_confidence)).nonzero().flatten().tolist()
     number = candidates[-1] + 1 if candidates else 0
     threshold = 0.0
     if not number:
-        threshold = NOTHING_IS
-    elif number < len(confidence):  # half-way to the next, so that rounding flips none of these
+        threshold = UNREACHABLE
+    elif number < len(confidence):  # half-way to the next, so that rounding changes none of these
         threshold = float(confidence[number - 1] + confidence[number]) / 2
     return _rule(target_precision, threshold, len(near), number, int(right[:number].sum()))
 
 
 def on_other_images(rule: UnknownRule, predictions: Predictions, is_far: Tensor) -> UnknownRule:
     """Return `rule` with the coverage and precision it has on these images: the test split, say."""
-    given = ~rule.is_unknown(predictions.confidence, is_far)
+    given = ~rule.is_withheld(predictions.confidence, is_far)
     num_right = int((predictions.predicted == predictions.labels)[given].sum())
     return _rule(rule.target_precision, rule.min_confidence, len(given), int(given.sum()), num_right)
 
 
 def differs_from_training(num_far: int, num_images: int) -> bool:
-    """Return whether so many far images are no chance: surely more than twice the usual share.
+    """Return whether there are significantly more far images than twice the usual share.
 
-    Measured on clothing: its own test images do not (2 % far; of any one class at most 8 %), nor in grey (8 %), nor at
-    0.4 or 1.6 times the brightness (0, 2 %). Cut to their middle (22 %), blurred (84 %), or drawings (100 %) do.
+    Measured on clothing. Not different: its own test images (2 % far; of any one class at most 8 %), in grey (8 %), at
+    0.4 or 1.6 times the brightness (0, 2 %). Different: cropped to the centre (22 %), blurred (84 %), drawings (100 %).
     """
     return wilson_interval(num_far, num_images, _DRIFT_Z)[0] > 2 * (1 - USUAL_SHARE)
 

@@ -1,4 +1,4 @@
-"""The end of a run: scored, its answers made honest, drawn, reported, recorded."""
+"""The end of a run: calibrated, evaluated, drawn, reported and recorded."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from MLPipeline.console.Console import say
 from MLPipeline.Device import threads
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import PipelineError, UsageError
-from MLPipeline.Evaluate import SplitPredictions, judge
+from MLPipeline.Evaluate import SplitPredictions, calibrate_and_score
 from MLPipeline.Features import Dataset
 from MLPipeline.files.RunFolder import record_run
 from MLPipeline.images.ScanFolders import VAL
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Report import closing_lines, measure, write_json, write_results
-from MLPipeline.report.RunPage import ReportContent, write_report
+from MLPipeline.report.RunPage import ReportContent, prepare_report, write_report
 from MLPipeline.scoring.Explain import explain_images
 from MLPipeline.scoring.Intervals import paired_interval
 from MLPipeline.scoring.Predictions import Predictions, worst_mistakes
 from MLPipeline.steps.Job import Job
 
-MAX_HEAT_MAPS = 24  # of the worst mistakes: the first rows of the gallery; each costs a forward pass
+MAX_HEAT_MAPS = 24  # of the worst mistakes, the first rows of the gallery; each requires a forward and a backward pass
 
 
 def finish_run(job: Job, dataset: Dataset) -> None:
-    """Score the best weights on validation and test images; save, draw, report and say how good they are.
+    """Evaluate the best weights on the validation and test images; save, draw and report the results.
 
-    `metrics.json` comes last and marks the run as finished.
+    `metrics.json` is written last and marks the run as finished.
     """
     config = job.config
-    card, scored = judge(job.model, dataset, job.card, config.precision, config.target_precision)
-    ranks.leave()  # what follows is for rank 0 alone
+    card, scored = calibrate_and_score(job.model, dataset, job.card, config.precision, config.target_precision)
+    ranks.leave()  # the rest is done by rank 0 alone
     if not ranks.is_first:
         return
     save_checkpoint(job.run.model_file, job.model, card)
@@ -48,13 +48,26 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     metrics |= {"fine_tuning": _fine_tuning(job, scored)}
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
     heat_maps = _heat_maps(job, dataset, scored)
+    notes, photos = job.inspection.notes(job.index), job.photos.result() if job.photos else {}
+    content = ReportContent(
+        config,
+        job.weights,
+        dataset.index,
+        notes,
+        job.history,
+        scored,
+        metrics,
+        gaps=job.inspection.gaps,
+        heat_maps=heat_maps,
+        photos=photos,
+        preprocessing=job.preprocessing,
+    )
+    page = prepare_report(job.run.path, content)
+    drawing.finish()
+    # All but a few files of text is done: the total is the time of the whole command, to within tenths of a second.
     total_s = round(time.perf_counter() - job.start, 2)
     timing = {"features_s": round(job.inspection.seconds + job.features_s, 2), "total_s": total_s}
-    notes = job.inspection.notes(job.index)
-    content = ReportContent(config, job.weights, dataset.index, notes, job.history, scored, metrics, timing)
-    photos = job.photos.result() if job.photos else {}
-    write_report(job.run.path, replace(content, heat_maps=heat_maps, photos=photos, preprocessing=job.preprocessing))
-    drawing.finish()
+    page.write(timing)
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", metrics | {"timing": timing})
     _say_all(job, metrics, total_s)
@@ -62,7 +75,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
 
 @contextlib.contextmanager
 def reported_if_stopped(job: Job) -> Iterator[None]:
-    """Leave a report of what there is if the run is stopped, or fails, inside the block."""
+    """Write a report of what exists so far if the run is stopped, or fails, inside the block."""
     try:
         yield
     except (KeyboardInterrupt, PipelineError) as stop:
@@ -71,40 +84,66 @@ def reported_if_stopped(job: Job) -> Iterator[None]:
             notes = job.inspection.notes(job.index)
             content = ReportContent(job.config, job.weights, job.index, notes, job.history, interrupted=reason)
             content = replace(content, preprocessing=job.preprocessing)
-            with contextlib.suppress(PipelineError):  # the disk may be full: what stopped the run is to be said
+            with contextlib.suppress(PipelineError):  # the disk may be full: the first error is the one to report
                 write_report(job.run.path, content)
         raise
 
 
 def _heat_maps(job: Job, dataset: Dataset, scored: Sequence[SplitPredictions]) -> dict[int, np.ndarray]:
-    """Return pictures of what the worst mistakes rest on, by position; none where the model has no map to draw from."""
-    judged = next((each for each in reversed(scored) if len(each.positions)), None)
-    if judged is None:
+    """Return pictures of the worst mistakes with heat maps, by position; none if the model has no spatial features."""
+    evaluated = next((each for each in reversed(scored) if len(each.positions)), None)
+    if evaluated is None:
         return {}
-    worst = worst_mistakes(judged.predictions, MAX_HEAT_MAPS)
-    # A core is left to the process that draws: each operation waits for its slowest thread.
+    worst = worst_mistakes(evaluated.predictions, MAX_HEAT_MAPS)
+    # One core is left to the drawing process: each operation waits for its slowest thread.
     with contextlib.suppress(UsageError), threads(max(1, torch.get_num_threads() - 1)):
-        positions, config = judged.positions[worst], job.config
+        positions, config = evaluated.positions[worst], job.config
         how = job.preprocessing
         return explain_images(job.model, dataset.index, positions, config.image_size, config.precision, how)
     return {}
 
 
 def _fine_tuning(job: Job, scored: Sequence[SplitPredictions]) -> dict[str, Any] | None:
-    """Return how the best weights compare with the best head on validation images; None without fine-tuning."""
+    """Return how fine-tuning compares with the head alone, on validation images; None without fine-tuning.
+
+    The weights of the lower validation loss are kept, as between epochs. `loss` and `accuracy` are of those kept,
+    `tuned_loss` and `tuned_accuracy` of the best epoch of fine-tuning.
+    """
     after = next((each.predictions for each in scored if each.split == VAL), None)
-    if job.head is None or after is None or not len(after.labels):
+    tuned = [record for record in job.history if record.epoch > (job.config.unfreeze_after or 0)]
+    if job.head is None or after is None or not len(after.labels) or not tuned:
         return None
     was_right, is_right = (each.predicted == each.labels for each in (job.head, after))
     both, lost, won = (int(each.sum()) for each in (was_right & is_right, was_right & ~is_right, ~was_right & is_right))
-    interval = paired_interval(both, lost, won, len(after.labels) - both - lost - won)
-    best = max((record.epoch for record in job.history if record.is_best), default=0)
+    best = min(tuned, key=lambda record: record.val_loss)
     return {
-        "kept": "fine-tuned" if best > (job.config.unfreeze_after or 0) else "head",
+        "kept": "fine-tuned" if any(record.is_best for record in tuned) else "head",
+        "criterion": "validation loss",
+        "head_loss": job.head.losses.mean().item(),
         "head_accuracy": _accuracy(job.head),
+        "tuned_loss": best.val_loss,
+        "tuned_accuracy": best.val_accuracy,
         "accuracy": _accuracy(after),
-        "difference_ci95": list(interval),
+        "difference_ci95": list(paired_interval(both, lost, won, len(after.labels) - both - lost - won)),
     }
+
+
+def fine_tuning_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say which weights are kept, by which figure, and how accurate both are."""
+    head = f"{found['head_loss']:.4f}", f"{100 * found['head_accuracy']:.1f} %"
+    tuned = f"{found['tuned_loss']:.4f}", f"{100 * found['tuned_accuracy']:.1f} %"
+    if found["kept"] == "head":
+        return [
+            f"tuned    kept the head alone, for its lower validation loss: {head[0]} (fine-tuned: {tuned[0]})",
+            f"         validation accuracy {head[1]} (fine-tuned: {tuned[1]})",
+        ]
+    low, high = (100 * bound for bound in found["difference_ci95"])
+    gain = 100 * (found["accuracy"] - found["head_accuracy"])
+    return [
+        f"tuned    kept the fine-tuned weights, for their lower validation loss: {tuned[0]} (head alone: {head[0]})",
+        f"         validation accuracy {100 * found['accuracy']:.1f} % (head alone: {head[1]}; difference {gain:+.1f} "
+        f"points, 95 % interval {low:+.1f} to {high:+.1f})",
+    ]
 
 
 def _accuracy(predictions: Predictions) -> float:
@@ -114,12 +153,9 @@ def _accuracy(predictions: Predictions) -> float:
 def _say_all(job: Job, metrics: Mapping[str, Any], total_s: float) -> None:
     say()
     if found := metrics["fine_tuning"]:
-        low, high = (100 * bound for bound in found["difference_ci95"])
-        gain = 100 * (found["accuracy"] - found["head_accuracy"])
-        better = f"kept: {gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-        what = better if found["kept"] == "fine-tuned" else "brought no lower validation loss: the head alone is kept"
-        say(f"tuned    validation accuracy of the head {100 * found['head_accuracy']:.1f} %; fine-tuning {what}")
-    for line in closing_lines(metrics):
+        for line in fine_tuning_lines(found):
+            say(line)
+    for line in closing_lines(metrics, job.inspection.gaps):
         say(line)
-    say(f"saved    {job.run.path}, after {total_s:.0f} s in all; look at report.html there")
+    say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
     say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
@@ -85,10 +86,10 @@ class Job:
         return {"images": state.hexdigest(), "classes": classes.hexdigest(), "weights": self.weights.sha256, **seen}
 
 
-def introduce(job: Job) -> None:
-    """Print what is trained on what, and make sure that all ranks are about to do the same."""
+def introduce(job: Job, remarks: Sequence[str]) -> None:
+    """Print what is trained on what, with `remarks`, and make sure that all ranks are about to do the same."""
     say(f"run      {job.run.path}")
-    summary = summary_lines(job.index, job.config, job.weights, job.device)
-    for line in (*summary, *job.preprocessing.lines()):
+    about = summary_lines(job.index, job.config, job.weights, job.device)
+    for line in (*about, *job.preprocessing.lines(), *remarks):
         say(line)
     ranks.require_same(job.identity | {"settings": job.config.to_json()})

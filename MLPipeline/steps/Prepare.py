@@ -22,6 +22,7 @@ from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
+from MLPipeline.images.SplitGaps import find_gaps
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.training.Phases import plan, resolve
@@ -103,8 +104,11 @@ def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
     return inspection
 
 
-def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageIndex:
-    """Return the index with each image in a split, or unusable; near-duplicates stay on one side of the split."""
+def split(index: ImageIndex, inspection: Inspection, config: Config) -> tuple[ImageIndex, Inspection]:
+    """Return the index with each image in a split, or unusable; near-duplicates stay on one side of the split.
+
+    The inspection learns of the classes that a split has no images of (its `gaps`), which are noted.
+    """
     cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
     pairs = find_duplicates(inspection, cache)
     groups = group_images(index, inspection, pairs, config.group)
@@ -112,8 +116,11 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageInd
     index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
     grouping = config.group if index.groups is None else f"{config.group} and the groups of a table"
     record = split_record(cache, index.root, *shares, config.seed, grouping)
-    index = split_images(index, *shares, config.seed, groups, record)
+    unsplit, index = index, split_images(index, *shares, config.seed, groups, record)
+    gaps = find_gaps(unsplit, index, groups, group_images(index, inspection, pairs), config.group)
+    for gap in gaps:
+        note(gap.to_text())
     if config.target_precision and not len(index.positions(VAL)):
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
     find_leaks(index, groups)  # in the user's own split folders, or where a new image joins two old ones
-    return index
+    return index, replace(inspection, gaps=gaps)

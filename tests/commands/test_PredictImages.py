@@ -40,7 +40,7 @@ def test_answers_equal_the_predictions_of_the_run(
     assert table["confidence"].between(0.6, 0.99).any()  # else a factor in the logits would not be seen
     succeed([*predict, *(images / path for path in table["path"]), "--csv", tmp_path / "answers.csv"])
     answers = pd.read_csv(tmp_path / "answers.csv")
-    assert list(answers) == ["path", "predicted", "confidence", "class_2", "confidence_2"]
+    assert list(answers) == ["path", "answered", "predicted", "confidence", "class_2", "confidence_2"]
     assert answers["path"].tolist() == [str(images / path) for path in table["path"]]
     assert answers["predicted"].tolist() == table["predicted"].tolist()
     assert (answers["confidence"] - table["confidence"]).abs().max() < 1e-3
@@ -61,7 +61,7 @@ def test_only_answers_are_on_stdout_and_the_run_is_named(trained: Path, predict:
     outcome = succeed([*predict, images / "dog", "--json"])
     answers = [json.loads(line) for line in outcome.out.splitlines()]
     assert len(answers) == 10
-    assert answers[0].keys() == {"path", "predicted", "confidence", "top"}
+    assert answers[0].keys() == {"path", "answered", "predicted", "confidence", "top"}
     assert answers[0]["top"][0] == {"class": answers[0]["predicted"], "confidence": answers[0]["confidence"]}
     assert outcome.notes == [f"using {trained / 'model.pt'}"]
 

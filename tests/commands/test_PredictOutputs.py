@@ -67,20 +67,43 @@ def test_answers_below_the_threshold_are_unknown_everywhere(
     expected = [share < np.median(confidences) for share in confidences]
     assert sum(expected) == 10
     lines = [json.loads(line) for line in predict(careful, *images, "--json").out.splitlines()]
-    assert [line["predicted"] == "unknown" for line in lines] == expected
-    assert all(line["top"][0]["class"] in ("cat", "dog") for line in lines)
+    assert [not line["answered"] for line in lines] == expected
+    assert all(line["predicted"] == line["top"][0]["class"] in ("cat", "dog") for line in lines)
     assert [line["confidence"] for line in lines] == confidences
-    for text, is_unknown in zip(predict(careful, *images).out.splitlines(), expected, strict=True):
-        assert ("  unknown  (" in text) == is_unknown
+    for text, is_withheld in zip(predict(careful, *images).out.splitlines(), expected, strict=True):
+        assert text.endswith("  (withheld: confidence below the threshold)") == is_withheld
     predict(careful, *images, "--csv", tmp_path / "answers.csv")
-    assert (pd.read_csv(tmp_path / "answers.csv")["predicted"] == "unknown").tolist() == expected
+    table = pd.read_csv(tmp_path / "answers.csv", dtype=str)
+    assert (table["answered"] == "false").tolist() == expected and set(table["answered"]) == {"true", "false"}
+    assert table["predicted"].tolist() == [line["predicted"] for line in lines]
+
+
+def test_a_class_called_unknown_is_just_a_class(
+    careful: Path, images: list[Path], confidences: list[float], tmp_path: Path
+) -> None:
+    """Withheld answers and those of the class are told apart in text, JSON, CSV and folders."""
+    model, card = load_checkpoint(careful / "model.pt")
+    save_checkpoint(tmp_path / "run" / "model.pt", model, replace(card, classes=("unknown", "_unsure")))
+    run, withheld = tmp_path / "run", [share < np.median(confidences) for share in confidences]
+    lines = [json.loads(line) for line in predict(run, *images, "--json").out.splitlines()]
+    assert [not line["answered"] for line in lines] == withheld
+    assert {line["predicted"] for line in lines} == {"unknown", "_unsure"}
+    predict(run, *images, "--csv", tmp_path / "answers.csv", "--sort-into", tmp_path / "sorted")
+    table = pd.read_csv(tmp_path / "answers.csv", dtype=str)
+    assert table["predicted"].tolist() == [line["predicted"] for line in lines]
+    assert (table["answered"] == "false").tolist() == withheld
+    numbers = {folder.name: len(list(folder.iterdir())) for folder in (tmp_path / "sorted").iterdir()}
+    assert numbers["_unsure"] == sum(withheld) == 10
+    answered = [line["predicted"] for line in lines if line["answered"]]
+    assert numbers.get("unknown", 0) == answered.count("unknown")
+    assert numbers.get("_unsure-2", 0) == answered.count("_unsure")
 
 
 def test_images_are_copied_by_class_and_the_unknown_apart(careful: Path, images: list[Path], tmp_path: Path) -> None:
     answers = [json.loads(line) for line in predict(careful, *images, "--json").out.splitlines()]
     predict(careful, *images, "--sort-into", tmp_path / "sorted")
     for answer in answers:
-        folder = "_unknown" if answer["predicted"] == "unknown" else answer["predicted"]
+        folder = answer["predicted"] if answer["answered"] else "_unsure"
         original = Path(answer["path"])
         copies = [path.read_bytes() for path in (tmp_path / "sorted" / folder).glob(f"{original.stem}*.png")]
         assert original.read_bytes() in copies
@@ -103,7 +126,7 @@ def test_without_a_rule_what_is_more_likely_wrong_than_right_goes_apart(
     save_checkpoint(tmp_path / "run" / "model.pt", model, three)
     predict(tmp_path / "run", images[0], "--sort-into", tmp_path / "sorted")
     assert [path.relative_to(tmp_path / "sorted") for path in (tmp_path / "sorted").rglob("*.png")] == [
-        Path("_unknown") / images[0].name
+        Path("_unsure") / images[0].name
     ]
     head.bias.data = torch.tensor([0.0, 0.0, 5.0])
     save_checkpoint(tmp_path / "run" / "model.pt", model, three)

@@ -37,7 +37,7 @@ def a_file(folder: Path, name: str, content: bytes = b"pixels") -> Path:
         ("con", "con_"),
         ("LPT1.txt", "LPT1.txt_"),
         ("\ud800", "_"),
-        ("_unknown", "_unknown-2"),
+        ("_unsure", "_unsure-2"),
         ("Katze 🐈", "Katze 🐈"),
         ("x" * 300, "x" * 100),
     ],
@@ -53,7 +53,7 @@ def test_names_that_would_share_a_folder_are_numbered() -> None:
 @given(st.lists(st.text(max_size=150), max_size=8))
 def test_whatever_classes_are_called_each_has_a_folder_of_its_own_right_below(names: list[str]) -> None:
     folders = folder_names(names)
-    assert len({each.casefold() for each in folders} | {"_unknown"}) == len(names) + 1
+    assert len({each.casefold() for each in folders} | {"_unsure"}) == len(names) + 1
     root = Path("/copies")
     for each in folders:
         assert Path(os.path.normpath(root / each)).parent == root and Path(each).name == each
@@ -66,9 +66,9 @@ def test_copies_lie_by_class_and_originals_stay(tmp_path: Path) -> None:
     original = a_file(tmp_path / "new", "1.jpg", b"one")
     assert copies.add(original, "cat") == tmp_path / "sorted" / "cat" / "1.jpg"
     assert copies.add(original, "../../x") == tmp_path / "sorted" / "_.._x" / "1.jpg"
-    assert copies.add(original, None) == tmp_path / "sorted" / "_unknown" / "1.jpg"
+    assert copies.add(original, None) == tmp_path / "sorted" / "_unsure" / "1.jpg"
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
-    assert found == ["new/1.jpg", "sorted/_.._x/1.jpg", "sorted/_unknown/1.jpg", "sorted/cat/1.jpg"]
+    assert found == ["new/1.jpg", "sorted/_.._x/1.jpg", "sorted/_unsure/1.jpg", "sorted/cat/1.jpg"]
     assert {path.read_bytes() for path in tmp_path.rglob("*.jpg")} == {b"one"}
 
 

@@ -58,8 +58,8 @@ def test_the_histogram_counts_right_upon_wrong() -> None:
     chart = confidence_histogram(np.array([0.95, 0.99, 1.0, 0.31]), np.array([True, True, False, False]))
     low, foot, top = chart.bars
     assert (low.kind, foot.kind, top.kind) == ("wrong", "wrong", "a")
-    assert low.text == "30 to 40 % sure: 0 right, 1 wrong"
-    assert top.text == foot.text == "90 to 100 % sure: 2 right, 1 wrong"
+    assert low.text == "confidence 30 to 40 %: 0 correct, 1 wrong"
+    assert top.text == foot.text == "confidence 90 to 100 %: 2 correct, 1 wrong"
     assert top.height == pytest.approx(2 * foot.height, abs=0.11)
     assert foot.y + foot.height == BOTTOM and top.y + top.height == pytest.approx(foot.y, abs=0.11)
 
@@ -68,7 +68,7 @@ def test_the_reliability_diagram_shows_the_share_of_right_answers() -> None:
     confidence, is_right = np.full(20, 0.85), np.arange(20) < 15
     few, many = reliability_diagram(np.append(confidence, 0.55), np.append(is_right, True)).bars
     assert (few.kind, few.height) == ("few", BOTTOM - TOP)
-    assert (many.kind, many.text) == ("a", "80 to 90 % sure: 75 % right of 20")
+    assert (many.kind, many.text) == ("a", "confidence 80 to 90 %: accuracy 75 % of 20")
     assert many.height == pytest.approx(0.75 * (BOTTOM - TOP), abs=0.1)
 
 

@@ -33,8 +33,8 @@ def test_it_says_which_run_is_better_and_where(comparison: Comparison, tmp_path:
     text = words(page)
     assert "001-old and 002-new on the same 24 test images +41.7 points of accuracy" in text
     assert "002-new is better." in text and "McNemar's test p = 0.0063" in text.replace("&#39;", "'")
-    assert "10 images both get right, 2 neither does." in text
-    lost, won = text.split("Right only in ")[1:]
+    assert "Both runs classify 10 images correctly; neither does for 2." in text
+    lost, won = text.split("Correct only in ")[1:]
     assert lost.startswith("001-old 1 image") and "cat not &lt;dog&gt; 60 %" in lost
     assert won.startswith("002-new 11 images") and won.count("cat not dog 90 %") == 11
     assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 12
@@ -44,4 +44,4 @@ def test_what_has_no_room_is_counted(comparison: Comparison, tmp_path: Path, mon
     monkeypatch.setattr(ComparisonPage, "MAX_BYTES", 2 * FRAME_BYTES)
     write_comparison(tmp_path / "comparison.html", comparison, tmp_path / "nowhere")
     text = words(tmp_path / "comparison.html")
-    assert "10 images left out to keep this page small." in text and text.count("file is gone") == 2
+    assert "10 images left out to keep this page small." in text and text.count("file not found") == 2

@@ -23,7 +23,7 @@ THREE = ("cat", "dog", "emu")
 
 def answers(true: list[int], predicted: list[int], losses: list[float]) -> Answers:
     count = len(true)
-    return Answers(*map(np.array, (range(count), true, predicted, [0.5] * count, losses)))
+    return Answers(*map(np.array, (range(count), true, predicted, [0.5] * count, losses, [False] * count)))
 
 
 def test_every_kind_of_mistake_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:

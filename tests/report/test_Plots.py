@@ -166,12 +166,12 @@ def test_samples_are_shown_pixel_for_pixel(tmp_path: Path) -> None:
 def test_mistakes_name_truth_answer_and_confidence() -> None:
     figure = mistakes_figure(IMAGES[:2], ["cat", "dog"], ["dog", "emu"], [0.968, 1.0], num_images=1234)
     assert captions(figure) == ["cat\n→ dog 97 %", "dog\n→ emu 100 %"]
-    assert figure.axes[0].texts[0].get_text() == "The worst mistakes on 1,234 images: true → predicted, confidence"
+    assert figure.axes[0].texts[0].get_text() == "The worst mistakes among 1,234 images: true → predicted, confidence"
 
 
 def test_no_mistakes_are_a_page_that_says_so(tmp_path: Path) -> None:
     figure = mistakes_figure(IMAGES[:0], [], [], [], num_images=1234)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["No mistakes on 1,234 images"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["No mistakes among 1,234 images"]
     plot_mistakes(IMAGES[:0], [], [], [], 1234, tmp_path / "mistakes.png")
     assert saved_image(tmp_path / "mistakes.png").shape[1] > 600
 

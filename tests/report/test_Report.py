@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -74,8 +75,8 @@ def test_without_test_images_the_validation_images_are_judged(index: ImageIndex,
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 3
     lines = closing_lines(metrics)
     assert lines[0].startswith("result   val accuracy 66.7 % (95 % interval 20.8 to 93.9 %, 3 images)")
-    assert lines[0].endswith("always the largest class: 66.7 %")
-    assert lines[1] == "weakest  cat: 50 % found, most often taken for dog"
+    assert lines[0].endswith("; majority-class baseline 66.7 %")
+    assert lines[1] == "weakest  class cat: recall 50 %, most often confused with dog"
 
 
 def empty() -> Predictions:
@@ -87,7 +88,7 @@ def test_with_no_images_at_all_it_says_so(index: ImageIndex, tmp_path: Path) -> 
     metrics = measure(index, scored)
     assert metrics["baseline_accuracy"] is None
     write_results(tmp_path, index, scored, metrics, [], 16)
-    assert closing_lines(metrics) == ["result   no validation or test images: nothing says how good this model is"]
+    assert closing_lines(metrics) == ["result   accuracy unknown: there are no validation or test images"]
     assert cv2.imread(str(tmp_path / "confusion_matrix.png")) is not None
 
 
@@ -133,7 +134,10 @@ def test_tables_name_the_image_of_each_row(index: ImageIndex) -> None:
 
 
 def test_an_epoch_is_a_row_under_its_header() -> None:
-    assert epoch_line(None) == "epoch  train loss  train acc  val loss   val acc  seconds  (* best so far)"
+    assert (
+        epoch_line(None)
+        == "epoch  train loss  train acc  val loss   val acc  seconds  (* lowest validation loss so far)"
+    )
     assert epoch_line(RECORD) == "    3      0.5000     75.0 %    0.2500   100.0 %     1.25 *"
     blind = epoch_line(EpochRecord(12, 0.5, 1.0, math.nan, math.nan, 0.01, 1.0, False))
     assert blind == "   12      0.5000    100.0 %         -         -     1.00"
@@ -142,18 +146,26 @@ def test_an_epoch_is_a_row_under_its_header() -> None:
 
 def test_the_summary_says_what_is_trained_on_what(index: ImageIndex) -> None:
     config = Config(model="resnet18", epochs=1, batch_size=8, optimizer="adam", lr=0.001, image_size=64, freeze="none")
+    config = replace(config, augment="none")
     failed = WeightsReport("none", "", "", "ImageNet weights could not be had (no network)")
     lines = summary_lines(index, config, failed, torch.device("cpu"))
     assert lines == [
         f"images   2 classes in {index.root}: 9 train, 3 val, 3 test",
-        "model    resnet18 with random weights; every layer is trained",
+        "model    resnet18 with random weights; all layers are trained",
         "         ImageNet weights could not be had (no network)",
         "training 1 epoch, batch 8, adam at 0.001, 64x64 pixels, seed 0, on cpu",
+        "augment  none",
     ]
     partly = Config(**{**vars(config), "freeze": "layer3", "weights": "imagenet"})
     weights = WeightsReport("imagenet", "url", "hash", "weights of a.pth")
     lines = summary_lines(index, partly, weights, torch.device("cpu"))
-    assert lines[1] == "model    resnet18 with ImageNet weights; layers after layer3" and len(lines) == 3
+    assert (
+        lines[1] == "model    resnet18 with ImageNet weights; the layers after layer3 are trained" and len(lines) == 4
+    )
+    tuned = replace(config, unfreeze_after=3, epochs=8, augment="hflip,translate")
+    lines = summary_lines(index, tuned, weights, torch.device("cpu"))
+    assert lines[1].endswith("; the head is trained for 3 epochs, then all layers are trained")
+    assert lines[3].startswith("augment  hflip,translate in fine-tuning: mirrored left to right (50% of the images), ")
 
 
 def test_the_table_of_classes_is_aligned_and_tells_undefined_from_zero() -> None:
@@ -162,7 +174,7 @@ def test_the_table_of_classes_is_aligned_and_tells_undefined_from_zero() -> None
     lines = per_class_lines(scores)
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) < 90
     assert lines[1].split() == ["a", "cat", "100.0", "%", "50.0", "%", "66.7", "%", "2"]
-    assert lines[2].split() == ["dog", "0.0", "%", "-", "0.0", "%", "0"]
+    assert lines[2].split() == ["dog", "-", "-", "-", "0"]
     assert result_lines(scores)[0] == "result   accuracy 50.0 % (95 % interval 9.5 to 90.5 %, 2 images)"
 
 
@@ -173,8 +185,8 @@ def test_oddities_are_one_line_a_kind() -> None:
         Skipped("c.jpg", "end marker missing"),
     ]
     assert oddity_lines(notes) == [
-        "a.jpg and 1 more: end marker missing; used all the same",
-        "b.gif: first of 2; used all the same",
+        "a.jpg and 1 more: end marker missing; used anyway",
+        "b.gif: first of 2; used anyway",
     ]
     assert oddity_lines([]) == []
 

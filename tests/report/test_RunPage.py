@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadImage import cv2
@@ -33,10 +34,10 @@ def content(tmp_path: Path) -> ReportContent:
 
 def test_the_first_words_answer_how_good_and_how_sure(content: ReportContent, tmp_path: Path) -> None:
     text = text_of(content, tmp_path)
-    assert "88.9 % of 27 test images are classified right" in text
-    assert "95 % interval 71.9 % to 96.1 %" in text and "always the largest class 33.3 %" in text
-    assert "Weakest class cat 67 % found, most often taken for dog" in text
-    assert "Weights at the start ImageNet a package" in text and "Trained on 6 images 3 classes" in text
+    assert "88.9 % of 27 test images are classified correctly" in text
+    assert "95 % interval 71.9 % to 96.1 %" in text and "majority-class baseline 33.3 %" in text
+    assert "Weakest class cat recall 67 %, most often confused with dog" in text
+    assert "Initial weights ImageNet a package" in text and "Trained on 6 images 3 classes" in text
     assert "Time taken 1 min 15 s 1 min 0 s of it for reading the images and for the frozen layers" in text
     assert "Trained from scratch" not in text and "not finished" not in text
 
@@ -44,14 +45,14 @@ def test_the_first_words_answer_how_good_and_how_sure(content: ReportContent, tm
 def test_from_scratch_is_said_loudly(content: ReportContent, tmp_path: Path) -> None:
     text = text_of(replace(content, weights=NO_WEIGHTS), tmp_path)
     assert f"Trained from scratch. No pretrained weights were used: {NO_WEIGHTS.note}." in text
-    assert "Begin with ImageNet weights" in text
+    assert "Start from ImageNet weights" in text
 
 
 def test_an_interrupted_run_shows_what_exists(content: ReportContent, tmp_path: Path) -> None:
     stopped = replace(content, scored=(), metrics={}, history=records(2), interrupted="stopped by Ctrl-C")
     text = text_of(stopped, tmp_path)
-    assert "This run was not finished: stopped by Ctrl-C. 2 epochs of 3 done" in text
-    assert "75.0 % of 6 validation images are classified right" in text  # of the best epoch
+    assert "This run was not finished: stopped by Ctrl-C. 2 epochs of 3 completed" in text
+    assert "75.0 % of 6 validation images are classified correctly" in text  # of the best epoch
     assert f"python Engine.py --resume {tmp_path}" in text and "Confusion" not in text
     nothing = text_of(replace(stopped, history=[]), tmp_path)
     assert "Not measured yet" in nothing and "predict IMAGE_OR_FOLDER" not in nothing
@@ -68,17 +69,19 @@ def test_skipped_and_odd_files_are_listed(content: ReportContent, tmp_path: Path
     odd = (Skipped("a.jpg", "end marker missing"), Skipped("b.jpg", "end marker missing"))
     text = text_of(replace(content, index=replace(content.index, skipped=skipped), notes=odd), tmp_path)
     assert "300 files not used 300 x HEIC" in text and "199.heic" in text and "200.heic" not in text
-    assert "The others are in skipped.csv." in text and "2 files: end marker missing" in text
+    assert "All of them are listed in skipped.csv." in text and "2 files: end marker missing" in text
 
 
 def test_calibration_and_unknown_are_told_where_they_exist(content: ReportContent, tmp_path: Path) -> None:
-    assert "Temperature" not in text_of(content, tmp_path) and "withheld" not in text_of(content, tmp_path)
+    assert "Withheld answers" not in text_of(content, tmp_path)
     rule = UnknownRule(0.98, 0.7, 0.75, 0.99, (0.9, 1.0))
-    scored = [*content.scored[:1], replace(content.scored[1], unknown=rule)]
+    withheld = torch.arange(27) == 0
+    scored = [*content.scored[:1], replace(content.scored[1], unknown=rule, is_withheld=withheld)]
     metrics = {**content.metrics, "test": content.metrics["test"] | {"temperature": 1.5, "ece_unscaled": 0.125}}
     text = text_of(replace(content, scored=scored, metrics=metrics), tmp_path)
-    assert "Before temperature scaling 12.5 %" in text and "Temperature 1.50" in text
-    assert f"Answers withheld as “unknown” {rule.to_text()}" in text
+    assert "Calibration error before temperature scaling 12.5 %" in text and "Temperature 1.50" in text
+    assert f"Withheld answers. At the threshold for the target precision the model {rule.to_text()}" in text
+    assert text.count(" · withheld · ") == 1
 
 
 @pytest.mark.parametrize("num_classes", [53, 100, 101])
@@ -102,7 +105,5 @@ def test_the_report_on_a_hundred_thousand_images_can_be_sent(tmp_path: Path) -> 
     page = write_report(tmp_path, content_of(index, {number: (number + 1) % 100 for number in range(0, 100, 2)}))
     assert page.stat().st_size < 15_000_000
     text = page.read_text(encoding="utf-8")
-    assert re.search(
-        r"[\d,]+\s*images of 100,000 are here; the rest is left out", text.replace("\N{NO-BREAK SPACE}", " ")
-    )
+    assert re.search(r"[\d,]+\s*images of 100,000 to stay small", text.replace("\N{NO-BREAK SPACE}", " "))
     assert time.monotonic() - start < 120

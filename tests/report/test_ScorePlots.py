@@ -70,7 +70,7 @@ def test_reliability_bars_are_shares_of_right_answers() -> None:
     heights = {round(float(bar.get_x()), 1): bar.get_height() for bar in top.patches}
     assert heights == {0.7: 0.0, 0.9: 1.0}  # at 79 % the wrong dog; the others at 96 and 99 %
     assert sum(bar.get_height() for bar in bottom.patches) == 3
-    assert top.get_title(loc="right") == f"calibration error {100 * SOME.metrics['ece']:.1f} %"
+    assert top.get_title(loc="right") == f"expected calibration error {100 * SOME.metrics['ece']:.1f} %"
 
 
 def test_curves_are_of_classes_with_images_of_both_kinds() -> None:

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from MLPipeline.report.Verdict import advice, measures, verdict
-from MLPipeline.scoring.Metrics import evaluate
+from MLPipeline.report.Verdict import advice, verdict
 from MLPipeline.training.TrainState import EpochRecord
 
 EPOCHS = [EpochRecord(e, 0.5, 0.8, 0.6 - e / 100, 0.75, 0.01, 1.0, e < 3) for e in (1, 2, 3)]
@@ -21,17 +20,17 @@ def scores(low: float, high: float) -> dict:
 @pytest.mark.parametrize(
     ("given", "baseline", "expected"),
     [
-        (None, None, "No validation or test images: nothing says how good this model is."),
-        (scores(0.8, 0.9), 0.3, "Clearly better than always answering the largest class (30.0 %)."),
-        (scores(0.3, 0.45), 0.3, "Not shown to be better than always answering the largest class (30.0 %)."),
+        (None, None, "There are no validation or test images, so the accuracy is not known."),
+        (scores(0.8, 0.9), 0.3, "Significantly better than the majority-class baseline (30.0 %)."),
+        (scores(0.3, 0.45), 0.3, "Not significantly better than the majority-class baseline (30.0 %)."),
         (
             scores(0.5, 0.8),
             0.3,
-            "Better than always answering the largest class (30.0 %), but from 40 images nobody can tell by how much: "
-            "anything from 50 % to 80 % is possible.",
+            "Better than the majority-class baseline (30.0 %), but with only 40 images the accuracy is uncertain: "
+            "the 95 % interval is 50 % to 80 %.",
         ),
-        (scores(0.5, 0.8), None, "From 40 images: anything from 50 % to 80 % is possible."),
-        (scores(0.8, 0.9), None, "Known to within 5.0 %."),
+        (scores(0.5, 0.8), None, "With only 40 images the accuracy is uncertain: the 95 % interval is 50 % to 80 %."),
+        (scores(0.8, 0.9), None, "The accuracy is known to within 5.0 %."),
     ],
 )
 def test_the_verdict_follows_from_interval_and_baseline(given: dict, baseline: float | None, expected: str) -> None:
@@ -42,23 +41,11 @@ def test_advice_is_given_only_where_figures_call_for_it() -> None:
     assert advice(None, EPOCHS, 3, from_scratch=False, num_skipped=0) == []
     last_is_best = [*EPOCHS[:2], replace(EPOCHS[2], is_best=True)]
     (more,) = advice(None, last_is_best, 3, False, 0)
-    assert (more.text[:34], more.flags) == ("The last epoch was the best one: m", "--epochs 6")
+    assert (more.text[:34], more.flags) == ("The last epoch had the lowest vali", "--epochs 6")
     assert advice(None, last_is_best, 9, False, 0) == []  # stopped early: patience has had its reason
     (augment,) = advice(None, [replace(EPOCHS[0], train_accuracy=0.99)], 3, False, 0)
-    assert "(99.0\N{NO-BREAK SPACE}%) than new ones (75.0" in augment.text
+    assert "99.0\N{NO-BREAK SPACE}% accuracy on training images, 75.0" in augment.text
+    assert augment.flags == "--augment crop,jitter"  # no mirroring: it may exchange classes
     assert advice(None, [replace(EPOCHS[0], train_accuracy=0.99, val_accuracy=math.nan)], 3, False, 0) == []
-    assert advice(None, EPOCHS, 3, False, 2)[0].text.startswith("2\N{NO-BREAK SPACE}files could not be used")
+    assert advice(None, EPOCHS, 3, False, 2)[0].text.startswith("2\N{NO-BREAK SPACE}files could not be read")
     assert advice(None, EPOCHS, 3, True, 0)[0].flags == "--model efficientnet_lite0"
-
-
-def test_measures_leave_out_what_is_undefined() -> None:
-    import torch
-
-    from MLPipeline.scoring.Predictions import Predictions
-
-    empty = evaluate(Predictions(torch.empty(0, 2), torch.empty(0, dtype=torch.int64)), ["a", "b"])
-    assert measures(empty) == []
-    some = evaluate(Predictions(torch.tensor([[2.0, 0.0]]), torch.tensor([0])).scaled(2.0), ["a", "b"])
-    assert [name for name, _, _ in measures(some)] == [
-        "Calibration error", "Before temperature scaling", "Temperature", "Brier score"
-    ]  # fmt: skip

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from MLPipeline.scoring.Intervals import bootstrap_intervals, mcnemar_p_value, paired_interval, wilson_interval
+from MLPipeline.scoring.Intervals import (
+    balanced_accuracy_interval,
+    macro_f1_interval,
+    mcnemar_p_value,
+    paired_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,36 +77,76 @@ def test_mcnemar_is_the_binomial_test_of_the_flips(counts: tuple[int, int]) -> N
     assert mcnemar_p_value(*counts) == pytest.approx(expected, rel=1e-6)
 
 
-def resampled_in_words(confusion: np.ndarray) -> np.ndarray:
-    """Balanced accuracy and macro-F1 (2, R) of R resamples, drawn image by image."""
-    generator = np.random.default_rng(1)
-    images = np.repeat(np.arange(confusion.size), confusion.ravel())
-    figures = []
-    for _ in range(2000):
-        drawn = np.bincount(generator.choice(images, len(images)), minlength=confusion.size).reshape(confusion.shape)
-        hits, true, predicted = drawn.diagonal(), drawn.sum(1), drawn.sum(0)
-        recalls = [hit / n for hit, n in zip(hits, true, strict=True) if n]
-        f1 = [2 * hit / (n + m) for hit, n, m in zip(hits, true, predicted, strict=True) if n + m]
-        figures.append((np.mean(recalls), np.mean(f1)))
-    return np.array(figures).T
+SPREAD = np.array([[0.7, 0.3, 0.0], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]])
+CASES = {  # rates of each row, images of each class
+    "8 images": (np.array([[0.7, 0.3], [0.4, 0.6]]), [4, 4]),
+    "8 images, hardly a mistake": (np.array([[0.95, 0.05], [0.05, 0.95]]), [4, 4]),
+    "unequal classes": (np.array([[0.9, 0.1], [0.4, 0.6]]), [80, 20]),
+    "three classes": (SPREAD, [10, 20, 10]),
+    "many small classes": (0.9 * np.eye(50) + 0.1 / 49 * (1 - np.eye(50)), [5] * 50),
+    "many images": (0.8 * np.eye(10) + 0.2 / 9 * (1 - np.eye(10)), [100] * 10),
+}
 
 
-def test_bootstrap_equals_resampling_the_images() -> None:
-    confusion = np.array([[30, 5, 0, 1], [4, 20, 2, 0], [0, 0, 0, 0], [1, 1, 0, 4]])
-    ours = bootstrap_intervals(confusion)
-    for name, values in zip(("balanced_accuracy", "macro_f1"), resampled_in_words(confusion), strict=True):
-        assert ours[name] == pytest.approx(np.percentile(values, (2.5, 97.5)).tolist(), abs=0.02)
-    assert bootstrap_intervals(confusion) == ours  # no dice
+def drawn(name: str, number: int) -> list[np.ndarray]:
+    rates, supports = CASES[name]
+    generator = np.random.default_rng(0)
+    rows = [generator.multinomial(n, row, number) for n, row in zip(supports, rates, strict=True)]
+    return list(np.stack(rows, axis=1))
 
 
-@pytest.mark.parametrize("confusion", [np.zeros((3, 3), int), 7 * np.eye(3, dtype=int), np.array([[4]])])
-def test_where_resampling_tells_nothing_there_is_no_interval(confusion: np.ndarray) -> None:
-    assert bootstrap_intervals(confusion) == {"balanced_accuracy": None, "macro_f1": None}
+def mean_recall(confusion: np.ndarray) -> float:
+    return float(np.mean([row[k] / row.sum() for k, row in enumerate(confusion) if row.sum()]))
 
 
-def test_many_classes_are_drawn_in_parts_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    confusion = np.diag(np.arange(60)) + np.eye(60, k=1, dtype=int)
-    whole = bootstrap_intervals(confusion)
-    monkeypatch.setattr("MLPipeline.scoring.Intervals._CELLS_AT_ONCE", 1000)
-    parts = bootstrap_intervals(confusion)
-    assert parts == whole
+def mean_f1(confusion: np.ndarray) -> float:
+    totals = confusion.sum(0) + confusion.sum(1)
+    return float(np.mean([2 * row[k] / totals[k] for k, row in enumerate(confusion) if row.sum()]))
+
+
+FIGURES = pytest.mark.parametrize(
+    ("interval", "figure"), [(balanced_accuracy_interval, mean_recall), (macro_f1_interval, mean_f1)]
+)
+
+
+@FIGURES
+@pytest.mark.parametrize("name", CASES)
+def test_intervals_over_classes_hold_the_truth_in_95_of_100_cases(name: str, interval, figure) -> None:
+    rates, supports = CASES[name]
+    truth = figure(rates * np.array(supports)[:, None])
+    held = [low <= truth <= high for low, high in map(interval, drawn(name, 1500))]
+    assert 0.925 < np.mean(held) < 0.985  # 0.937 to 0.96 with another generator
+
+
+@FIGURES
+def test_with_many_images_the_intervals_are_as_wide_as_the_figure_varies(interval, figure) -> None:
+    confusions = drawn("many images", 1500)
+    low, high = interval(confusions[0])
+    assert high - low == pytest.approx(2 * 1.96 * np.std([figure(each) for each in confusions]), rel=0.1)
+
+
+@FIGURES
+@pytest.mark.parametrize(
+    "confusion",
+    [
+        np.array([[4, 0, 0], [4, 0, 0], [0, 0, 0]]),  # 8 images: a bootstrap gives [0.5, 0.5] for the mean recall
+        np.array([[4, 0, 0], [0, 0, 4], [0, 0, 0]]),
+        np.array([[8, 0], [0, 0]]),
+        np.array([[0, 1], [1, 0]]),
+        np.array([[1]]),
+        3 * np.eye(4, dtype=int),
+    ],
+)
+def test_a_handful_of_images_never_gives_an_interval_without_width(confusion: np.ndarray, interval, figure) -> None:
+    low, high = interval(confusion)
+    assert 0 <= low <= figure(confusion) + 1e-12 and figure(confusion) - 1e-12 <= high <= 1
+    assert high - low > 0.2
+
+
+def test_images_of_one_class_give_wilsons_interval_of_the_recall() -> None:
+    assert balanced_accuracy_interval(np.array([[15, 5], [0, 0]])) == pytest.approx(wilson_interval(15, 20))
+
+
+@FIGURES
+def test_without_images_there_is_no_interval(interval, figure) -> None:
+    assert interval(np.zeros((3, 3), int)) is None

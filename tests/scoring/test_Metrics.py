@@ -5,6 +5,7 @@ import json
 import math
 import warnings
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,21 @@ from sklearn import dummy, metrics
 from torch import nn
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.scoring.Metrics import baseline_accuracy, evaluate, macro_auroc
+from MLPipeline.report.RunPage import write_report
+from MLPipeline.scoring.Metrics import (
+    METRICS,
+    Metric,
+    Scored,
+    baseline,
+    evaluate,
+    macro_auroc,
+    metrics_document,
+    shown_metrics,
+    title_of,
+)
 from MLPipeline.scoring.Predictions import Predictions, predict_batches, predictions_table, worst_mistakes
+from tests.support.page_cases import content_of, index_of
+from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
 
@@ -49,7 +63,7 @@ def test_metrics_equal_scikit_learns(predictions: Predictions) -> None:
     labels, predicted = predictions.labels.numpy(), predictions.predicted.numpy()
     ours = evaluate(predictions, names(num_classes))
     everything = list(range(num_classes))
-    present = sorted({*labels.tolist(), *predicted.tolist()})
+    present = sorted({*labels.tolist()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns of every undefined figure
         assert ours["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted), abs=1e-9)
@@ -62,7 +76,9 @@ def test_metrics_equal_scikit_learns(predictions: Predictions) -> None:
     assert ours["confusion_matrix"] == confusion.tolist()
     for key, theirs in zip(("precision", "recall", "f1", "support"), scores, strict=True):
         mine = [math.nan if value[key] is None else value[key] for value in ours["per_class"].values()]
-        np.testing.assert_allclose(mine, theirs, atol=1e-9, rtol=0)
+        known = np.isin(everything, present) | (key == "support")  # a class without images has no figures
+        np.testing.assert_allclose(mine, np.where(known, theirs, np.nan), atol=1e-9, rtol=0)
+    assert ours["classes_without_images"] == [f"class{label}" for label in everything if label not in present]
     if num_classes > 1:
         loss = metrics.log_loss(labels, predictions.probabilities.numpy(), labels=everything)
         assert ours["loss"] == pytest.approx(loss, abs=1e-9)
@@ -102,8 +118,9 @@ def test_figures_of_the_probabilities_equal_scikit_learns(predictions: Predictio
 
 def test_ties_count_half_in_the_auroc() -> None:
     logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert macro_auroc(Predictions(logits, torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.75)
-    assert macro_auroc(Predictions(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.5)
+    for scores, area in ((logits, 0.75), (torch.zeros(4, 2), 0.5)):
+        predictions = Predictions(scores, torch.tensor([0, 0, 1, 1]))
+        assert macro_auroc(Scored(predictions, names(2))) == pytest.approx(area)
 
 
 def calibration_error_in_words(predictions: Predictions) -> float:
@@ -161,17 +178,81 @@ def test_a_diverged_model_still_gives_valid_json() -> None:
     json.dumps(result, allow_nan=False)
 
 
+def test_a_class_without_images_is_left_out_of_every_mean() -> None:
+    """Its 3 wrong answers cost the class they were given to nothing: that has no images to be right about."""
+    result = evaluate(predictions_of([0, 0, 2, 1, 1, 2], [0, 0, 0, 1, 1, 1], 3), ["cat", "dog", "emu"])
+    assert result["classes_without_images"] == ["emu"]
+    assert result["balanced_accuracy"] == pytest.approx(2 / 3) and result["macro_f1"] == pytest.approx(0.8)
+    assert result["per_class"]["emu"]["precision"] is None and result["per_class"]["emu"]["f1"] is None
+    assert title_of("macro_f1", result) == "Macro F1 over 2 of 3 classes" and title_of("loss", result) == "Loss"
+    whole = evaluate(predictions_of([0, 1], [0, 1], 2), ["cat", "dog"])
+    assert title_of("macro_f1", whole) == "Macro F1" and whole["classes_without_images"] == []
+
+
 @given(st.lists(st.integers(0, 4), min_size=1), st.lists(st.integers(0, 4), min_size=1))
 def test_baseline_accuracy_equals_the_dummy_classifiers(train: list[int], test: list[int]) -> None:
-    always_largest = dummy.DummyClassifier(strategy="most_frequent").fit(np.zeros((len(train), 1)), train)
-    expected = always_largest.score(np.zeros((len(test), 1)), test)
-    assert baseline_accuracy(torch.tensor(train), torch.tensor(test)) == pytest.approx(expected)
+    """Fitted on the images of the classes that the test split has; it predicts the largest of them."""
+    shared = [label for label in train if label in test]
+    found = baseline(torch.tensor(train), torch.tensor(test))
+    if not shared:
+        assert found is None
+        return
+    assert found is not None and found[0] > 0
+    always_largest = dummy.DummyClassifier(strategy="most_frequent").fit(np.zeros((len(shared), 1)), shared)
+    assert found[0] == pytest.approx(always_largest.score(np.zeros((len(test), 1)), test))
+    assert found[1] == always_largest.predict([[0]])[0]
+
+
+def test_the_baseline_is_of_the_largest_class_that_the_split_has() -> None:
+    """Class 0 is the largest and has no test images: always predicting it would score 0 %."""
+    assert baseline(torch.tensor([0] * 9 + [1] * 5 + [2] * 3), torch.tensor([1, 2, 2, 2])) == (0.25, 1)
 
 
 def test_baseline_accuracy_of_nothing_is_none() -> None:
     nothing = torch.empty(0, dtype=torch.int64)
-    assert baseline_accuracy(torch.tensor([0]), nothing) is None
-    assert baseline_accuracy(nothing, torch.tensor([0])) is None
+    assert baseline(torch.tensor([0]), nothing) is None
+    assert baseline(nothing, torch.tensor([0])) is None
+
+
+def test_every_metric_has_an_entry_and_a_row_in_the_documentation() -> None:
+    result = evaluate(predictions_of([0, 1], [0, 1], 2), ["a", "b"])
+    document = metrics_document()
+    for name, metric in METRICS.items():
+        assert name in result and (f"{name}_ci95" in result) == bool(metric.interval)
+        assert f"`{name}`" in document and metric.title in document
+
+
+def test_the_documentation_of_the_metrics_is_up_to_date() -> None:
+    """If it is not: python -c "from MLPipeline.scoring.Metrics import *; print(metrics_document(), end='')"."""
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert text.endswith(metrics_document())
+
+
+def test_shown_metrics_leave_out_what_is_undefined() -> None:
+    empty = evaluate(Predictions(torch.empty(0, 2), torch.empty(0, dtype=torch.int64)), ["a", "b"])
+    assert [each["title"] for each in shown_metrics(empty)] == ["Temperature"]
+    shown = {each["title"]: each for each in shown_metrics(evaluate(predictions_of([0, 1], [0, 0], 2), ["a", "b"]))}
+    assert "Top-5 accuracy" not in shown and "AUROC" not in shown  # two classes; one class has images
+    assert (shown["Accuracy"]["value"], shown["Accuracy"]["interval"]) == ("50.0 %", "9.5 to 90.5 %")
+    assert shown["Balanced accuracy over 1 of 2 classes"]["value"] == "50.0 %"
+    assert shown["Temperature"]["value"] == "1.00" and shown["Temperature"]["interval"] == ""
+
+
+def test_one_function_and_one_row_add_a_metric_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To metrics.json, to the page and to the documentation, without another file being touched."""
+
+    def largest_confidence(scored: Scored) -> float | None:
+        return float(scored.predictions.confidence.max())
+
+    metric = Metric("Largest confidence", "of any image", largest_confidence, interval=lambda scored: (0.25, 1.0))
+    monkeypatch.setitem(METRICS, "largest_confidence", metric)
+    content = content_of(index_of(tmp_path / "images", ("cat", "dog"), (3, 2, 4)))
+    figures = content.metrics["test"]
+    assert 0.5 < figures["largest_confidence"] < 1 and figures["largest_confidence_ci95"] == [0.25, 1.0]
+    page = write_report(tmp_path, content).read_text(encoding="utf-8")
+    value = f"{100 * figures['largest_confidence']:.1f} %"
+    assert f'<th scope="row">Largest confidence</th><td>{value}</td><td>25.0 to 100.0 %</td>' in page
+    assert "| `largest_confidence`, `largest_confidence_ci95` | Largest confidence |" in metrics_document()
 
 
 def tiny_model() -> Classifier:

@@ -66,7 +66,7 @@ def test_most_answers_at_the_precision_asked() -> None:
     assert rule.min_confidence == pytest.approx(0.75)
     assert (rule.coverage, rule.precision) == (pytest.approx(5 / 6), pytest.approx(0.8))
     assert rule.precision_ci95 == pytest.approx((0.3755, 0.9638), abs=1e-4)
-    assert rule.is_unknown(predictions.confidence, nowhere(6)).tolist() == [False] * 5 + [True]
+    assert rule.is_withheld(predictions.confidence, nowhere(6)).tolist() == [False] * 5 + [True]
     strict = fit_unknown(predictions, nowhere(6), 0.9)
     assert (strict.coverage, strict.precision) == (pytest.approx(2 / 6), 1.0)
 
@@ -85,7 +85,7 @@ def test_equally_sure_answers_are_given_together_or_not_at_all() -> None:
 def test_nothing_is_answered_where_nothing_reaches_the_precision() -> None:
     predictions = answers([0.99, 0.6], [False, True])
     rule = fit_unknown(predictions, nowhere(2), 0.9)
-    assert rule.is_unknown(torch.tensor([1.0, 0.99]), nowhere(2)).all()
+    assert rule.is_withheld(torch.tensor([1.0, 0.99]), nowhere(2)).all()
     assert (rule.coverage, rule.precision) == (0.0, None)
     assert "answered none" in rule.to_text()
 
@@ -94,13 +94,13 @@ def test_far_images_are_unknown_and_do_not_count() -> None:
     predictions = answers([0.99, 0.98, 0.9], [False, True, True])
     is_far = torch.tensor([True, False, False])
     rule = fit_unknown(predictions, is_far, 1.0)
-    assert rule.is_unknown(predictions.confidence, is_far).tolist() == [True, False, False]
+    assert rule.is_withheld(predictions.confidence, is_far).tolist() == [True, False, False]
     assert (rule.coverage, rule.precision) == (pytest.approx(2 / 3), 1.0)
 
 
-def test_a_confidence_that_is_no_number_is_unknown() -> None:
+def test_a_confidence_that_is_no_number_is_withheld() -> None:
     rule = fit_unknown(answers([0.9], [True]), nowhere(1), 0.5)
-    assert rule.is_unknown(torch.tensor([math.nan]), nowhere(1)).tolist() == [True]
+    assert rule.is_withheld(torch.tensor([math.nan]), nowhere(1)).tolist() == [True]
 
 
 def test_what_it_comes_to_on_other_images() -> None:
@@ -122,7 +122,7 @@ def test_no_threshold_gives_more_answers_at_the_precision(number: int, target: f
     predictions = answers(confidence.tolist(), right.tolist())
     is_right = predictions.predicted == predictions.labels
     rule = fit_unknown(predictions, is_far, target)
-    given_ = ~rule.is_unknown(predictions.confidence, is_far)
+    given_ = ~rule.is_withheld(predictions.confidence, is_far)
     assert rule.coverage == pytest.approx(float(given_.double().mean()))
     assert rule.precision is None or rule.precision >= target - 1e-12
     for threshold in predictions.confidence.unique().tolist():

@@ -90,6 +90,5 @@ def content_of(
         "history": records(3, has_val),
         "scored": scored,
         "metrics": measure(index, scored),
-        "timing": {"total_s": 75.4, "features_s": 60.1},
     }
     return ReportContent(**(given | more))

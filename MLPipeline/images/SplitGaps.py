@@ -1,0 +1,78 @@
+"""The classes of which a split has no images, and why: nothing can be said about them there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL, ImageIndex
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A class without images in a split that has images of other classes."""
+
+    split: int
+    name: str  # of the class
+    cause: str
+
+    def to_text(self) -> str:
+        """Return `no test images of class cat: it has only 2 images`."""
+        return f"no {SPLITS[self.split]} images of class {self.name}: {self.cause}"
+
+
+def find_gaps(
+    before: ImageIndex, after: ImageIndex, groups: np.ndarray, copies: np.ndarray, pattern: str | None
+) -> tuple[Gap, ...]:
+    """Return the classes that the validation or the test split lacks, with the cause of each.
+
+    Args:
+        before: the index before it was split: only images in split folders are in a split.
+        after: the same images, split.
+        groups: number of the group of each image (N,), -1 for unreadable ones: the images of a group stay together.
+        copies: the same for near-duplicates alone, without `pattern`.
+        pattern: the regular expression of `--group`.
+    """
+    gaps = []
+    for split in (VAL, TEST):
+        counts = np.bincount(after.labels[after.splits == split], minlength=len(after.classes))
+        has_folder = bool((before.splits == split).any())
+        for label in np.flatnonzero(counts == 0).tolist() if counts.any() else ():
+            members = np.flatnonzero((after.labels == label) & (groups >= 0))
+            in_folder = f"the {SPLITS[split]} folder has no readable image of it"
+            cause = in_folder if has_folder else _cause(after, members, groups, copies, pattern)
+            gaps.append(Gap(split, after.classes[label], cause))
+    return tuple(gaps)
+
+
+def _cause(index: ImageIndex, members: np.ndarray, groups: np.ndarray, copies: np.ndarray, pattern: str | None) -> str:
+    """Return why too few of the images at `members`, all of one class, could be set aside."""
+    number = len(members)
+    num_groups, num_distinct = (len(np.unique(each[members])) for each in (groups, copies))
+    if pattern is not None and num_groups < num_distinct:
+        return (
+            f"--group {pattern} puts its {number} images into {_counted(num_groups)}{_example(index, members, pattern)}"
+        )
+    if num_distinct < number:
+        return (
+            f"its {number} images are near-duplicates of each other in {_counted(num_distinct)}, "
+            "and near-duplicates stay in one split"
+        )
+    return f"it has only {number} image{'s' * (number != 1)}"
+
+
+def _counted(num_groups: int) -> str:
+    return "one group" if num_groups == 1 else f"{num_groups} groups"
+
+
+def _example(index: ImageIndex, members: Sequence[int] | np.ndarray, pattern: str) -> str:
+    """Return what the expression finds in the path of the first image that it matches: often not what was meant."""
+    expression = re.compile(pattern)
+    for position in members:
+        name = index.name(int(position))
+        if match := expression.search(name):
+            return f" (in {name} it finds {match[1 if expression.groups else 0]!r})"
+    return ""

@@ -1,0 +1,169 @@
+"""Before mirroring or rotation is used by default: do the classes of these images survive it?
+
+Two tests, each with a head fitted out of fold (see `audit.MirroredClasses`): on histograms of edges, from the small
+grey pictures that the inspection keeps, which cost no reading; and where the model starts from trained weights, on its
+features. Rank 0 decides for all ranks, and the decision is stored in the run's `config.json`.
+B images of a batch, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+
+from MLPipeline.audit.MirroredClasses import Exchange, edge_histograms, find_exchange
+from MLPipeline.Augment import ROTATE_DEGREES, make_augmentation
+from MLPipeline.augmentation.Pixels import affine, move
+from MLPipeline.Classifier import Classifier
+from MLPipeline.Config import Config
+from MLPipeline.CreateDataset import read_images
+from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.frozen.FastForward import FastForward
+from MLPipeline.images.Inspect import Inspection
+from MLPipeline.images.Preprocessing import Preprocessing
+from MLPipeline.images.ReadAhead import decoding_threads
+from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
+from MLPipeline.steps.Prepare import preprocessing_of
+
+MAX_IMAGES, MIN_PER_CLASS, MAX_PER_CLASS = 4000, 12, 200  # of the pictures that are in memory
+MAX_IMAGES_READ, MAX_PER_CLASS_READ = 400, 40  # of those that go through the network
+_AT_ONCE = 256
+
+# Of each augmentation the matrices of its variants, and for each of these the place of the inverse.
+_ANGLES = np.deg2rad([-ROTATE_DEGREES, ROTATE_DEGREES])
+MOVES: dict[str, tuple[tuple[np.ndarray, ...], tuple[int, ...]]] = {
+    "hflip": ((affine(1, xx=-1.0),), (0,)),
+    "vflip": ((affine(1, yy=-1.0),), (0,)),
+    "rotate": (
+        tuple(affine(1, xx=np.cos(a), xy=-np.sin(a), yx=np.sin(a), yy=np.cos(a)) for a in _ANGLES),
+        (1, 0),
+    ),
+}
+SAID = {"hflip": "mirrored left to right", "vflip": "mirrored top to bottom", "rotate": "rotated"}
+
+FeaturesOf = Callable[[np.ndarray | None], np.ndarray]  # of the images moved by a matrix (1, 3, 3), or as they are
+
+
+def check_mirrors(
+    config: Config, index: ImageIndex, inspection: Inspection, model: Classifier, is_stated: bool
+) -> tuple[Config, list[str]]:
+    """Return the settings without default augmentations that exchange classes, and lines for the console about them.
+
+    Args:
+        config: the settings, with the model's defaults filled in.
+        index: the images, split.
+        inspection: of the same images.
+        model: with its first weights; it is returned as it was.
+        is_stated: the user has stated `--augment`: nothing is left out, and the lines only warn.
+    """
+    names = [name for name in make_augmentation(config.augment).names if name in MOVES]
+    if not names:
+        return config, []
+    is_trained = config.unfreeze_after is not None or config.freeze != "none"
+    found = ranks.from_first(
+        _find_exchanges(config, index, inspection, model, names, is_trained and not is_stated) if ranks.is_first else {}
+    )
+    reasons = {name: f"{SAID[name]}, {each.to_text(index.classes)}" for name, each in found.items()}
+    if is_stated:
+        return config, [
+            f"warning  --augment {name} may exchange classes: {reason}; --augment none avoids that"
+            for name, reason in reasons.items()
+        ]
+    kept = ",".join(name for name in make_augmentation(config.augment).names if name not in found) or "none"
+    lines = [
+        f"         {name} is left out: {reason}; --augment {config.augment} uses it" for name, reason in reasons.items()
+    ]
+    return replace(config, augment=kept), lines
+
+
+def _find_exchanges(
+    config: Config, index: ImageIndex, inspection: Inspection, model: Classifier, names: list[str], with_model: bool
+) -> dict[str, Exchange]:
+    """Return the two classes that an augmentation exchanges, for each of `names` that does."""
+    positions = _spread(index, min(MAX_PER_CLASS, max(MIN_PER_CLASS, MAX_IMAGES // len(index.classes))))
+    found = _exchanges(names, _edges_of(inspection, positions), index, positions)
+    left = [name for name in names if name not in found]
+    if with_model and left and MAX_IMAGES_READ // len(index.classes):
+        positions = _spread(index, min(MAX_PER_CLASS_READ, MAX_IMAGES_READ // len(index.classes)))
+        model.freeze("backbone")
+        how = preprocessing_of(config, index, inspection)
+        found |= _exchanges(left, _features_of(config, how, index, model, positions), index, positions)
+        model.freeze(config.freeze)
+    return found
+
+
+def _exchanges(
+    names: list[str], features_of: FeaturesOf, index: ImageIndex, positions: np.ndarray
+) -> dict[str, Exchange]:
+    labels, as_they_are = index.labels[positions].astype(np.int64), features_of(None)
+    found = {}
+    for name in names:
+        matrices, inverses = MOVES[name]
+        moved = [features_of(matrix) for matrix in matrices]
+        back = [moved[place] for place in inverses]
+        if exchange := find_exchange(as_they_are, moved, back, labels, len(index.classes)):
+            found[name] = exchange
+    return found
+
+
+def _spread(index: ImageIndex, per_class: int) -> np.ndarray:
+    """Return the positions of up to `per_class` training images of each class, evenly spread over its files."""
+    training = index.positions(TRAIN)
+    chosen = [np.empty(0, np.int64)]
+    for label in range(len(index.classes)):
+        members = training[index.labels[training] == label]
+        chosen.append(members[:: max(1, -(-len(members) // per_class))])
+    return np.concatenate(chosen)
+
+
+def _edges_of(inspection: Inspection, positions: np.ndarray) -> FeaturesOf:
+    """Return the histograms of edges (N, 272) of the small grey pictures of the inspection."""
+
+    def features(matrix: np.ndarray | None) -> np.ndarray:
+        rows = []
+        for first in range(0, len(positions), _AT_ONCE):
+            pictures = inspection.thumbnails(positions[first : first + _AT_ONCE])
+            if matrix is not None:
+                grey = torch.from_numpy(np.ascontiguousarray(pictures))[:, None].expand(-1, 3, -1, -1)
+                pictures = move(grey, np.repeat(matrix, len(pictures), 0))[:, 0].numpy()
+            rows.append(edge_histograms(pictures))
+        return np.concatenate(rows)
+
+    return features
+
+
+def _features_of(
+    config: Config, how: Preprocessing, index: ImageIndex, model: Classifier, positions: np.ndarray
+) -> FeaturesOf:
+    """Return the features (N, D) of the frozen backbone; the images are read again for each move."""
+    forward = FastForward(model, config.image_size, config.precision)
+
+    def features(matrix: np.ndarray | None) -> np.ndarray:
+        batches = ((None, pixels) for pixels in _batches(config, how, index, positions, matrix, forward.batch_size))
+        return np.concatenate([rows.float().numpy() for _, rows in forward.stream(batches)])
+
+    return features
+
+
+def _batches(
+    config: Config,
+    how: Preprocessing,
+    index: ImageIndex,
+    positions: np.ndarray,
+    matrix: np.ndarray | None,
+    batch_size: int,
+) -> Iterator[np.ndarray]:
+    """Yield the images (B, H, W, 3) uint8, moved by `matrix`; grey for a file that can no longer be read."""
+    paths = (index.path(position) for position in positions.tolist())
+    readings = read_images(paths, config.image_size, decoding_threads(config.workers), preprocessing=how)
+    blank = np.full((config.image_size, config.image_size, 3), 128, np.uint8)
+    while batch := [blank if each.pixels is None else each.pixels for each in islice(readings, batch_size)]:
+        pixels = np.stack(batch)
+        if matrix is not None:
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            pixels = move(images, np.repeat(matrix, len(batch), 0)).permute(0, 2, 3, 1).contiguous().numpy()
+        yield pixels
