@@ -79,7 +79,7 @@ class _Rows:
         self.numbers, self.labels, self.groups, self.splits = array("i"), array("i"), array("i"), array("b")
         self.names: dict[str, int] = {}  # name of a class -> its number, in the order in which they come
         self.first: dict[int, int] = {}  # number of a class -> the row where it comes first
-        self._problems: dict[str, array] = {}  # what is wrong -> rows
+        self._problems: dict[str, array] = {}  # what is missing -> rows
         self._label_of, self._split_of, self._group_of = dict[str, int](), {"": UNSPLIT}, {"": -1}
         self._doubled = array("i")
         has_split = columns.split is not None
@@ -94,7 +94,7 @@ class _Rows:
         if (place := self._split_of.get(split)) is None:
             place = self._new_split(number, split)
         if code < 0 or not path.strip():
-            self._problem("have no label" if path.strip() else "have no path", number)
+            self._problem("label" if path.strip() else "path", number)
             return
         entry = self.entries.setdefault(cell_key(path), len(self.numbers))
         if entry < len(self.numbers):
@@ -123,6 +123,7 @@ class _Rows:
 
     def require_same_entry(self, first: int, entry: int, path: str) -> None:
         """Make sure that two entries that are the same file say the same."""
+        first, entry = sorted([first, entry])
         self.require_same(first, self.numbers[entry], path, self.labels[entry], self.splits[entry])
 
     def require_same(self, entry: int, number: int, path: str, label: int, split: int) -> None:
@@ -142,9 +143,10 @@ class _Rows:
         splits = np.frombuffer(self.splits, np.int8) if self.splits else np.empty(0, np.int8)
         if np.any(splits == UNSPLIT) and not np.all(splits == UNSPLIT):
             rows = np.frombuffer(self.numbers, np.int32)[splits == UNSPLIT]
-            self._problems["have no split, while others have one"] = array("i", rows.tobytes())
+            self._problems["split, while other rows have one"] = array("i", rows.tobytes())
         for what, found in self._problems.items():
-            raise UsageError(f"{self.where}: {_rows_text(found)} {what}", "Complete or remove them")
+            has = "has" if len(found) == 1 else "have"
+            raise UsageError(f"{self.where}: {_rows_text(found)} {has} no {what}", "Complete or remove what is empty")
         if not self.entries:
             raise UsageError(f"{self.where}: has no rows", "Give a table with one row per image")
         if self._doubled:
