@@ -136,7 +136,7 @@ GIVEN = [
     ("path,Label,label\ncat/001.png,dog,cat\n", "row 1 names two columns label"),
     ("path,label\ncat/001.png,dog\ncat/999.png,dog\n", "no image 'cat/999.png' in .*, as row 3 says"),
     ("path,label\ncat/001.png,dgo\n", "no class 'dgo', as in row 2"),
-    ("path,label\ncat/001.png,dog,\ncat/002.png,a, b\n", "row 3 has 4 cells"),
+    ("path,label\ncat/001.png,dog,\ncat/002.png,a, b\n", "row 3 has 3 cells"),
 ]
 
 
