@@ -20,9 +20,8 @@ FLAGS = [*SMALL, "--lr", "0.1", "-b", "4"]
 class Trained:
     """A run on images that a test may change, and how to evaluate it."""
 
-    def __init__(self, data: Path, output: Path, *flags: str | Path) -> None:
+    def __init__(self, data: Path, output: Path) -> None:
         self.data, self.output = data, output
-        self.outcome = succeed([*FLAGS, "--data", data, "--output", output, *flags])
         self.path = output / "001-cnn"
         self.splits = pd.read_csv(self.path / "splits.csv", dtype=str, keep_default_na=False)
         self.command: list[str | Path] = ["evaluate", "--output", output, "-j", "1"]
@@ -37,9 +36,26 @@ class Trained:
         return json.loads(succeed([*self.command, "--json", *flags]).out)
 
 
+def train(data: Path, output: Path, *flags: str | Path) -> Trained:
+    succeed([*FLAGS, "--data", data, "--output", output, *flags])
+    return Trained(data, output)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -> Trained:
+    root = tmp_path_factory.mktemp("own")
+    return train(make_images(root / "Data", {"cat": 14, "dog": 14}), root / "output")
+
+
 @pytest.fixture
-def trained(tmp_path: Path, make_images: MakeImages) -> Trained:
-    return Trained(make_images(tmp_path / "Data", {"cat": 14, "dog": 14}), tmp_path / "output")
+def trained(original: Trained, tmp_path: Path) -> Trained:
+    """A copy of one run and of its images, as if they had been made here."""
+    shutil.copytree(original.data.parent, tmp_path, dirs_exist_ok=True)
+    copy = Trained(tmp_path / "Data", tmp_path / "output")
+    for name in ("config.json", "environment.json"):
+        file = copy.path / name
+        file.write_text(file.read_text().replace(str(original.data.parent), str(tmp_path)))
+    return copy
 
 
 def fixes_for(data: Path, folder: Path) -> Path:
@@ -65,7 +81,7 @@ def test_its_figures_come_again_to_the_last_digit(tmp_path: Path, make_images: M
     if how == "labels and fixes":
         (tmp_path / "fixes.csv").write_text("path,label,given\ncat/004.png,even,odd\ndog/004.png,,odd\n")
         flags += ["--fixes", tmp_path / "fixes.csv"]
-    run = Trained(data, tmp_path / "output", *flags)
+    run = train(data, tmp_path / "output", *flags)
     for split in ("val", "test"):
         assert run.scores("--split", split) == run.metrics(split)
     shutil.rmtree(tmp_path / "output" / "cache")  # and where all is read anew
@@ -76,7 +92,7 @@ def test_its_figures_come_again_to_the_last_digit(tmp_path: Path, make_images: M
 def test_features_of_a_frozen_backbone_give_the_same_figures(tmp_path: Path, make_images: MakeImages) -> None:
     data = make_images(tmp_path / "Data", {"cat": 14, "dog": 14})
     flags = ["--model", "efficientnet_lite0", "--image-size", "64", "--epochs", "2", "--name", "cnn"]
-    run = Trained(data, tmp_path / "output", *flags, "--target-precision", "0.9")
+    run = train(data, tmp_path / "output", *flags, "--target-precision", "0.9")
     for split in ("val", "test"):
         assert run.scores("--split", split) == run.metrics(split)
 
@@ -123,7 +139,7 @@ def test_a_moved_image_is_refused_and_a_lost_one_is_said(trained: Trained) -> No
 @pytest.mark.slow
 def test_one_changed_image_in_a_hundred_is_left_out_and_said(tmp_path: Path, make_images: MakeImages) -> None:
     data = make_images(tmp_path / "Data", {"train/cat": 6, "train/dog": 6, "test/cat": 60, "test/dog": 60})
-    run = Trained(data, tmp_path / "output")
+    run = train(data, tmp_path / "output")
     shutil.copyfile(data / "train/cat/000.png", data / "test/cat/003.png")
     outcome = succeed([*run.command, "--json"])
     assert f"1 of the run's 120 test images have changed in {data}" in outcome.notes
@@ -217,6 +233,6 @@ def test_names_of_any_bytes_are_found_again(tmp_path: Path, make_images: MakeIma
     for number, name in enumerate([b"\xff\n.png", b"=1+1.png", b"'=2.png", b"-3.png", "Cafe\u0301.png".encode()]):
         os.rename(data / "cat" / f"00{number}.png", os.path.join(os.fsencode(data), b"cat", name))
     make_images(data, {"-1": 6})
-    run = Trained(data, tmp_path / "output")
+    run = train(data, tmp_path / "output")
     for split in ("train", "val", "test"):
         assert run.scores("--split", split)["n"] == len(run.names(split))
