@@ -146,7 +146,7 @@ def _is_classic(config: Config) -> bool:
 
 
 def _tell(job: Job, record: EpochRecord) -> None:
-    """Say what an epoch has come to."""
+    """Print the results of an epoch."""
     if not _is_classic(job.config):
         say(epoch_line(record))
         return
@@ -163,7 +163,7 @@ def _stored_views(config: Config) -> Views:
     if not augmentation or config.freeze == "none":
         return NO_VIEWS
     number = config.views or DEFAULT_VIEWS
-    say(f"augment  {number} views of each training image are stored, {augmentation}: epochs walk through them")
+    say(f"views    {number} augmented views of each training image are stored; each epoch uses the next one")
     return Views(number, augmentation, config.seed)
 
 
