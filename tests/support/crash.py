@@ -1,7 +1,7 @@
 """Runs command lines in processes of their own, which receive a signal at a chosen moment.
 
-The product has no hooks for this: for the tests, functions that write, train or draw are wrapped here, and the signal is
-sent at their n-th call. The processes are forked from one that has imported everything (Python's forkserver), so that
+The product has no hooks for this: for the tests, functions that write, train or draw are wrapped here, and the signal
+is sent at their n-th call. The processes are forked from one that has imported everything (a forkserver), so that
 each costs no more than the command.
 """
 
