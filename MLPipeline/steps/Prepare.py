@@ -64,7 +64,7 @@ def inspect_and_split(index: ImageIndex, model: Classifier, config: Config) -> t
     with remembered_if_stopped():
         inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
     model.freeze(config.freeze)
-    pairs = find_duplicates(inspection, cache)
+    pairs = find_duplicates(index, inspection, cache)
     groups = group_images(index, inspection, pairs, config.group)
     find_conflicts(index, pairs)
     index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
