@@ -121,16 +121,17 @@ def _without_junk(data: bytes, num_junk: int) -> bytes:
     """Return `data` up to its last pixel; about `num_junk` bytes follow it.
 
     Raises:
-        UnreadableImage: the decoder has read the beginning of the junk as pixels, because those were missing: the bytes
-            before the rest of the junk are of the same kind, zeros before zeros, text before text, or a repetition.
+        UnreadableImage: pixels are missing. Either without the junk too few are left; or the decoder has read the
+            beginning of the junk as pixels: the bytes before the rest of it are of the same kind, zeros before zeros,
+            text before text, or a repetition.
     """
     # The decoder reads up to 8 bytes ahead and does not count them.
-    first, last = max(1, len(data) - num_junk - 8), len(data) - num_junk
-    end = next((end for end in range(first, last) if _is_whole(data[:end])), last)
-    before, junk = data[end - 4 : end], data[end:]
+    last = len(data) - num_junk
+    end = next((end for end in range(max(1, last - 8), last + 1) if _is_whole(data[:end])), 0)
+    before, junk = data[max(0, end - 4) : end], data[end:]
     zeros = before.endswith(b"\0") and not any(junk)
     text = all(byte in _PRINTABLE for byte in before) and all(byte in _PRINTABLE for byte in junk)
-    if zeros or text or before in junk:
+    if not end or zeros or text or before in junk:
         raise UnreadableImage("truncated JPEG")
     return data[:end]
 

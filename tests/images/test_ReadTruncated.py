@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -98,12 +99,12 @@ def test_a_jpeg_with_a_hole_is_truncated(coding, length, filling):
             assert "truncated" in refusal(whole[:start] + filling * length + whole[start + length :])
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [0, 1, 2, -1])
 @pytest.mark.parametrize("replacement", [b"", b"\x00\x00"])
 def test_a_jpeg_without_one_of_its_restart_markers_is_truncated(number, replacement):
     whole = jpeg("grainy", "restarts")
-    marker = bytes((0xFF, 0xD0 + number))
-    place = whole.index(marker, read_header(whole).body)
+    body = read_header(whole).body
+    place = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", whole) if found.start() > body][number]
     assert "truncated" in refusal(whole[:place] + replacement + whole[place + 2 :])
 
 
