@@ -83,8 +83,8 @@ def test_every_verb_names_what_it_skips_and_no_decoder_reaches_the_console(data,
     assert sorted(skipped["path"]) == sorted(f"dark/{name}" for name in damaged_files())
     assert skipped["reason"].str.contains("truncated").all()
     assert set(pd.read_csv(run / "splits.csv")["path"]) >= {f"dark/{name}" for name in odd_files()}
-    succeed(["evaluate", run, "--data", data, "-j", "1"])
-    predicted = succeed(["predict", run, data / "dark", "--output", output, "-j", "1"])
+    succeed(["evaluate", "--run", run, "--data", data, "-j", "1"])
+    predicted = succeed(["predict", data / "dark", "--run", run, "--output", output, "-j", "1"])
     assert all(name in predicted.err + predicted.out for name in damaged_files())
     succeed(["audit", *common, "-j", "1"])
     out, err = capfd.readouterr()
