@@ -1,12 +1,12 @@
-"""What all tests share: one thread per process, and small folders of images."""
+"""Shared by all tests: one thread per process, small folders of images, the order of the files."""
 
 from __future__ import annotations
 
 import logging
 import os
 
-# Before torch and OpenCV are imported, here and in subprocesses: on a busy machine the threads of tiny operations spend
-# their time waiting for each other.
+# Set before torch and OpenCV are imported, here and in subprocesses: on a busy machine, the threads of tiny operations
+# mostly wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +18,58 @@ import torch
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
 from MLPipeline.images.ReadImage import cv2
+from tests.support.paths import TESTS
 from tests.support.stopped_run import _struck, command, stopped  # noqa: F401  fixtures
 from tests.support.trained_run import trained  # noqa: F401  a fixture
 
 MakeImages = Callable[..., Path]
+
+# With `--dist loadfile` a worker runs whole files. The longest come first, so that all workers finish together.
+LONGEST_FILES = (
+    "faults/test_Kill.py",
+    "distributed/test_RanksRuns.py",
+    "test_ReadmeRuns.py",
+    "test_TimmWeights.py",
+    "test_TorchvisionSteps.py",
+    "test_Torchvision.py",
+    "audit/test_PlantedLabels.py",
+    "audit/test_PlantedFaults.py",
+    "scoring/test_UnknownOnPhotographs.py",
+    "console/test_PostponeDynamo.py",
+    "distributed/test_Rendezvous.py",
+    "training/test_Compile.py",
+    "report/test_Processes.py",
+)
+# Their results depend on the processor's instructions: .ci/run repeats them with AVX2 alone (`-m arithmetic`).
+ARITHMETIC_FILES = (
+    "audit/test_LinearHead.py",
+    "distributed/test_WholeBatch.py",
+    "frozen/test_FastForward.py",
+    "scoring/test_Calibrate.py",
+    "scoring/test_Explain.py",
+    "test_Classifier.py",
+    "test_Device.py",
+    "test_EfficientNetLite.py",
+    "test_EngineWeights.py",
+    "test_Evaluate.py",
+    "test_Features.py",
+    "test_Residual.py",
+    "test_Train.py",
+    "training/test_ExactResume.py",
+    "training/test_FindLr.py",
+    "tuning/test_Tune.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the files whose results depend on the processor, and put the longest files first."""
+    assert all((TESTS / name).is_file() for name in (*LONGEST_FILES, *ARITHMETIC_FILES)), "a file has moved"
+    place = {name: number for number, name in enumerate(LONGEST_FILES)}
+    names = {item: item.path.relative_to(TESTS).as_posix() for item in items}
+    for item, name in names.items():
+        if name in ARITHMETIC_FILES:
+            item.add_marker(pytest.mark.arithmetic)
+    items.sort(key=lambda item: place.get(names[item], len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)

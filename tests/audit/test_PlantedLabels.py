@@ -15,17 +15,27 @@ from MLPipeline.images.ScanFolders import scan_folders
 from tests.support.audit_cases import alone
 from tests.support.paths import CLOTHING
 
+NUM_WRONG = 20  # of 1,192 labels
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CLOTHING.is_dir(), reason="the photographs of clothing are not here")
 def test_planted_labels_are_among_the_first_suspects(tmp_path: Path) -> None:
     pytest.importorskip("cleanlab")
-    index = scan_folders(CLOTHING)
-    config = Config(data=CLOTHING, output=tmp_path, device="cpu", workers=1)
+    data = tmp_path / "Data"
+    for folder in (CLOTHING / "train").iterdir():
+        (data / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:120]:
+            (data / folder.name / file.name).symlink_to(file)
+    index = scan_folders(data, follow_links=True)
+    config = Config(data=data, output=tmp_path, device="cpu", workers=1)
     positions, features = _features(config, index, inspect_images(index, tmp_path / "cache"))
+    num_found = []
     for seed in range(3):
         labels, draw = index.labels[positions].copy(), np.random.default_rng(seed)
-        wrong = draw.choice(len(labels), 60, replace=False)
-        labels[wrong] = (labels[wrong] + draw.integers(1, len(index.classes), 60)) % len(index.classes)
+        wrong = draw.choice(len(labels), NUM_WRONG, replace=False)
+        labels[wrong] = (labels[wrong] + draw.integers(1, len(index.classes), NUM_WRONG)) % len(index.classes)
         found = find_suspects(features, labels, alone(labels))
-        assert len(set(found.positions[:120]) & set(wrong)) >= 42
+        num_found.append(len(set(found.positions[: 2 * NUM_WRONG]) & set(wrong)))
+    # 14 to 17 of 20 over seeds 0 to 4, equal with AVX-512 and AVX2; by chance it would be 0.7.
+    assert sum(num_found) >= 0.6 * 3 * NUM_WRONG, num_found

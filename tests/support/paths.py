@@ -1,9 +1,10 @@
-"""Where the project lies, and the photographs beside it that some tests use where they are present."""
+"""Paths of the project, and of the data beside it that some tests use if it is there."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests"
 CLOTHING = ROOT.parent / "shared" / "data" / "clothing"
-INPUTS = ROOT.parent / "shared" / "inputs"  # files on which a wrong figure was once given, and what is right
+INPUTS = ROOT.parent / "shared" / "inputs"  # files that once gave wrong results, with the right ones
