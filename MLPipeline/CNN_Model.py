@@ -1,4 +1,4 @@
-"""A small CNN trained from scratch: two convolutions, two fully connected layers, dropout before each of those.
+"""A small CNN that is trained from scratch: two convolutions, then two linear layers with dropout before each.
 
     images (B, 3, S, S) -> conv1: (B, 16, S/2, S/2) -> conv2: (B, 32, S/4, S/4) -> flatten: (B, D) -> head: (B, C)
 
@@ -20,7 +20,7 @@ def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def build_cnn(num_classes: int, image_size: int) -> Classifier:
-    """Return the CNN for square images of `image_size`, and of no other size: its first linear layer depends on it."""
+    """Return the CNN for square images of exactly `image_size`, on which its first linear layer depends."""
     num_features = 32 * (image_size // 4) ** 2
     backbone = OrderedDict(conv1=convolution(3, 16), conv2=convolution(16, 32), flatten=nn.Flatten())
     head = nn.Sequential(

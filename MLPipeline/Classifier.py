@@ -1,8 +1,8 @@
-"""The contract every model meets: uint8 images in, logits out, in two halves that can be frozen and cached apart.
+"""The interface of every model: uint8 images in, logits out; a backbone of stages that can be frozen, and a head.
 
     images (B, 3, H, W) uint8 RGB --normalize--> backbone: named stages --> features (B, D) --head--> logits (B, C)
 
-Normalisation lives inside, as buffers, so that training, evaluation, prediction and export cannot disagree.
+Normalization is part of the model (as buffers), so that training, evaluation and prediction cannot disagree.
 B batch, C classes, D features, H height, W width.
 """
 
@@ -22,11 +22,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Where a model's ImageNet weights are to be had, and the hash that proves them right."""
+    """Where to get a model's ImageNet weights, and their hash."""
 
     file_name: str  # in the weights cache, and inside `package`
-    sha256: str  # of the file, lower-case hex; a leading part is enough (torchvision publishes 8 digits)
-    url: str = ""  # empty: only `package` has them
+    sha256: str  # of the file, lower-case hex, or its beginning (torchvision publishes 8 digits)
+    url: str = ""  # empty if only `package` has them
     package: str = ""  # importable package that ships the file
 
     @classmethod
@@ -38,23 +38,23 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One entry of a model file's `MODELS`: how to build it, its default flags, its ImageNet weights."""
+    """An entry of `MODELS` in a model file: how to build the model, its default settings, its ImageNet weights."""
 
     build: Callable[[int, int], Classifier]  # (num_classes, image_size) -> Classifier with random weights
     source: str  # title, arXiv number
     defaults: Mapping[str, object] = field(default_factory=dict)  # Config fields this model sets
-    fine_tune: Mapping[str, object] = field(default_factory=dict)  # the same, with --unfreeze-after
+    fine_tune: Mapping[str, object] = field(default_factory=dict)  # the same for --unfreeze-after
     min_image_size: int = 8
     pretrained: Pretrained | None = None
-    # Foreign state-dict keys (torchvision's or timm's names) -> ours; the classifier's keys map to `head.*`.
+    # Maps the names of parameters in torchvision's or timm's files to ours; the classifier's become `head.*`.
     rename: Callable[[str], str] = str
 
 
 class Classifier(nn.Module):
     """Logits `(B, C)` for images `(B, 3, H, W)` uint8 RGB: `forward = head(features(images))`.
 
-    `backbone` is a Sequential of named stages ending in `(B, D)`; `head` maps `(B, D)` to `(B, C)`, so that the same
-    loop trains it on stored features. `mean` and `std` are per RGB channel, in units of full brightness (0 to 1).
+    `backbone` is a Sequential of named stages that ends in features `(B, D)`; `head` maps these to `(B, C)`, so that it
+    can also be trained on stored features. `mean` and `std` are per RGB channel, on a scale from 0 to 1.
     """
 
     mean: Tensor
@@ -76,31 +76,31 @@ class Classifier(nn.Module):
 
     @property
     def stages(self) -> list[str]:
-        """Names of the backbone's stages, from the image to the features."""
+        """Names of the backbone's stages, from the images to the features."""
         return [name for name, _ in self.backbone.named_children()]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return float `(B, 3, H, W)` with zero mean and unit deviation over ImageNet, from uint8 0 to 255."""
+        """Return `images` (uint8, 0 to 255) as float `(B, 3, H, W)`, minus `mean` and divided by `std`."""
         if images.dtype != torch.uint8 or not images.is_contiguous(memory_format=torch.channels_last):
             return (images - self.mean) / self.std
-        # The same sums, row by row as they lie in memory: a third of the time.
+        # The same arithmetic in the order of memory, which takes a third of the time.
         rows = images.permute(0, 2, 3, 1).flatten(2).float()  # (B, H, 3 W)
         mean, std = (each.flatten().repeat(images.shape[3]) for each in (self.mean, self.std))
         return rows.sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the features `(B, D)` of `images` `(B, 3, H, W)`: what the head decides from."""
+        """Return the features `(B, D)` of `images` `(B, 3, H, W)`: the input of the head."""
         return self.trainable_features(self.frozen_features(images))
 
     def frozen_features(self, images: Tensor) -> Tensor:
-        """Return what the frozen stages make of `images`: `(B, D)` if all are frozen, else `(B, ...)` activations.
+        """Return the output of the frozen stages: features `(B, D)` if all are frozen, else activations `(B, ...)`.
 
-        Deterministic: the frozen stages are in eval mode, so one run per image serves every epoch.
+        It is deterministic, because frozen stages are in eval mode, so it can be computed once for all epochs.
         """
         return self.backbone[: self.num_frozen_stages](self.normalize(images))
 
     def trainable_features(self, activations: Tensor) -> Tensor:
-        """Return the features `(B, D)` of what `frozen_features` gave."""
+        """Return the features `(B, D)` for the output of `frozen_features`."""
         return self.backbone[self.num_frozen_stages :](activations)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
         return self.head(self.features(images))
 
     def trainable_part(self) -> nn.Module:
-        """Return the module from what `frozen_features` gives to logits; the whole classifier if nothing is frozen."""
+        """Return the module that maps the output of `frozen_features` to logits; without frozen stages, all of it."""
         if self.num_frozen_stages == 0:
             return self
         return nn.Sequential(self.backbone[self.num_frozen_stages :], self.head)
@@ -129,7 +129,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Classifier:
-        """Set training mode, save for the frozen stages, whose BatchNorm statistics must not move."""
+        """Set training mode, except for the frozen stages, whose BatchNorm statistics must not change."""
         super().train(mode)
         self.backbone[: self.num_frozen_stages].eval()
         return self

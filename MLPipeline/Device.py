@@ -1,4 +1,4 @@
-"""Where to compute and in which number format: chosen once, the same for the whole run."""
+"""Chooses the device and the number format, once for a whole run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device called `name`, made ready; `auto` takes CUDA, then Apple's MPS, then the CPU.
+    """Return the device called `name`; `auto` prefers CUDA, then Apple's MPS, then the CPU.
 
     Raises:
         UsageError: this machine (or this build of torch) has no such device.
@@ -36,7 +36,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def join_ranks(name: str = "auto") -> torch.device:
-    """Return the device called `name` for this rank, once all ranks have met; alone, what `choose_device` does.
+    """Return the device called `name` for this rank after all ranks have met; for one process, as `choose_device`.
 
     Raises:
         UsageError: there is no such device for every rank.
@@ -49,7 +49,7 @@ def join_ranks(name: str = "auto") -> torch.device:
         what = f"--device {name}: {torch.cuda.device_count()} GPUs for {ranks.local_size} ranks"
         raise UsageError(what, "Start one rank per GPU: --nproc-per-node gpu")
     ranks.meet(device.type)
-    if ranks.size > 1:  # torchrun allows one thread; all cores each would be worse: ranks would wait for each other's
+    if ranks.size > 1:  # torchrun sets one thread; all cores for each rank would be slower
         torch.set_num_threads(decoding_threads(None))
         if device.type == "cuda":
             device = torch.device("cuda", ranks.local_rank)
@@ -58,7 +58,7 @@ def join_ranks(name: str = "auto") -> torch.device:
 
 
 def fast_dtypes(device: torch.device, precision: str = "auto") -> list[torch.dtype]:
-    """Return the dtypes in which a forward pass is fast on `device`, the fastest first; `precision` names the one."""
+    """Return the dtypes that are fast in a forward pass on `device`, fastest first; or the one `precision` names."""
     if precision != "auto":
         return [_DTYPES[precision]]
     if device.type == "cuda":
@@ -68,10 +68,10 @@ def fast_dtypes(device: torch.device, precision: str = "auto") -> list[torch.dty
 
 
 def training_dtype(device: torch.device, model: nn.Module, precision: str = "auto") -> torch.dtype:
-    """Return the dtype for training `model`: the fastest, but fp32 where bf16 does not pay on a CPU.
+    """Return the dtype for training `model`: the fastest, but fp32 where bf16 has no advantage on a CPU.
 
     The backward pass of depthwise convolutions in bf16 is slower than in fp32 (EfficientNet-B0 at 128x128 on two
-    cores with AMX: 41 against 48 images/s), and a bare head is too small to gain.
+    cores with AMX: 41 against 48 images/s), and a head alone is too small to gain from it.
     """
     if precision == "auto" and device.type == "cpu":
         convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -81,16 +81,16 @@ def training_dtype(device: torch.device, model: nn.Module, precision: str = "aut
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Return the context in which a network with fp32 weights computes in `dtype`; fp32 costs nothing."""
+    """Return the context in which a network with fp32 weights computes in `dtype`; for fp32 it does nothing."""
     return torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def threads_for(module: nn.Module) -> Iterator[None]:
-    """Compute on one CPU thread inside the `with` block if `module` is small: a head on features.
+    """Compute on one CPU thread inside the `with` block if `module` is small, such as a head on features.
 
-    Its operations take microseconds. Shared out over all cores they take longer, and a hundred times as long where
-    another process keeps one of the cores busy, for every operation waits for the slowest thread.
+    Its operations take microseconds. Divided among all cores they take longer, and a hundred times as long if another
+    process keeps one of the cores busy, because every operation waits for the slowest thread.
     """
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     is_small = not convolves and sum(parameter.numel() for parameter in module.parameters()) < _FEW_PARAMETERS
@@ -110,12 +110,12 @@ def threads(number: int) -> Iterator[None]:
 
 
 def _keep_freed_memory() -> None:
-    """Let this process keep the memory that tensors give back: asking Linux for it anew costs more than to compute.
+    """Let this process keep the memory of freed tensors: requesting it again from Linux takes longer than to compute.
 
-    By default glibc returns every block of more than 32 MB at once, and each page of the next one is cleared by the
-    kernel when first touched: it halved the speed of EfficientNet-Lite0's forward pass, and cost training 30 %.
+    By default glibc returns every block of more than 32 MB at once, and the kernel clears each page of the next one on
+    first use. That halved the speed of EfficientNet-Lite0's forward pass and slowed training by 30 %.
     """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc: its allocator, its rules
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_MMAP_THRESHOLD, 2**30)

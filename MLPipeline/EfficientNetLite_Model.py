@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0: B0 without squeeze-and-excitation, with ReLU6 for SiLU and TensorFlow's padding.
+"""EfficientNet-Lite0: B0 without squeeze-and-excitation, with ReLU6 instead of SiLU, and with TensorFlow's padding.
 
-Made to be quantised, and quick on a CPU. Its ImageNet weights come with a pip package: no network needed.
+It was designed for quantization and is fast on a CPU. A pip package contains its ImageNet weights.
 
     stem (H/2) -> stage1 (H/2) -> stage2 (H/4) -> stage3 (H/8) -> stage4, stage5 (H/16) -> stage6, stage7 (H/32)
     -> top: 1x1 convolution -> pool: (B, 1280) -> head: (B, C)
@@ -30,7 +30,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-# Our names of the blocks, in the order in which the weight file numbers them right through.
+# Our names of the blocks, in the order of their numbers in the weight file.
 BLOCKS = [f"backbone.stage{stage}.{block}" for stage, row in enumerate(STAGES, start=1) for block in range(row[0])]
 
 # The weight file's modules -> ours, outside the blocks and inside them.
@@ -52,13 +52,13 @@ INNER = {
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution `(B, in, H, W) -> (B, out, ceil(H / stride), ceil(W / stride))` padded as TensorFlow's SAME.
+    """A convolution `(B, in, H, W) -> (B, out, ceil(H / stride), ceil(W / stride))` with TensorFlow's SAME padding.
 
-    The padding follows from the size of each input. Where it is odd, the extra row goes below, the extra column right.
+    The padding depends on the size of the input. An odd one adds a row at the bottom, a column at the right.
     """
 
     def total_padding(self, height: int, width: int) -> tuple[int, int]:
-        """Return how many rows and columns are added to images of this size; the odd one goes below, or right."""
+        """Return how many rows and columns are added to images of this size."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         rows, columns = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in (height, width))
         return rows, columns
@@ -75,16 +75,16 @@ class SameConv2d(nn.Conv2d):
 def convolution(
     in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
-    """Return a convolution and its BatchNorm, whose constants are those the ImageNet weights were trained with."""
+    """Return a convolution and its BatchNorm, with the constants that the ImageNet weights were trained with."""
     layer = SameConv2d(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
-    nn.init.kaiming_normal_(layer.weight)  # PyTorch's own initialisation is too small: untrained, all logits are alike
+    nn.init.kaiming_normal_(layer.weight)  # PyTorch's default is too small: the initial logits would be nearly equal
     return [layer, nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01)]
 
 
 class Block(nn.Module):
     """Inverted residual `(B, in, H, W) -> (B, out, H / stride, W / stride)` (arXiv:1801.04381, figure 3).
 
-    It widens with a 1x1 convolution, filters each channel by itself, and narrows with a 1x1 convolution.
+    A 1x1 convolution expands, a depthwise convolution filters, and a 1x1 convolution projects.
     """
 
     def __init__(
@@ -97,16 +97,16 @@ class Block(nn.Module):
         self.depthwise = nn.Sequential(*convolution(width, width, kernel, stride, groups=width), nn.ReLU6(inplace=True))
         self.project = nn.Sequential(*convolution(width, out_channels))
         self.is_residual = stride == 1 and in_channels == out_channels
-        self.drop = StochasticDepth(drop_rate, mode="row")  # in training, skips the block for some of the images
+        self.drop = StochasticDepth(drop_rate, mode="row")  # skips the block for some images in training
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the activations after this block."""
+        """Return the output of the block."""
         outputs = self.project(self.depthwise(self.expand(images)))
         return images + self.drop(outputs) if self.is_residual else outputs
 
 
 def build_lite0(num_classes: int, image_size: int) -> Classifier:
-    """Return EfficientNet-Lite0 with random weights; it takes any image size from 32 up."""
+    """Return EfficientNet-Lite0 with random weights, for any image size of at least 32."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     stages["stem"] = nn.Sequential(*convolution(3, 32, kernel=3, stride=2), nn.ReLU6(inplace=True))
     channels, depth = 32, 0
@@ -124,7 +124,7 @@ def build_lite0(num_classes: int, image_size: int) -> Classifier:
 
 
 def rename(key: str) -> str:
-    """Return our name for a parameter that the weight file calls `key`; other names come back as they are."""
+    """Return our name for a parameter that the weight file calls `key`; other names are returned unchanged."""
     module, _, parameter = key.rpartition(".")
     if module in OUTER:
         return f"{OUTER[module]}.{parameter}"
@@ -146,8 +146,8 @@ MODELS: dict[str, ModelSpec] = {
             "lr": 0.001,
             "freeze": "backbone",
         },
-        # The early stages see edges and colours, which ImageNet has taught them, and cost more than half of a step.
-        # On photographs of clothing 92.2 % of the test images are right (mean of three seeds; by the head alone 86.5).
+        # The early stages detect edges and colours, which ImageNet has taught them, and take over half of the time of a
+        # step. Test accuracy on photographs of clothing: 92.2 % (mean of three seeds); with the head alone 86.5 %.
         fine_tune={"freeze": "stage3"},
         min_image_size=32,
         pretrained=Pretrained(

@@ -1,4 +1,4 @@
-"""EfficientNet B0 to B7, torchvision's networks cut into the stages that can be frozen one by one.
+"""EfficientNet B0 to B7: torchvision's networks, divided into stages that can be frozen one by one.
 
     stem (H/2) -> stage1 (H/2) -> stage2 (H/4) -> stage3 (H/8) -> stage4, stage5 (H/16) -> stage6, stage7 (H/32)
     -> top: 1x1 convolution -> pool: (B, D) -> head: (B, C)
@@ -17,10 +17,10 @@ from torchvision import models
 
 from MLPipeline.Classifier import Classifier, ModelSpec, Pretrained
 
-# timm's networks of the same name compute with BatchNorm's eps at 1e-5, torchvision's from here on with 1e-3, as their
-# weights were trained: in each other's place both would give wrong answers, and no tensor tells.
+# For these networks, torchvision's weights were trained with BatchNorm's eps at 1e-3, timm's with 1e-5. Exchanged, both
+# would give wrong predictions, and no tensor in the file shows it.
 OTHER_EPS_IN_TIMM = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
-# (image size, batch size): the paper's sizes, save for B0, where they are those of the playing-cards recipe.
+# (image size, batch size): the image sizes of the paper, except for B0, which has those of the recipe `cards`.
 SIZES = {
     "efficientnet_b0": (128, 32),
     "efficientnet_b1": (240, 32),
@@ -63,25 +63,25 @@ LATER_STAGES = {
 
 
 def build_efficientnet(name: str, num_classes: int, image_size: int) -> Classifier:
-    """Return the EfficientNet called `name` with random weights; it takes any image size from 32 up."""
+    """Return the EfficientNet called `name` with random weights, for any image size of at least 32."""
     network = models.get_model(name, weights=None, num_classes=num_classes)
     stages = OrderedDict(zip(STAGES, network.features, strict=True))
     stages["pool"] = nn.Sequential(network.avgpool, nn.Flatten())
     dropout, linear = network.classifier
-    # torchvision drops in place, which would write into features that the caller keeps.
+    # torchvision's dropout works in place and would overwrite features that the caller still uses.
     head = nn.Sequential(nn.Dropout(dropout.p), linear)
     return Classifier(nn.Sequential(stages), head)
 
 
 def rename_torchvision(key: str) -> str:
-    """Return our name for a parameter that torchvision calls `key`; other names come back as they are."""
+    """Return our name for a parameter that torchvision calls `key`; other names are returned unchanged."""
     if torchvision_stage := re.match(r"features\.([0-8])\.", key):
         return f"backbone.{STAGES[int(torchvision_stage[1])]}.{key[torchvision_stage.end() :]}"
     return key.replace("classifier", "head", 1) if key.startswith("classifier.1.") else key
 
 
 def rename(key: str) -> str:
-    """Return our name for a parameter that torchvision or timm calls `key`; other names come back as they are."""
+    """Return our name for a parameter that torchvision or timm calls `key`; other names are returned unchanged."""
     module, _, parameter = key.rpartition(".")
     if module in OUTER:
         return f"{OUTER[module]}.{parameter}"

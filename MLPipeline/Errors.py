@@ -1,6 +1,6 @@
-"""What can go wrong that the user can put right: one class per exit code, each error one line.
+"""Errors that the user can correct: one class per exit code, one line per error.
 
-`Engine.main` catches `PipelineError` once and prints `error: <what>. <hint>`; anything else that is raised is our bug.
+`commands/Main.py` catches `PipelineError` and prints `error: <what>. <hint>`; any other exception is a bug of ours.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Line ends, terminal escapes (C0, C1, DEL) and marks that turn the direction of the text around.
+# Line ends, control characters (C0, C1, DEL), and marks that change the direction of text.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class PipelineError(Exception):
-    """Base of all errors a user can put right: `what` is wrong, and where; `hint` says what to do."""
+    """Base of all errors that the user can correct: `what` is wrong, and where; `hint` says what to do."""
 
     exit_code = 2
 
@@ -25,7 +25,7 @@ class PipelineError(Exception):
         super().__init__(one_line(f"{self.what}. {hint}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.what, self.hint)  # else it could not be told from one process to another
+        return type(self), (self.what, self.hint)  # for pickling: errors travel between processes
 
 
 class UsageError(PipelineError):
@@ -33,11 +33,11 @@ class UsageError(PipelineError):
 
 
 class DataError(PipelineError):
-    """The images, folders or a checkpoint the user gave cannot be used."""
+    """The user's images, folders or model file cannot be used."""
 
 
 class ResourceError(PipelineError):
-    """The environment fails: disk, memory, network, a missing package, a lock."""
+    """The environment does not allow it: disk, memory, network, a missing package, a lock."""
 
     exit_code = 3
 
@@ -49,14 +49,14 @@ class DivergedError(PipelineError):
 
 
 class GateMissedError(PipelineError):
-    """A quality the user asked for was not reached (`--min-accuracy`)."""
+    """A required quality was not reached (`--min-accuracy`)."""
 
     exit_code = 5
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` is Python's, CUDA's, or that of torch's CPU allocator, which has no type of its own."""
-    name = type(error).__name__  # this file is not to import torch
+    """Return whether `error` says that memory is exhausted: Python's, CUDA's, or that of torch's CPU allocator."""
+    name = type(error).__name__  # by name, because this file must not import torch
     return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
@@ -66,7 +66,7 @@ def one_line(text: str) -> str:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return `Did you mean 'x'?` for the nearest choices and always the list of all (shortened past twenty)."""
+    """Return `Did you mean 'x'?` with the nearest choices, if any, and the list of all (at most twenty)."""
     names = sorted(choices)
     near = difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.6)
     listed = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")

@@ -1,4 +1,4 @@
-"""The last layers of a classifier, changed as `--hidden` and `--dropout` say: the same at training and at loading."""
+"""Changes the head of a classifier for `--hidden` and `--dropout`, in the same way for training and for loading."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from MLPipeline.Errors import UsageError
 
 
 def make_head(head: nn.Module, hidden: int | None, dropout: float | None, seed: int = 0) -> nn.Module:
-    """Return `head` with its last layer behind dropout and, with `hidden`, behind one more layer.
+    """Return `head` with dropout before its last layer and, with `hidden`, with one more layer.
 
         (B, D) -> rest of the head -> [linear: (B, hidden) -> ReLU] -> dropout -> linear: (B, C)
 
-    Where both are None the head comes back as it is.
+    If both are None, the head is returned unchanged.
 
     Args:
-        head: as the model was built; its last layer keeps its weights unless there is a hidden one before it.
-        hidden: width of the hidden layer; None: none.
-        dropout: share of the values that the last layer does not see in training; None: the head's own.
-        seed: of the weights that are drawn; the draws of others do not change.
+        head: the model's own head; its last layer keeps its weights unless a hidden layer is added.
+        hidden: width of the hidden layer; None for no such layer.
+        dropout: dropout rate before the last layer; None for the head's own.
+        seed: of the initial weights; the global random generator is not used.
 
     Raises:
         UsageError: the head does not end in a linear layer.
@@ -41,7 +41,7 @@ def make_head(head: nn.Module, hidden: int | None, dropout: float | None, seed: 
 
 
 def own_dropout(head: nn.Module) -> float:
-    """Return the share that the dropout right before the last layer of `head` leaves out; 0 if there is none."""
+    """Return the rate of the dropout before the last layer of `head`; 0 if there is none."""
     before = _layers(head)[-2:-1]
     return before[0].p if before and isinstance(before[0], nn.Dropout) else 0.0
 

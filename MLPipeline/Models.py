@@ -1,4 +1,4 @@
-"""Models by name. A new file `X_Model.py` beside this one, with its own `MODELS`, is all that a new model takes."""
+"""Finds models by name. To add one, write a file `X_Model.py` in this folder that defines `MODELS`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def all_models() -> dict[str, ModelSpec]:
 
 def model_names() -> list[str]:
     """Return the names of all models, in natural order: resnet50 before resnet101."""
-    # Splitting at digits gives word, number, word, ...: like is always compared with like.
+    # Splitting at digits gives word, number, word, ...: words are compared with words and numbers with numbers.
     return sorted(all_models(), key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"([0-9]+)", name)])
 
 
@@ -55,7 +55,7 @@ def find_model(name: str) -> ModelSpec:
 
 
 def build_model(name: str, num_classes: int, image_size: int) -> Classifier:
-    """Return the model called `name` with random weights, for images of `image_size` pixels a side.
+    """Return the model called `name` with random weights, for square images of `image_size` pixels.
 
     Raises:
         UsageError: no model has that name, or the images are too small for it.

@@ -1,4 +1,4 @@
-"""ResNet 18 to 152, ResNeXt and Wide ResNet, torchvision's networks regrouped into stages that can be frozen.
+"""ResNet 18 to 152, ResNeXt and Wide ResNet: torchvision's networks, divided into stages that can be frozen.
 
     stem: 7x7 convolution, max pooling (H/4) -> layer1 (H/4) -> layer2 (H/8) -> layer3 (H/16) -> layer4 (H/32)
     -> pool: (B, D) -> head: (B, C)
@@ -33,7 +33,7 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
 def build_resnet(name: str, num_classes: int, image_size: int) -> Classifier:
-    """Return the ResNet called `name` with random weights; it takes any image size from 32 up."""
+    """Return the ResNet called `name` with random weights, for any image size of at least 32."""
     network = models.get_model(name, weights=None, num_classes=num_classes)
     stem = OrderedDict((part, getattr(network, part)) for part in ("conv1", "bn1", "relu", "maxpool"))
     stages: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(stem))
@@ -43,7 +43,7 @@ def build_resnet(name: str, num_classes: int, image_size: int) -> Classifier:
 
 
 def rename(key: str) -> str:
-    """Return our name for a parameter that torchvision and timm call `key`; other names come back as they are."""
+    """Return our name for a parameter that torchvision and timm call `key`; other names are returned unchanged."""
     module = key.partition(".")[0]
     if module in ("conv1", "bn1"):
         return f"backbone.stem.{key}"
@@ -64,9 +64,9 @@ MODELS: dict[str, ModelSpec] = {
             "lr": 0.001,
             "freeze": "backbone",
         },
-        min_image_size=32,  # smaller images have less than one pixel left at layer4, 1/32 of their size
-        # V1, although V2 scores higher on ImageNet: V2 was trained long, with label smoothing and mixup, and such
-        # regularisers make worse features for a frozen backbone (Kornblith et al., arXiv:1805.08974).
+        min_image_size=32,  # layer4 has 1/32 of the image size: at least one pixel
+        # V1, although V2 is more accurate on ImageNet: V2 was trained with label smoothing and mixup, and such
+        # regularization gives worse features for a frozen backbone (Kornblith et al., arXiv:1805.08974).
         pretrained=Pretrained.from_url(models.get_model_weights(name)["IMAGENET1K_V1"].url),
         rename=rename,
     )

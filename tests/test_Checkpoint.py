@@ -102,7 +102,7 @@ def test_a_missing_empty_or_foreign_file(tmp_path: Path) -> None:
 def test_a_file_cut_short(saved: Path, share: float) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[: int(share * len(content))])
-    assert "cannot be read, for it is damaged, cut short" in refusal(saved)
+    assert "cannot be read; it is damaged, truncated" in refusal(saved)
 
 
 def test_one_flipped_byte_of_a_tensor(saved: Path) -> None:

@@ -61,7 +61,7 @@ def test_auto_trains_every_layer_from_scratch_and_says_so_before(
 ) -> None:
     outcome = succeed([*flags, "--model", "resnet18"])
     path = tmp_path / "output" / "001-resnet18"
-    said = outcome.out.index("ImageNet weights could not be had")
+    said = outcome.out.index("ImageNet weights are not available")
     assert "no route to host" in outcome.out and "random weights; all layers are trained" in outcome.out
     assert said < outcome.out.index("epoch  train loss")
     weights = json.loads((path / "metrics.json").read_text())["weights"]

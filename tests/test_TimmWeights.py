@@ -120,7 +120,9 @@ def test_networks_with_another_eps_refuse_timms_names(timm: ModuleType, name: st
 def test_weights_that_only_look_like_ours_are_refused(tmp_path: Path, file: str) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
-    with pytest.raises(DataError, match="a network that fits ours but computes otherwise. Take the plain network's"):
+    with pytest.raises(
+        DataError, match="a network with the same tensors that computes something else. Use the plain network's"
+    ):
         load_weights(build_model("efficientnet_b0", 5, 64), find_model("efficientnet_b0"), str(tmp_path / file))
 
 

@@ -82,7 +82,7 @@ def test_without_imagenet_auto_says_so_and_imagenet_stops(
     before.load_state_dict(model.state_dict())
     report = load_weights(model, changed, "auto")
     assert (report.kind, report.source, report.sha256) == ("none", "", "")
-    assert report.note.startswith("ImageNet weights could not be had (http://127.0.0.1:")
+    assert report.note.startswith("ImageNet weights are not available (http://127.0.0.1:")
     assert reason in report.note and report.note.endswith(": training from scratch")
     assert same(model, before)
 

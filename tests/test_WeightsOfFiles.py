@@ -98,7 +98,7 @@ def test_another_architecture_is_refused_with_the_difference(tmp_path: Path, con
     ids=["tensor", "list", "number", "meta", "sparse"],
 )
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(DataError, match="weights.pth: holds no state dict"):
+    with pytest.raises(DataError, match="weights.pth: contains no state dict"):
         load_weights(build(), SPEC, str(save(tmp_path, content)))
 
 

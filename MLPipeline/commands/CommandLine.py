@@ -1,4 +1,4 @@
-"""The command line, made from `Config`: `parse(argv) -> (verb, Config)`."""
+"""Parses the command line, whose flags are generated from `Config`: `parse(argv) -> (verb, Config)`."""
 
 from __future__ import annotations
 
@@ -55,12 +55,14 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
 
 
 def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that an interrupted run was started with; flags that would change its result are refused."""
-    from MLPipeline.files.RunFolder import SETTINGS_FILE, find_run  # imports pandas, which --help need not wait for
+    """Return the settings of an interrupted run; flags that would change its result raise an error."""
+    from MLPipeline.files.RunFolder import SETTINGS_FILE, find_run  # imports pandas, which --help does not need
 
     run = find_run(Path(stated.get("output", Config.output)), stated["resume"], needs_model=False)
     if not (run.path / SETTINGS_FILE).is_file():
-        raise UsageError(f"--resume {stated['resume']}: was stopped before it began", "Start it anew, without --resume")
+        raise UsageError(
+            f"--resume {stated['resume']}: was stopped before it began", "Start it again, without --resume"
+        )
     settings = read_settings(run.path / SETTINGS_FILE)
     for name, value in stated.items():
         if name not in _FREE_WHEN_RESUMED and settings.get(name) != value:
@@ -70,7 +72,7 @@ def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
 
 
 def _not_of(verb: Verb, word: str) -> UsageError:
-    """Return the error for a word that `verb` does not take: a flag of another verb, or of none."""
+    """Return the error for a word that `verb` does not accept: a flag of another verb, or an unknown one."""
     verbs_of = {flag: _verbs_of(each.name) for each in _settings() for flag in _flags(each)}
     what = f"{word}: {verb.name} " + ("has no such flag" if word.startswith("-") else "takes flags only")
     if word in verbs_of:

@@ -1,4 +1,4 @@
-"""One command line from its words to its exit code: the only place that catches errors."""
+"""Runs a command line and returns its exit code; the only place that catches errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from MLPipeline.report.Drawing import drawing
 def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
     """Return the exit code of a command line whose verb `find` turns into a function.
 
-    0 ok, 1 our bug, 2 user or data, 3 environment, 4 diverged, 5 a gate missed, 130 Ctrl-C, 143 SIGTERM.
+    0 success, 1 a bug of ours, 2 usage or data, 3 environment, 4 diverged, 5 quality missed, 130 Ctrl-C, 143 SIGTERM.
     """
     postpone_dynamo()
     open_console()
@@ -38,7 +38,7 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
         return 0
     except PipelineError as error:
         fail(str(error))
-        if isinstance(error, DivergedError):  # and so it is on all ranks
+        if isinstance(error, DivergedError):  # on all ranks
             ranks.let_first_end()
         return error.exit_code
     except Interrupted as interrupted:
@@ -52,7 +52,7 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
             fail(f"out of memory ({error}). Use a smaller --batch-size, --image-size or --model")
             return ResourceError.exit_code
         traceback.print_exc()
-        fail(f"{type(error).__name__}: {error}. This is a bug of ours: please report it with the lines above")
+        fail(f"{type(error).__name__}: {error}. This is a bug in the pipeline: please report it with the lines above")
         return 1
     finally:
-        drawing.abandon()  # of a run that was stopped or failed: finished ones have waited for their pictures
+        drawing.abandon()  # a finished run has already waited for its pictures

@@ -11,17 +11,17 @@ VERSION = "0.1.0"
 
 
 def show_overview() -> None:
-    """Say what is in `Data/` and how to go on."""
+    """Print what is in `Data/` and the next commands."""
     for line in folder_overview(DEFAULT_DATA):
         say(line)
     say()
     say("train     python Engine.py --model resnet50     (or efficientnet_b0, efficientnet_lite0, cnn)")
-    say("use it    python Engine.py predict IMAGE_OR_FOLDER")
-    say("all else  python Engine.py --help")
+    say("predict   python Engine.py predict IMAGE_OR_FOLDER")
+    say("help      python Engine.py --help")
 
 
 def show_versions() -> None:
-    """Print the versions of the pipeline and of what it computes with."""
+    """Print the versions of the pipeline and of the packages it uses."""
     say(f"pipeline {VERSION}")
     for package, version in package_versions().items():
         say(f"{package} {version or 'not found under this name'}")

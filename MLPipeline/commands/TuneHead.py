@@ -1,6 +1,6 @@
 """`python Engine.py tune`: searches for better settings of a head on stored features, and prints the command for them.
 
-The features are computed once; a trial on them takes a second. Test images are left out before that.
+The features are computed once; a trial takes about a second. Test images are excluded beforehand.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from MLPipeline.tuning.Tune import Problem, Search, Trial, in_memory
 ON_FEATURES: Mapping[str, Any] = {
     "freeze": "backbone",
     "augment": "none",
-}  # so that one row of each image serves all trials
-_SUGGESTED = "Choose --model efficientnet_lite0, whose weights need no network"
+}  # so that all trials use the same row of each image
+_SUGGESTED = "Use --model efficientnet_lite0, whose weights need no network"
 _NUM_SHOWN = 10
 _MIN_FOR_IMPORTANCES = 20  # complete trials
 
 
-class _TimeIsOver(Exception):  # noqa: N818  no error: the way out of a trial
+class _TimeIsOver(Exception):  # noqa: N818  not an error: it ends a trial
     pass
 
 
@@ -51,11 +51,11 @@ def run(config: Config) -> None:
     """Print the ten best trials and the command that trains with the best; write trials.csv and tune.png.
 
     Raises:
-        UsageError: the model is trained from scratch, or no image is held out for validation.
+        UsageError: the model is trained from scratch, or there are no validation images.
         ResourceError: Optuna or the weights are missing, or the output cannot be written.
     """
     if find_model(config.model).pretrained is None or config.weights == "none":
-        what = f"--model {config.model}: learns all its layers from scratch, there are no features to store"
+        what = f"--model {config.model}: trains all layers from scratch, so there are no features to store"
         raise UsageError(what, _SUGGESTED)
     problem, resolved, folder = _prepare(config)
     with lock_run(Run(folder, 0, folder.name)):
@@ -73,7 +73,7 @@ def run(config: Config) -> None:
 
 
 def _prepare(config: Config) -> tuple[Problem, Config, Path]:
-    """Return what is to be learned, the model's own settings, and the folder for trials on just this."""
+    """Return the problem, the model's own settings, and the folder for the trials on exactly this problem."""
     config = with_data(config)
     index = list_images(config)
     model, resolved, weights = build(replace(config, **ON_FEATURES), len(index.classes))
@@ -84,7 +84,7 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):
-        raise UsageError("--val-fraction: leaves no images to choose by", "Give one above 0, such as 0.15")
+        raise UsageError("--val-fraction: there are no validation images", "Give a value above 0, such as 0.15")
     preprocessing = preprocessing_of(resolved, index, inspection)
     digests = inspection.row_keys(preprocessing.levels)
     dataset = extract(
@@ -100,11 +100,11 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
         preprocessing=preprocessing,
     )
     if dataset.rows.are_pixels:
-        raise ResourceError(f"--cache-limit {config.cache_limit:g}: no room for the features", "Allow more GB")
+        raise ResourceError(f"--cache-limit {config.cache_limit:g}: no room for the features", "Give a larger limit")
     index = dataset.index
     counts = [len(index.positions(each)) for each in (TRAIN, VAL)]
-    say(f"model    {config.model}, weights: {weights.kind}; its head alone learns, from stored features")
-    say(f"images   {counts[0]:,} training, {counts[1]:,} validation; {num_test:,} test images stay unseen")
+    say(f"model    {config.model}, weights: {weights.kind}; only the head is trained, on stored features")
+    say(f"images   {counts[0]:,} training, {counts[1]:,} validation; {num_test:,} test images are not used")
     problem = Problem(model.head, in_memory(dataset.rows, index, device), index, device)
     folder = config.output / "tune" / f"{config.model}-{_key(index, digests, resolved, weights.sha256)}"
     try:
@@ -115,7 +115,7 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
 
 
 def _key(index: ImageIndex, digests: np.ndarray, config: Config, weights: str) -> str:
-    """Return what stands for all that a trial depends on besides its settings."""
+    """Return a hash of everything that a trial depends on besides its settings."""
     chosen = np.flatnonzero(index.splits >= 0)
     state = hashlib.blake2b(digest_size=4)
     for array in (digests, index.labels, index.splits):
@@ -128,8 +128,8 @@ def _key(index: ImageIndex, digests: np.ndarray, config: Config, weights: str) -
 
 def _introduce(search: Search, minutes: float) -> None:
     if search.num_known:
-        say(f"goes on  {search.num_known:,} trials are known from before")
-    say(f"tune     for {minutes:g} minutes; better ones as they come:")
+        say(f"resumed  {search.num_known:,} trials from earlier searches")
+    say(f"tune     for {minutes:g} minutes; each trial better than all before:")
     say()
     say(_row(None))
     if search.best:
@@ -137,7 +137,7 @@ def _introduce(search: Search, minutes: float) -> None:
 
 
 def _trials(search: Search, duration_s: float) -> Iterator[None]:
-    """Run trials until the time is over, at least one in all; say each that is better than all before."""
+    """Run trials until the time is over, at least one; print each that is better than all before."""
     end = time.monotonic() + duration_s
 
     def after_step(state: TrainState) -> None:
@@ -156,7 +156,7 @@ def _trials(search: Search, duration_s: float) -> Iterator[None]:
 
 
 def _by_the_second(items: Iterator[None]) -> Iterator[None]:
-    """Consume `items`; yield once for every second that this has taken."""
+    """Consume `items`; yield once for every second that has passed."""
     start, num_told = time.monotonic(), 0
     for _ in items:
         while num_told < int(time.monotonic() - start):
@@ -165,36 +165,36 @@ def _by_the_second(items: Iterator[None]) -> Iterator[None]:
 
 
 def _report(search: Search, config: Config, folder: Path) -> None:
-    """Say what was found, and write it into `folder`."""
+    """Print the results and write them to `folder`."""
     best, complete = (
         search.best,
         sorted((trial for trial in search.trials if not trial.is_pruned), key=lambda trial: trial.val_loss),
     )
     if best is None:
-        say("no trial was finished")
+        say("no trial was completed")
         return
     say()
     num_new = len(search.trials) - search.num_known
-    say(f"trials   {num_new:,} in this search, {len(search.trials):,} in all, of which {len(complete):,} to their end")
+    say(f"trials   {num_new:,} in this search, {len(search.trials):,} in total, {len(complete):,} complete")
     say()
     say(_row(None))
     for trial in complete[:_NUM_SHOWN]:
         say(_row(trial))
     own = search.trials[0]
     say()
-    say(f"own      {own.val_loss:.4f}, {100 * own.val_accuracy:.1f} %: trial 1 has the model's own settings")
+    say(f"default  {own.val_loss:.4f}, {100 * own.val_accuracy:.1f} %: trial 1 has the model's own settings")
     if len(complete) >= _MIN_FOR_IMPORTANCES:
         shares = [f"{name.replace('_', ' ')} {100 * share:.0f} %" for name, share in search.importances().items()]
         say(f"matters  {', '.join(shares)}")
     write_csv(trials_table(search.trials), folder / "trials.csv")
     plot_tune(search.trials, folder / "tune.png")
-    say(f"chosen   by validation loss; it flatters the best of {len(search.trials):,}: the test images will tell")
-    say(f"saved    {folder}: trials.csv, tune.png; the same command goes on from there")
+    say(f"chosen   by validation loss, which is optimistic for the best of {len(search.trials):,} trials")
+    say(f"saved    {folder}: trials.csv, tune.png; the same command continues from there")
     say(f"next     {training_command(config, best.settings)}")
 
 
 def _row(trial: Trial | None) -> str:
-    """Return the line of a trial; of none, the line above them."""
+    """Return the table row of a trial; the header for None."""
     if trial is None:
         return " trial  val loss  val acc  epoch        lr  optimizer  batch  decay  smoothing  dropout  hidden"
     has = trial.settings
@@ -206,13 +206,13 @@ def _row(trial: Trial | None) -> str:
 
 
 def trials_table(trials: list[Trial]) -> pd.DataFrame:
-    """Return one row per trial, in the order in which they ran, its settings in columns of their own."""
+    """Return one row per trial, in the order in which they ran, with a column for each setting."""
     rows = [dataclasses.asdict(trial) | dict(trial.settings) for trial in trials]
     return pd.DataFrame(rows).drop(columns="settings").rename(columns={"number": "trial"})
 
 
 def training_command(config: Config, settings: Mapping[str, Any]) -> str:
-    """Return the command line that trains with the settings of a trial, on the images of `config` as it was stated."""
+    """Return the command that trains with the settings of a trial, on the images that `config` states."""
     shared = [name for name in VERBS["train"].settings if name in VERBS["tune"].settings]
     stated = {name: getattr(config, name) for name in shared}
     words = ["python", "Engine.py", "--model", stated.pop("model")]

@@ -1,4 +1,4 @@
-"""The console's look, in one place: results on stdout, notes and progress bars on stderr, all of it in `train.log`."""
+"""Everything that is printed: results on stdout, notes and progress bars on stderr, a copy of both in `train.log`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _library = logging.getLogger("MLPipeline")
 
 
 class _OneLine(logging.Formatter):
-    """One line per message, whatever names of files are in it."""
+    """Formats each message as one line, even if it contains file names with line ends."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -30,11 +30,11 @@ class _OneLine(logging.Formatter):
 
 def open_console() -> None:
     """Send the library's warnings to stderr as `note: ...` lines. Call once per process."""
-    logging.raiseExceptions = False  # a disk that fills up under train.log is no reason for a traceback
+    logging.raiseExceptions = False  # no traceback if the disk is too full for train.log
     for logger in (_said, _library):
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        for handler in (*logger.handlers,):  # the log of the command before, where `main` is called twice
+        for handler in (*logger.handlers,):  # of an earlier command, if `main` is called twice
             logger.removeHandler(handler)
             handler.close()
     notes = logging.StreamHandler(sys.stderr) if ranks.is_first else logging.NullHandler()
@@ -44,7 +44,7 @@ def open_console() -> None:
 
 
 def log_to(path: Path) -> None:
-    """Keep a copy of all that is said, with the time, in `path`.
+    """Write a copy of everything that is printed, with the time, to `path`.
 
     Raises:
         ResourceError: the file cannot be written.
@@ -69,17 +69,17 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print `note: <text>` on stderr: something the user should know, no error."""
+    """Print `note: <text>` on stderr: something the user should know that is not an error."""
     _library.warning("%s", text)
 
 
 @contextlib.contextmanager
 def resumable_reading() -> Iterator[None]:
-    """Say, where reading images is interrupted, that nothing read so far is lost."""
+    """If the block is interrupted, print that nothing that was read is lost."""
     try:
         yield
     except KeyboardInterrupt:
-        note("stopped while the images were read: the same command goes on from there")
+        note("stopped while reading the images: the same command continues from there")
         raise
 
 
@@ -91,14 +91,14 @@ def fail(text: str) -> None:
 
 
 def printable(text: str, encoding: str | None = "utf-8") -> str:
-    """Return `text` on one line, with control characters and what `encoding` lacks as backslash escapes.
+    """Return `text` on one line, with control characters and characters outside `encoding` as backslash escapes.
 
-    Names of files may be any bytes: a terminal must not obey them, and its encoding may not have them.
+    File names may contain any bytes, including those that control a terminal.
     """
     return one_line(text).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
 
 
 def progress(items: Iterable[Item], label: str, total: int) -> Iterable[Item]:
-    """Return `items` under a bar with rate and time left on stderr; no bar where stderr is not a terminal."""
-    # disable=None is tqdm's own "only on a terminal"; leave=False keeps the finished console free of spent bars.
+    """Return `items` with a progress bar on stderr if that is a terminal."""
+    # disable=None: only on a terminal; leave=False: the bar disappears at the end.
     return tqdm(items, desc=label, total=total, disable=not ranks.is_first or None, leave=False, dynamic_ncols=True)

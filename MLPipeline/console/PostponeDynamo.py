@@ -1,8 +1,8 @@
-"""Keeps `torch._dynamo` from being loaded before something is compiled: 1.4 s of every command, for most never needed.
+"""Delays the import of `torch._dynamo` until something is compiled: it takes 1.4 s, and most commands never need it.
 
-torchvision's operators ask it for one function that they call when they compile, and every optimizer tells it at every
-step that the graph of a compilation, if there is one, breaks here. Until somebody wants more of it than that, a
-stand-in answers for it; then the real one is loaded, and takes its place.
+torchvision's operators import one function from it that they call when compiling, and every optimizer step calls
+`graph_break`. A stand-in module provides these functions; when anything else is requested, the real module is loaded
+and replaces it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DYNAMO, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 
 def postpone_dynamo() -> None:
-    """Have `torch._dynamo` loaded when it is needed. To be called before torch is imported; later it does nothing."""
+    """Delay the import of `torch._dynamo`. Call it before torch is imported; afterwards it does nothing."""
     if "torch" in sys.modules:
         return
     dynamo, utils = _StandIn(_DYNAMO), _StandIn(_UTILS)
@@ -30,7 +30,7 @@ def postpone_dynamo() -> None:
 
 
 class _StandIn(ModuleType):
-    """A module that loads the real one when asked for what it has not."""
+    """A module that loads the real one when an attribute is missing."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # the import system and inspect look for these everywhere
@@ -39,14 +39,14 @@ class _StandIn(ModuleType):
 
 
 class _Submodules(MetaPathFinder, Loader):
-    """Finds the modules in `torch._dynamo` while the stand-in, which is not a folder, is in its place."""
+    """Finds the submodules of `torch._dynamo` while the stand-in, which is not a package, is in its place."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return where the module is, which by then is loaded with all of the real package."""
+        """Return the spec of the module, after loading the real package."""
         if not name.startswith(f"{_DYNAMO}."):
             return None
         module = _load(name)
-        del sys.modules[name]  # or it would be executed once more; it is put back after `create_module`
+        del sys.modules[name]  # else it would be executed again; it is restored after `create_module`
         return ModuleSpec(name, self, loader_state=(module, module.__spec__))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -54,13 +54,15 @@ class _Submodules(MetaPathFinder, Loader):
         return spec.loader_state[0]
 
     def exec_module(self, module: ModuleType) -> None:
-        """Leave the module as it was before the import system gave it this loader's spec."""
-        if module.__spec__ is not None and module.__spec__.loader is self:  # torch's settings let nobody change them
+        """Restore the module's own spec, which the import system has replaced by this loader's."""
+        if (
+            module.__spec__ is not None and module.__spec__.loader is self
+        ):  # torch's configuration modules refuse assignments
             module.__spec__ = module.__spec__.loader_state[1]
 
 
 def _load(name: str) -> ModuleType:
-    """Return the real module after taking what stands in for it out of its way."""
+    """Return the real module after removing the stand-ins."""
     for each in (_DYNAMO, _UTILS):
         if isinstance(sys.modules.get(each), _StandIn):
             del sys.modules[each]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a first one waits for the end of the training step, so that what is saved is whole."""
+"""Ctrl-C and SIGTERM: the first takes effect at the end of the training step, so that the saved state is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from MLPipeline.distributed.Ranks import ranks
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was told to stop; `exit_code` is what the shell expects of it."""
+    """The run was stopped by a signal; `exit_code` is the shell's code for it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """Turns SIGINT and SIGTERM into `Interrupted`: at once, or in a `deferred` block when `check` is called.
 
-    A second signal is obeyed at once, wherever it comes.
+    A second signal always takes effect at once.
     """
 
     def __init__(self) -> None:
@@ -29,14 +29,14 @@ class StopSignals:
         self._came: int | None = None
 
     def install(self) -> None:
-        """Take over both signals of this process."""
+        """Install the handlers for both signals."""
         self._came = None
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._receive)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let signals wait for `check` inside the block."""
+        """Inside the block, let signals wait until `check` is called."""
         self._is_deferred = True
         try:
             yield
@@ -45,7 +45,7 @@ class StopSignals:
         self.check()
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal is waiting, on any rank: all stop after the same step."""
+        """Raise `Interrupted` if a signal is waiting on any rank, so that all ranks stop after the same step."""
         if came := int(ranks.max(self._came or 0)):
             raise Interrupted(came)
 

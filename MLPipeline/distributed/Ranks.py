@@ -1,10 +1,10 @@
 """Several processes that compute as one: `torchrun --nproc-per-node 2 Engine.py --model resnet50`.
 
-torchrun starts the same command once per rank and tells each in the environment which one it is. Every rank scans the
-folders, holds the whole model, and computes its share of each batch; what has to be known of the whole goes through
-`ranks`, below. One process alone is a group of one, for which all of that is nothing: there is one path for both.
+torchrun starts the same command once per rank and passes the rank in the environment. Every rank scans the folders,
+holds the whole model, and computes its share of each batch; `ranks`, below, does all communication. A single process is
+a group of one, for which these functions do nothing, so that there is one path for both.
 
-Rank 0 alone writes and speaks.
+Only rank 0 writes files and prints.
 """
 
 from __future__ import annotations
@@ -20,54 +20,54 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from MLPipeline.distributed.Rendezvous import Board, launch_name, names
 from MLPipeline.Errors import DataError, ResourceError
 
-_AT_ONCE = 64  # answers of a rank sent to rank 0
+_AT_ONCE = 64  # items that a rank sends to rank 0 at a time
 
-if TYPE_CHECKING:  # torch is imported where ranks meet: the console asks for its rank, and `--help` must not wait
+if TYPE_CHECKING:  # imported in `meet`: the console needs the rank, and `--help` must not wait for torch
     import numpy as np
     from torch import Tensor
 
-ANSWER_S = 600.0  # for all ranks to come to the same place
-_PATIENCE_S = 20.0  # with rank 0 when all are to stop; torchrun gives 30
-_FAREWELL_S = 3.0  # for those that are alive to say so, once one does not answer
+ANSWER_S = 600.0  # time limit of a collective operation
+_PATIENCE_S = 20.0  # how long ranks wait for rank 0 when all stop; torchrun allows 30
+_FAREWELL_S = 3.0  # for the ranks that are alive to say so when one does not answer
 
 Item = TypeVar("Item")
 
 
 class Ranks:
-    """The processes that compute together, and which of them this is; a group of one until `meet` is called."""
+    """The group of processes and the rank of this one; a group of one until `meet` is called."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """Take what torchrun says in the `environment`; without torchrun this is rank 0 of 1."""
+        """Read torchrun's variables from the `environment`; without torchrun this is rank 0 of 1."""
         self.rank = int(environment.get("RANK", 0))
         self.local_rank = int(environment.get("LOCAL_RANK", 0))  # among those of this machine
         self.local_size = int(environment.get("LOCAL_WORLD_SIZE", 1))
         self.restarts = int(environment.get("TORCHELASTIC_RESTART_COUNT", 0))
         self.launch = launch_name(environment)
         self.size = 1
-        self.batch_size = 0  # images that all ranks together have in the training step under way
+        self.batch_size = 0  # number of images in the current global batch
         self._environment = environment
         self._board: Board | None = None
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank is the one that writes and speaks."""
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     def mine(self, number: int) -> slice:
-        """Return which of `number` things, dealt out evenly in order, are this rank's; none, if they are too few."""
+        """Return this rank's contiguous share of `number` items; it is empty if there are too few."""
         rank = self.rank if self.size > 1 else 0
         return slice(number * rank // self.size, number * (rank + 1) // self.size)
 
     @property
     def dealt(self) -> slice:
-        """Which things of a list are this rank's, if they are dealt out one by one: costs even out."""
+        """This rank's items of a list that is distributed one by one, which balances the costs."""
         return slice(self.rank if self.size > 1 else 0, None, self.size)
 
     def meet(self, device_type: str) -> None:
-        """Wait for all ranks to be here; from now on they are one group, whose tensors lie on CPU or `device_type`.
+        """Wait for all ranks and form the group, for tensors on the CPU or `device_type`.
 
         Raises:
-            ResourceError: a rank has not come in time, or the port is taken.
+            ResourceError: a rank has not joined in time, or the port is in use.
         """
         size = int(self._environment.get("WORLD_SIZE", 1))
         if size == 1 or self.size > 1:
@@ -81,14 +81,14 @@ class Ranks:
         self.size = size
 
     def let_first_end(self) -> None:
-        """Wait until rank 0, which is here last, has saved what it has to: torchrun ends all once one rank is gone."""
+        """Wait until rank 0 has saved its files: torchrun ends all ranks as soon as one has ended."""
         if self._board and self.is_first:
             self._board.leave("done")
         elif self._board:
             self._board.missing("done", [0], _PATIENCE_S)
 
     def leave(self) -> None:
-        """Leave the group; the others can go on by themselves."""
+        """Leave the group."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -96,7 +96,7 @@ class Ranks:
             self.size = 1
 
     def reduce(self, tensor: Tensor, operation: str = "SUM") -> Tensor:
-        """Return `tensor` (of one shape on all ranks) after its elements were summed over the ranks (or their `MAX`).
+        """Return `tensor` (of equal shape on all ranks) after summing it over the ranks in place (or taking the `MAX`).
 
         Raises:
             ResourceError: a rank has ended or does not answer.
@@ -109,7 +109,7 @@ class Ranks:
         return tensor
 
     def sum(self, *numbers: float | Tensor) -> list[Any]:
-        """Return each number summed over all ranks, as float64; on one process the very numbers."""
+        """Return each number summed over all ranks, as float64; with one process, the numbers unchanged."""
         if self.size == 1:
             return list(numbers)
         import torch
@@ -117,7 +117,7 @@ class Ranks:
         return self.reduce(torch.tensor([float(number) for number in numbers], dtype=torch.float64)).tolist()
 
     def max(self, number: float) -> float:
-        """Return the largest of the ranks' numbers."""
+        """Return the maximum over the ranks."""
         if self.size == 1:
             return number
         import torch
@@ -125,14 +125,14 @@ class Ranks:
         return self.reduce(torch.tensor(number, dtype=torch.float64), "MAX").item()
 
     def share_numbers(self, numbers: np.ndarray) -> None:
-        """Fill in, for each of `numbers`, what one rank knows and the others have as -1."""
+        """Fill in `numbers`: each is known to one rank and -1 on the others."""
         if self.size > 1:
             import torch
 
             self.reduce(torch.from_numpy(numbers), "MAX")
 
     def merge(self, places: np.ndarray, rows: Tensor, number: int) -> Tensor:
-        """Return all `number` rows (N, ...), of which this rank gives those at `places`; on one process, its rows."""
+        """Return all `number` rows (N, ...), of which this rank has those at `places`; with one process, `rows`."""
         if self.size == 1:
             return rows
         whole = rows.new_zeros(number, *rows.shape[1:])
@@ -140,7 +140,7 @@ class Ranks:
         return self.reduce(whole)
 
     def gather(self, item: Item) -> list[Item]:
-        """Return what all ranks have given, in their order."""
+        """Return the items of all ranks, in their order."""
         items: list[Any] = [item]
         if self.size > 1:
             import torch.distributed as dist
@@ -151,7 +151,7 @@ class Ranks:
         return items
 
     def to_first(self, item: Item) -> list[Item]:
-        """Return what all ranks have given, in their order, on rank 0; elsewhere nothing."""
+        """Return the items of all ranks, in their order, on rank 0; an empty list on the others."""
         items: list[Any] = [item]
         if self.size > 1:
             import torch.distributed as dist
@@ -162,16 +162,16 @@ class Ranks:
         return items
 
     def in_order(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield on rank 0 what all ranks make of what was `dealt`, in its order, as it comes; elsewhere nothing."""
+        """Yield on rank 0 the results of all ranks for `dealt` items, in the original order; nothing on the others."""
         remaining, at_once = iter(items), _AT_ONCE if self.size > 1 else 1
         while self.max(len(given := list(islice(remaining, at_once)))):
             for each in zip_longest(*self.to_first(given)):
                 yield from (item for item in each if item is not None)
 
     def in_step(self, items: Iterable[Item], number: int, every: int, act: Callable[[], None]) -> Iterator[Item]:
-        """Yield the `number` items of this rank; after every so many, let all ranks `act` together.
+        """Yield the `number` items of this rank; after `every` of them, all ranks `act` together.
 
-        So none gets far ahead of the others, and waits for them longer than is allowed.
+        This keeps the ranks close together, so that none waits longer than the time limit.
         """
         num_acts = int(self.max(number)) // every
         for count, item in enumerate(items, start=1):
@@ -183,7 +183,7 @@ class Ranks:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Let rank 0 through the `with` block before the others, which then find the file it has fetched."""
+        """Run the `with` block on rank 0 first, so that the others find the file that it has downloaded."""
         if not self.is_first:
             self.wait()
         yield
@@ -191,7 +191,7 @@ class Ranks:
             self.wait()
 
     def from_first(self, item: Item) -> Item:
-        """Return what rank 0 has given."""
+        """Return the item of rank 0."""
         items = [item]
         if self.size > 1:
             import torch.distributed as dist
@@ -201,14 +201,14 @@ class Ranks:
         return items[0]
 
     def wait(self) -> None:
-        """Wait for all ranks to come here."""
+        """Wait for all ranks (a barrier)."""
         self.sum(0)
 
     def require_same(self, facts: Mapping[str, str]) -> None:
-        """Make sure that all ranks see the same; `facts` maps names ("images") to hashes.
+        """Check that `facts`, which maps names ("images") to hashes, are equal on all ranks.
 
         Raises:
-            DataError: they do not.
+            DataError: they are not.
         """
         everyone = self.gather(dict(facts))
         for name in facts:
@@ -218,10 +218,10 @@ class Ranks:
                 raise DataError(f"{names(others)}: not the same {name} as rank 0", hint)
 
     def require_shared(self, folder: Path) -> None:
-        """Make sure that what rank 0 writes into `folder` is seen by all.
+        """Check that all ranks see what rank 0 writes to `folder`.
 
         Raises:
-            DataError: it is not.
+            DataError: they do not.
         """
         if self.size == 1:
             return
@@ -238,16 +238,16 @@ class Ranks:
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Name the ranks that are gone, where the others wait for them in vain."""
+        """Turn a failed collective operation into an error that names the ranks that have ended."""
         try:
             yield
-        except RuntimeError as error:  # gloo's errors, NCCL's and the store's all are
+        except RuntimeError as error:  # the type of all errors of gloo, NCCL and the store
             assert self._board is not None
             self._board.leave("alive")
             gone = self._board.missing("alive", range(self.size), _FAREWELL_S)
             who = names(gone) if gone else "the network"
             what = f"{who}: ended, or gave no answer within {ANSWER_S:.0f} s"
-            raise ResourceError(what, "See what was said before; --resume RUN goes on where the run stood") from error
+            raise ResourceError(what, "See the messages above; --resume RUN continues the run") from error
 
 
-ranks = Ranks(os.environ)  # a process is in one group at most
+ranks = Ranks(os.environ)  # a process belongs to one group at most

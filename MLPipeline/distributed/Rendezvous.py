@@ -1,4 +1,4 @@
-"""Where ranks find each other, and where each says that it is there: a board that torchrun keeps, or else rank 0."""
+"""The key-value store through which ranks find each other; torchrun keeps it, or else rank 0."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 from MLPipeline.Errors import ResourceError
 
-MEETING_S = 60.0  # for all ranks to come
+MEETING_S = 60.0  # time limit for all ranks to join
 
 
 class Board:
-    """Messages of the ranks of one start; `store` is torch's."""
+    """Short messages among the ranks of one launch; `store` is torch's."""
 
     def __init__(self, environment: Mapping[str, str], rank: int, size: int) -> None:
-        """Open the board, and wait for all ranks to come to it.
+        """Open the store and wait for all ranks to join.
 
         Raises:
-            ResourceError: one has not come in time, or the port is taken.
+            ResourceError: a rank has not joined in time, or the port is in use.
         """
         import torch.distributed as dist
 
@@ -39,15 +39,15 @@ class Board:
         self.store: Any = dist.PrefixStore(f"ranks/{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         self.leave("here")
         if missing := self.missing("here", range(size), MEETING_S):
-            what = f"{names(missing)} of {size} did not come within {MEETING_S:.0f} s"
-            raise ResourceError(what, "See what they say, or on the other machines whether they were started")
+            what = f"{names(missing)} of {size} did not join within {MEETING_S:.0f} s"
+            raise ResourceError(what, "See their output, or check that they were started on the other machines")
 
     def leave(self, word: str) -> None:
-        """Leave a word for the others."""
+        """Leave a message for the other ranks."""
         self.store.set(f"{word}/{self.rank}", "")
 
     def missing(self, word: str, ranks: Sequence[int], seconds: float) -> list[int]:
-        """Return those of `ranks` that have not left this word after so many seconds."""
+        """Return those of `ranks` that have not left this message within `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             missing = [rank for rank in ranks if not self.store.check([f"{word}/{rank}"])]
@@ -57,9 +57,9 @@ class Board:
 
 
 def launch_name(environment: Mapping[str, str]) -> str:
-    """Return what all starts of one torchrun command have in common; empty without torchrun."""
+    """Return a name shared by all restarts of one torchrun command; empty without torchrun."""
     name = environment.get("TORCHELASTIC_RUN_ID", "")
-    # Unless the user names the command, torchrun calls it "none": then its process tells it from others.
+    # Without --rdzv-id, torchrun uses "none"; then the id of its process distinguishes it from others.
     return f"{socket.gethostname()} {os.getppid()}" if name == "none" else name
 
 

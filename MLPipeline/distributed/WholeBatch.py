@@ -1,10 +1,10 @@
-"""What depends on the whole batch, for ranks that hold a share of it each: gradients, BatchNorm, dropout.
+"""What depends on the global batch, of which each rank holds a share: gradients, BatchNorm, dropout.
 
-While `whole_batch(model)` is on, they compute what one process with all of the batch would: BatchNorm's statistics are
-those of all ranks, and dropout's draws are the ones for this rank's images. So results do not depend on the number of
-ranks, and all ranks' random generators stay in step.
+Inside `whole_batch(model)`, the ranks compute what one process with the global batch would: BatchNorm uses the
+statistics of all ranks, and dropout draws a mask for the global batch and uses the part for this rank's images. Results
+do not depend on the number of ranks, and the random generators of all ranks stay synchronized.
 
-B images of this rank, C channels, R ranks; a rank may have no image at all.
+B images of this rank, C channels, R ranks; a rank may have no images.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from MLPipeline.distributed.Ranks import ranks
 
 @contextmanager
 def whole_batch(model: nn.Module) -> Iterator[None]:
-    """Let the layers of `model` see the whole batch inside the block; alone, a process does anyway."""
+    """Let the layers of `model` use the global batch inside the block; with one process this does nothing."""
     changed = [layer for layer in model.modules() if type(layer) in _KINDS] if ranks.size > 1 else []
-    # The class alone changes: parameters, names and whoever holds the layer stay as they are.
+    # Only the class changes; parameters, names and references to the layer stay valid.
     for layer in changed:
         layer.__class__ = _KINDS[type(layer)]
     try:
@@ -36,15 +36,15 @@ def whole_batch(model: nn.Module) -> Iterator[None]:
 
 
 def is_shared(model: nn.Module) -> bool:
-    """Return whether ranks exchange something in the midst of `model`, so that none may compute its share in parts."""
+    """Return whether the ranks communicate within `model`, so that no rank may compute its share in parts."""
     return any(isinstance(layer, _BatchNorm) and layer.training for layer in model.modules())
 
 
 def sum_gradients(model: nn.Module) -> None:
     """Sum the gradients of `model` over all ranks.
 
-    In one piece after the backward pass, not in buckets during it as DistributedDataParallel has it: on a CPU there is
-    no idle core to send them meanwhile, and the model stays the plain module that is saved.
+    All at once after the backward pass, not in buckets during it as DistributedDataParallel does: on a CPU no core is
+    idle to send them meanwhile, and the model remains the plain module that is saved.
     """
     if ranks.size == 1:
         return
@@ -56,17 +56,17 @@ def sum_gradients(model: nn.Module) -> None:
 
 
 class _Normalize(torch.autograd.Function):
-    """Batch normalisation by the statistics of all ranks, whose gradients flow across ranks, too.
+    """Batch normalization with the statistics of all ranks; gradients flow across ranks.
 
-    Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, section 3. torch's own SyncBatchNorm is for GPUs
-    only; its statistics are combined in the same way.
+    Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, section 3. torch's SyncBatchNorm supports
+    GPUs only; it combines the statistics in the same way.
     """
 
     @staticmethod
     def forward(
         context: Any, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return outputs like `inputs` (B, C, ...), mean (C,), biased variance (C,), and the count they are of."""
+        """Return outputs like `inputs` (B, C, ...), mean (C,), biased variance (C,), and the number of values."""
         mean, variance, count = _statistics(inputs)
         context.save_for_backward(inputs, weight, mean, variance, count)
         context.eps = eps
@@ -75,13 +75,13 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of inputs, weight and bias; the latter two of this rank's images alone."""
+        """Return the gradients of inputs, weight and bias; those of weight and bias are for this rank's images only."""
         inputs, weight, mean, variance, count = context.saved_tensors
         scale = (variance + context.eps).rsqrt()
         scaled = scale if weight is None else scale * weight
         direct, slope, offset = torch.zeros_like(inputs), torch.zeros_like(mean), torch.zeros_like(mean)
-        if len(inputs):  # torch's kernel divides by their number
-            # With fixed statistics: the gradient through them, which other ranks share, comes on top.
+        if len(inputs):  # torch's kernel divides by the number of images
+            # With constant statistics; the gradient through the statistics, shared by all ranks, is added below.
             direct, slope, offset = torch.ops.aten.native_batch_norm_backward(
                 gradient, inputs, scaled.new_ones(len(mean)) if weight is None else weight,
                 mean, variance, None, None, False, context.eps, [True, True, True],
@@ -93,7 +93,7 @@ class _Normalize(torch.autograd.Function):
 
 
 def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean (C,), biased variance (C,) and count () of the values of all ranks, each channel's."""
+    """Return mean (C,), biased variance (C,) and count () per channel of the values of all ranks."""
     dtype = torch.promote_types(inputs.dtype, torch.float32)  # half precision is too coarse for statistics
     blank = torch.zeros(inputs.shape[1], dtype=dtype, device=inputs.device)
     mean, variance = torch.batch_norm_update_stats(inputs, blank, blank, 0.0) if len(inputs) else (blank, blank)
@@ -108,12 +108,12 @@ def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _along(values: Tensor, inputs: Tensor) -> Tensor:
-    """Return (C,) in a shape that goes along with (B, C, ...)."""
+    """Return (C,) in a shape that broadcasts with (B, C, ...)."""
     return values.view(-1, *[1] * (inputs.ndim - 2))
 
 
 class _BatchNorm:
-    """What `forward` of a BatchNorm of any number of dimensions becomes."""
+    """Replaces `forward` of BatchNorm of any number of dimensions."""
 
     def forward(self: Any, inputs: Tensor) -> Tensor:
         if not self.training:
@@ -136,11 +136,13 @@ class _BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 
 
 class _Noise:
-    """What `forward` of a layer becomes that multiplies by noise: this rank's part of the noise for the whole batch."""
+    """Replaces `forward` of a layer that multiplies by noise: uses this rank's part of the noise for all ranks."""
 
     def forward(self: Any, inputs: Tensor) -> Tensor:
         mine = ranks.mine(ranks.batch_size)
-        if not self.training or len(inputs) != mine.stop - mine.start:  # a part only, where memory is short
+        if (
+            not self.training or len(inputs) != mine.stop - mine.start
+        ):  # only a part of the batch, because memory is short
             return super().forward(inputs)  # type: ignore[misc]
         shape = (ranks.batch_size, *(inputs.shape[1:] if isinstance(self, nn.Dropout) else [1] * (inputs.ndim - 1)))
         return inputs * super().forward(inputs.new_ones(shape))[mine]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, flushed to the disk, then moved into it."""
+"""Writes files atomically: to a temporary file in the same folder, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import BinaryIO
 
 from MLPipeline.Errors import ResourceError
 
-_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # as `write_file` calls them
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # the temporary names of `write_file`
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: bool = False) -> None:
-    """Let `write` fill `path`; whatever happens, `path` holds either its old content or all of the new.
+    """Write `path` with `write`; whatever happens, `path` has either its old content or all of the new one.
 
-    With `keep_previous` the old content stays readable as `<name>.prev`.
+    With `keep_previous` the old content is kept as `<name>.prev`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -42,19 +42,19 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: b
 
 
 def remove_half_written(folder: Path) -> None:
-    """Delete what killed processes left of unfinished files in `folder`; no other may be writing there."""
+    """Delete temporary files that killed processes left in `folder`; no other process may be writing there."""
     for path in folder.iterdir():
         if _HALF_WRITTEN.fullmatch(path.name):
             path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8; names that are not valid Unicode come out as backslash escapes."""
+    """Write `text` as UTF-8, with backslash escapes for what is not valid Unicode."""
     write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def unwritable(path: Path, error: OSError) -> ResourceError:
-    """Return the error a user can act on for a failed write to `path`."""
+    """Return the error to raise for a failed write to `path`."""
     return ResourceError(
         f"{path}: cannot be written ({error.strerror or error})", "Free space or give another --output"
     )
@@ -64,7 +64,7 @@ def _link_previous(path: Path) -> None:
     previous = path.with_name(path.name + ".prev")
     with contextlib.suppress(FileNotFoundError):
         previous.unlink()
-    # A hard link costs nothing and is never half-done; file systems without links go without `.prev`.
+    # A hard link is instant and atomic; on file systems without links there is no `.prev`.
     with contextlib.suppress(OSError):
         os.link(path, previous)
 
@@ -74,7 +74,7 @@ def _sync_folder(folder: Path) -> None:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is on the disk
+        with contextlib.suppress(OSError):  # not supported on some network file systems; the file itself is flushed
             os.fsync(handle)
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""The one way this project writes CSV: complete or absent, and safe to open in a spreadsheet.
+"""Writes CSV files atomically, and safe to open in a spreadsheet.
 
 `write_csv` writes a whole table, `open_csv` one row after another.
 """
@@ -24,10 +24,10 @@ AddRow = Callable[[Iterable[object]], None]
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    r"""Write `frame` without its index to `path` as UTF-8; an older file is replaced only by a complete new one.
+    r"""Write `frame` without its index to `path` as UTF-8; an existing file is replaced only by a complete new one.
 
-    Text that a spreadsheet would run gets a leading apostrophe, in cells and headers alike; numbers stay numbers and
-    missing values are empty cells. Bytes of a file name that are not UTF-8 (surrogates in Python) appear as `\udcff`.
+    Text that a spreadsheet would execute gets a leading apostrophe, in cells and headers. Numbers stay numbers, and
+    missing values become empty cells. Bytes of a file name that are not UTF-8 (in Python, surrogates) read `\udcff`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -40,19 +40,19 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         writer = csv.writer(text, lineterminator="\r\n")
         writer.writerow(_safe_cell(name) for name in frame.columns)
         writer.writerows(map(_safe_cell, row) for row in frame.itertuples(index=False, name=None))
-        text.detach()  # flushes, and leaves closing to the owner of `file`
+        text.detach()  # flushes without closing `file`
 
     write_file(path, write)
 
 
 @contextmanager
 def open_csv(path: Path, columns: Sequence[str]) -> Iterator[AddRow]:
-    """Give a function that adds a row; when the `with` block ends well, `path` holds the table, as `write_csv` would.
+    """Yield a function that adds a row; when the `with` block ends without error, the table is in `path`.
 
-    Until then the rows wait in a nameless file in the same folder, which is gone whatever happens.
+    Until then the rows are in an unnamed temporary file in the same folder.
 
     Raises:
-        ResourceError: the disk is full or the folder cannot be written; told before the first row, if it is so then.
+        ResourceError: the disk is full or the folder cannot be written (raised before the first row, if known then).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,17 +73,17 @@ def open_csv(path: Path, columns: Sequence[str]) -> Iterator[AddRow]:
         rows.seek(0)
         write_file(path, lambda file: file.writelines(row.encode() for row in rows))
     finally:
-        with suppress(OSError):  # of a full disk, which has been told
+        with suppress(OSError):  # the disk is full, which has been reported
             rows.close()
 
 
 def cell_text(text: str) -> str:
-    """Return what a reader finds in the cell that `text` was written to."""
+    """Return the content of the cell that `text` is written to."""
     return str(_safe_cell(text)).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _safe_cell(value: Any) -> Any:
-    """Return `value` such that the csv module writes text that no spreadsheet runs, and nothing for a missing value."""
+    """Return `value` for the csv module, so that no spreadsheet executes it; None if it is missing."""
     if isinstance(value, str):
         return f"'{value}" if value.startswith(FORMULA_STARTS) else value
     return None if pd.isna(value) else value

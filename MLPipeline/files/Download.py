@@ -1,4 +1,4 @@
-"""Fetches a file of known hash: the whole file or an error, and the error soon, even where the network is dead."""
+"""Downloads a file of known hash: the complete file or an error, which comes soon even without a network."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from MLPipeline.files.AtomicFile import write_file
 
 TIMEOUT_S = 20.0  # for the server to answer, and for each part of the file to arrive
 CHUNK_BYTES = 2**18
-MIN_BYTES_PER_TIMEOUT = 2**17  # 6.5 kB/s; a server slower than that hangs: 100 MB would take four hours
+MIN_BYTES_PER_TIMEOUT = 2**17  # 6.5 kB/s; at a lower rate, 100 MB would take over four hours
 
 
 class UnavailableError(ResourceError):
-    """The file is not to be had here and now; nothing is wrong with this machine's disk."""
+    """The file is not available; this machine's disk is not the cause."""
 
 
 class _TransferError(Exception):
@@ -39,13 +39,13 @@ def download(
     instead: str = "give a copy of it with --weights FILE",
     elsewhere: str = "set TORCH_HOME to another folder",
 ) -> None:
-    """Fetch `url` into `target`, which appears whole or not at all; its hash (hex) must start with `digest`.
+    """Download `url` to `target` atomically; its hash (hex) must start with `digest`.
 
-    Where it fails, the error says what the user can do `instead`, and how to save it `elsewhere` if the disk is full.
+    On failure, the error says what the user can do `instead`, or how to save it `elsewhere` if the disk is full.
     Proxies are taken from the environment (`https_proxy`). The progress bar goes to stderr if that is a terminal.
 
     Raises:
-        UnavailableError: no answer, an answer that is an error, cut short or too slow, or a file of another hash.
+        UnavailableError: no response, an error, a truncated or too slow transfer, or a file with another hash.
         ResourceError: `target` cannot be written.
     """
     try:
@@ -60,10 +60,10 @@ def download(
 
 
 def _open(url: str) -> HTTPResponse:
-    """Return the server's answer, its headers read.
+    """Return the server's response, with its headers read.
 
-    The timeout of `urlopen` is per address and per packet: a name with ten addresses behind a silent firewall takes ten
-    times as long. So a thread asks, and is left behind when the time is up.
+    The timeout of `urlopen` applies to each address and packet: a host with ten addresses behind a silent firewall
+    takes ten times as long. Therefore a thread connects, and is abandoned when the time is over.
     """
     answers: queue.Queue[HTTPResponse | Exception] = queue.Queue()
 
@@ -77,7 +77,7 @@ def _open(url: str) -> HTTPResponse:
     try:
         answer = answers.get(timeout=TIMEOUT_S)
     except queue.Empty:
-        raise _TransferError(f"no answer in {TIMEOUT_S:g} s") from None
+        raise _TransferError(f"no response within {TIMEOUT_S:g} s") from None
     if isinstance(answer, Exception):
         reason = answer if isinstance(answer, HTTPError) else getattr(answer, "reason", answer)
         raise _TransferError(reason) from answer
@@ -96,8 +96,8 @@ def _receive(response: HTTPResponse, file: BinaryIO, digest: str, hasher: hashli
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """Yield the body as it arrives; what is late, slow or short of the announced size raises."""
-    size = response.length  # falls while reading, on some versions of Python
+    """Yield the body as it arrives; raise if it is late, too slow or shorter than announced."""
+    size = response.length  # on some versions of Python it decreases while reading
     received = received_in_time = 0
     deadline = time.monotonic() + TIMEOUT_S
     while size is None or received < size:
@@ -115,4 +115,4 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
             received_in_time, deadline = 0, time.monotonic() + TIMEOUT_S
         yield chunk
     if size is not None and received < size:
-        raise _TransferError(f"cut short: {received} of {size} bytes")
+        raise _TransferError(f"truncated: {received} of {size} bytes")

@@ -1,4 +1,4 @@
-"""Saves tensors whole or not at all; loads them without running code, and finds the damage that torch misses."""
+"""Saves tensors atomically; loads them without running code, and detects damage that torch does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOS_FOLDER = 0x10  # a bit of the attributes in a zip archive's directory
 
 
 def save_file(path: Path, content: object) -> None:
-    """Write tensors in plain containers to `path`; the file before stays as `<name>.prev`.
+    """Write tensors in plain containers to `path`; the previous file is kept as `<name>.prev`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -27,7 +27,7 @@ def save_file(path: Path, content: object) -> None:
     def write(file: BinaryIO) -> None:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # torch reports a full disk as a defect of its own ("unexpected pos")
+        except RuntimeError as error:  # torch reports a full disk as an internal error ("unexpected pos")
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
@@ -36,12 +36,12 @@ def save_file(path: Path, content: object) -> None:
 
 
 def load_file(path: Path) -> object:
-    """Return what `torch.save` (or safetensors) put into `path`: tensors on the CPU, in plain Python containers.
+    """Return the content of a file of `torch.save` or safetensors: tensors on the CPU, in plain Python containers.
 
-    A pickle may call any function when it is read; only those that rebuild tensors are allowed here.
+    A pickle can call any function when it is read; here only those that rebuild tensors are allowed.
 
     Raises:
-        DataError: `path` is missing, no regular file, empty, damaged, of another format, or holds Python objects.
+        DataError: `path` is missing, not a regular file, empty, damaged, in another format, or has other objects.
         ResourceError: a `.safetensors` file, and that package is not installed.
     """
     require_file(path)
@@ -51,16 +51,16 @@ def load_file(path: Path) -> object:
         if damaged := _damaged_part(path):
             raise DataError(f"{path}: corrupt (damage in {damaged!r})", "Fetch or save the file again")
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on old formats, which are refused or read all the same
+            warnings.simplefilter("ignore")  # torch warns of old formats, which are rejected or read anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except (DataError, ResourceError):
         raise
-    except Exception as error:  # damage comes in as many kinds as there are lines that read the file
+    except Exception as error:  # damage can raise any error
         raise _unreadable(path, error) from error
 
 
 def require_file(path: Path) -> None:
-    """Check that `path` is a regular file with something in it; anything else may block when it is read.
+    """Check that `path` is a regular file that is not empty; reading anything else may block.
 
     Raises:
         DataError: it is not.
@@ -77,9 +77,9 @@ def require_file(path: Path) -> None:
 
 
 def _damaged_part(path: Path) -> str | None:
-    """Return the name of a part that fails its checksum, or is marked as a folder: torch.load takes both in silence.
+    """Return the name of a part that fails its checksum or is marked as a folder: torch.load accepts both.
 
-    Of a folder it reads nothing, and the tensor then holds whatever was in the memory before.
+    It reads nothing from a folder, so the tensor contains whatever was in memory.
     """
     if not zipfile.is_zipfile(path):  # torch's format before 1.6, which has no checksums, or no torch file at all
         return None
@@ -92,18 +92,18 @@ def _load_safetensors(path: Path) -> object:
     try:
         from safetensors.torch import load_file as load_tensors
     except ImportError as error:
-        raise ResourceError(f"{path}: reading it takes a package", "pip install safetensors") from error
+        raise ResourceError(f"{path}: requires the package safetensors", "Run pip install safetensors") from error
     return load_tensors(path)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    """Return the one line for what torch says in many: is the file dangerous, or is it damaged?"""
+    """Return a one-line error: is the file dangerous, or is it damaged?"""
     if culprit := re.search(r"GLOBAL (\S{1,80})", str(error)):
         return DataError(
-            f"{path}: refused, for beside tensors it holds {culprit[1]!r}, which could run any code",
-            "Where you trust its maker, load it there and save it again with torch.save(model.state_dict(), FILE)",
+            f"{path}: rejected, because it contains {culprit[1]!r}, which could run any code",
+            "If you trust its source, load it yourself and save it with torch.save(model.state_dict(), FILE)",
         )
     return DataError(
-        f"{path}: cannot be read, for it is damaged, cut short or no file of torch's ({type(error).__name__})",
+        f"{path}: cannot be read; it is damaged, truncated or not a PyTorch file ({type(error).__name__})",
         "Fetch or save the file again",
     )

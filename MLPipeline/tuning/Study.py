@@ -1,4 +1,4 @@
-"""Optuna as the search uses it: draws that follow from the seed, trials kept in a file, nothing on the console."""
+"""Optuna for the search: samplers with fixed seeds, trials saved in a file, no console output."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ except ImportError as error:
 
 __all__ = ["Study", "Trial", "TrialState", "importances", "make_sampler", "open_study"]
 
-NUM_RANDOM = 10  # trials before the search begins to learn from them
-_NUM_UNPRUNED = 5  # trials that run to their end before others are measured against them
+NUM_RANDOM = 10  # random trials at the beginning
+_NUM_UNPRUNED = 5  # complete trials before others are compared with them
 _FIRST_PRUNED_EPOCH = 3
 _JOURNAL = "journal.log"
 
@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 
 
 def make_sampler(seed: int, num_trials: int) -> optuna.samplers.BaseSampler:
-    """Return what chooses the next trial by the tree-structured Parzen estimator, all settings jointly.
+    """Return a sampler that chooses the next trial by the multivariate tree-structured Parzen estimator.
 
-    Made anew for each trial, so that its draws depend on nothing but the seed and the number of trials before.
+    Create one for each trial, so that its draws depend only on the seed and the number of earlier trials.
     Source: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011; Watanabe, arXiv:2304.11127.
     """
     draw = int(np.random.SeedSequence([seed, num_trials]).generate_state(1)[0])
@@ -46,9 +46,9 @@ def make_sampler(seed: int, num_trials: int) -> optuna.samplers.BaseSampler:
 
 
 def open_study(folder: Path) -> Study:
-    """Return the trials in `folder`, none if it is new; hopeless trials are given up early.
+    """Return the study in `folder`, empty if it is new; trials worse than the median are pruned.
 
-    A damaged file is put aside.
+    A damaged file is renamed.
 
     Raises:
         ResourceError: the folder cannot be written.
@@ -62,14 +62,16 @@ def open_study(folder: Path) -> Study:
         except (ValueError, KeyError) as error:  # JSON's errors are ValueErrors
             aside = journal.with_name(_JOURNAL + ".damaged")
             os.replace(journal, aside)
-            logger.warning("%s is damaged (%s): the search starts anew, it is now %s", journal, error, aside.name)
+            logger.warning(
+                "%s is damaged (%s): it was renamed to %s, and the search starts again", journal, error, aside.name
+            )
             return _open(journal)
     except OSError as error:
         raise unwritable(folder, error) from error
 
 
 def importances(study: Study) -> dict[str, float]:
-    """Return how much each setting matters for being among the best tenth; shares of 1, the largest first.
+    """Return the importance of each setting for being among the best tenth; shares that sum to 1, the largest first.
 
     Source: Watanabe et al., PED-ANOVA, arXiv:2304.10255.
     """
@@ -79,13 +81,13 @@ def importances(study: Study) -> dict[str, float]:
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal without its lock, for the folder is ours alone, and without a wait for the disk at each line.
+    """Optuna's journal without its lock, since one process uses the folder, and without a disk flush after each line.
 
-    The waits took as long as short trials do; without, a power cut may cost the last few of them.
+    Flushing took as long as a short trial; without it, a power failure may lose the last few trials.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write each of `logs` on a line of its own."""
+        """Append each of `logs` as a line."""
         with open(self._file_path, "ab") as file:
             file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
 
@@ -97,14 +99,14 @@ def _open(journal: Path) -> Study:
 
 
 def _drop_half_line(journal: Path) -> None:
-    """Cut off what a killed search left half-written: the next line would continue it."""
+    """Remove an incomplete last line, left by a killed search: the next line would be appended to it."""
     if journal.exists():
         os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Optuna from telling which of its parts are new."""
+    """Suppress Optuna's warnings about experimental features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

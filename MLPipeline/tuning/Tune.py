@@ -1,12 +1,12 @@
-"""Searches for the settings under which a head learns best from stored features; Optuna says what to try next.
+"""Searches for the best settings of a head on stored features; Optuna proposes the trials.
 
     search = Search(part, config, folder)
     while time_is_left: trial = search.next_trial()
     sorted(search.trials, key=lambda trial: trial.val_loss)[:10]
 
-A trial is `Train.fit` with other settings, so what is found is what training gives. It is judged by its lowest
-validation loss: that picks the best epoch of a run too, and it tells two heads apart that name the same images right.
-Test images have no part in it: nobody here is given them.
+A trial calls `Train.fit`, so its result is what training with these settings gives. Trials are compared by their lowest
+validation loss, the criterion that also chooses the best epoch of a run; unlike accuracy, it distinguishes heads that
+classify the same images correctly. Test images are not used.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from MLPipeline.tuning.Study import Trial as Asked
 from MLPipeline.tuning.Study import TrialState, importances, make_sampler, open_study
 
 LOWEST_LR, HIGHEST_LR = 1e-4, 0.3
-# The values each other setting may take. Hidden 0: a linear head. Smaller batches take too long for hundreds of trials,
-# and a higher rate with larger ones does as well.
+# The values of the other settings. Hidden 0 is a linear head. Smaller batches take too long for hundreds of trials, and
+# larger ones with a higher learning rate are as good.
 LEVELS: Mapping[str, tuple[Any, ...]] = {
     "optimizer": ("adam", "adamw", "sgd"),
     "batch_size": (32, 64, 128, 256),
@@ -44,21 +44,21 @@ LEVELS: Mapping[str, tuple[Any, ...]] = {
     "dropout": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "hidden": (0, 64, 256),
 }
-_OF_HEAD = ("dropout", "hidden")  # the settings that change the layers, not how they are trained
+_OF_HEAD = ("dropout", "hidden")  # settings of the layers, not of the training
 _MAX_BYTES = 2**31  # of features held in memory
-_RECORD = "trial"  # under this name Optuna keeps what we know of a trial
+_RECORD = "trial"  # name of the trial's attribute in Optuna's study
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of training with some settings."""
+    """The result of training with some settings."""
 
     number: int  # from 1; the first has the model's own settings
     settings: Mapping[str, Any]  # lr and those of LEVELS
     val_loss: float  # of its best epoch; infinite if it diverged at once
     val_accuracy: float
     epoch: int  # the best one
-    is_pruned: bool  # given up early: worse than half of those that ran to their end
+    is_pruned: bool  # stopped early: worse than the median of the complete trials
     seconds: float
 
 
@@ -80,7 +80,7 @@ class MemoryRows:
 
 
 def in_memory(rows: Rows, index: ImageIndex, device: torch.device) -> Rows:
-    """Return the rows of training and validation images on `device`; `rows` itself where memory is short for that."""
+    """Return the rows of training and validation images on `device`; `rows` itself if they need too much memory."""
     chosen = (index.splits == TRAIN) | (index.splits == VAL)
     if int(chosen.sum()) * rows.take(np.flatnonzero(chosen)[:1], 0).nbytes > _MAX_BYTES:
         return rows
@@ -90,7 +90,7 @@ def in_memory(rows: Rows, index: ImageIndex, device: torch.device) -> Rows:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be learned: the head as the model was built, on the features of the images."""
+    """What the trials train: the head of the model, on the features of the images."""
 
     head: nn.Module
     rows: Rows
@@ -99,9 +99,9 @@ class Problem:
 
 
 class Search:
-    """Trials kept in `folder` (it exists), where a later search goes on and ends as an uninterrupted one would have.
+    """Trials, saved in the existing `folder`; a later search continues there, with the result of an uninterrupted one.
 
-    What is tried follows from `config.seed` and the trials before. One process at a time may use the folder.
+    Each trial depends on `config.seed` and the trials before it. One process at a time may use the folder.
 
     Raises:
         ResourceError: the folder cannot be written.
@@ -119,12 +119,12 @@ class Search:
 
     @property
     def best(self) -> Trial | None:
-        """The trial of the lowest validation loss."""
+        """The trial with the lowest validation loss."""
         complete = [trial for trial in self.trials if not trial.is_pruned]
         return min(complete, key=lambda trial: trial.val_loss, default=None)
 
     def next_trial(self, after_step: AfterStep = do_nothing) -> Trial:
-        """Return what comes of the settings that look most promising now; whatever `after_step` raises ends the trial.
+        """Run and return the most promising trial; an exception raised by `after_step` ends it.
 
         Raises:
             ResourceError: the disk is full.
@@ -174,23 +174,23 @@ class Search:
 
 
 def nearest(levels: tuple[Any, ...], value: Any) -> int:
-    """Return the number of the level that `value` is, or comes closest to."""
+    """Return the index of the level closest to `value`."""
     return levels.index(value) if value in levels else int(np.abs(np.subtract(levels, value)).argmin())
 
 
 def _settings(asked: Asked) -> dict[str, Any]:
-    """Return what the sampler wants to be tried, in numbers short enough to be typed."""
+    """Return the settings that the sampler proposes, with numbers short enough to type."""
     settings: dict[str, Any] = {"lr": float(f"{asked.suggest_float('lr', LOWEST_LR, HIGHEST_LR, log=True):.3g}")}
     for name, levels in LEVELS.items():
         if name == "optimizer":
             settings[name] = asked.suggest_categorical(name, levels)
-        else:  # as the number of the level: neighbours are alike
+        else:  # as an index: neighbouring levels are similar
             settings[name] = levels[asked.suggest_int(name, 0, len(levels) - 1)]
     return settings
 
 
 def _coded(name: str, value: Any) -> Any:
-    """Return `value` as the sampler knows it; one of the model's own that is no level counts as the nearest."""
+    """Return `value` as the sampler encodes it; a model's own value that is not a level becomes the nearest one."""
     if name == "lr":
         return min(max(value, LOWEST_LR), HIGHEST_LR)
     return value if name == "optimizer" else nearest(LEVELS[name], value)

@@ -94,7 +94,7 @@ def test_anything_else_is_a_bug_of_ours(error: Exception, capsys: pytest.Capture
     assert not is_out_of_memory(error)
     assert run_command(["runs"], raising(error)) == 1
     err = capsys.readouterr().err
-    assert "Traceback" in err and "This is a bug of ours" in err.splitlines()[-1]
+    assert "Traceback" in err and "This is a bug in the pipeline" in err.splitlines()[-1]
 
 
 def test_both_signals_are_taken_over_before_the_command_begins() -> None:

@@ -60,7 +60,7 @@ def found(flags: list[str]) -> tuple[Path, pd.DataFrame]:
 
 
 def test_it_says_what_is_searched_and_what_stays_unseen(tuned: Outcome, given: list[Dataset]) -> None:
-    assert "24 training, 6 validation; 6 test images stay unseen" in tuned.out
+    assert "24 training, 6 validation; 6 test images are not used" in tuned.out
     (dataset,) = given
     assert [len(dataset.index.positions(split)) for split in (TRAIN, VAL, TEST)] == [24, 6, 0]
     assert (dataset.rows.numbers[:, 0] >= 0).sum() == 30  # it knows where the row of no test image is
@@ -123,7 +123,7 @@ def test_the_same_command_goes_on(tuned: Outcome, flags: list[str], monkeypatch:
     monkeypatch.setattr(Search, "next_trial", next_trial)
     outcome = run(["tune", *LITE, *flags])
     assert outcome.code == 130, outcome.err
-    assert f"goes on  {before:,} trials are known from before" in outcome.out
+    assert f"resumed  {before:,} trials from earlier searches" in outcome.out
     assert f"trials   1 in this search, {before + 1:,} in all" in outcome.out
     assert "next     python Engine.py" in outcome.out
     assert len(found(flags)[1]) == before + 1

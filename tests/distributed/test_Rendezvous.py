@@ -39,12 +39,12 @@ def sleep() -> None:
 @pytest.mark.parametrize(("answer_s", "end"), [(600.0, die), (2.0, sleep)])
 def test_a_rank_that_is_gone_is_named(tmp_path: Path, answer_s: float, end: Callable[[], None]) -> None:
     (said,) = together(2, partial(last_words, answer_s, end), tmp_path, answer_s)
-    assert said.startswith(f"rank 1: ended, or gave no answer within {answer_s:.0f} s. See what was said before")
+    assert said.startswith(f"rank 1: ended, or gave no answer within {answer_s:.0f} s. See the messages above")
 
 
 def test_a_missing_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rendezvous, "MEETING_S", 1.0)
-    with pytest.raises(ResourceError, match="^ranks 1, 2 of 3 did not come within 1 s. See what they say"):
+    with pytest.raises(ResourceError, match="^ranks 1, 2 of 3 did not join within 1 s. See their output"):
         alone(RANK=0, WORLD_SIZE=3, MASTER_ADDR="localhost", MASTER_PORT=free_port()).meet("cpu")
 
 

@@ -97,7 +97,7 @@ def test_what_is_not_there_cannot_go_on(stopped: Path) -> None:
     output = stopped.parent
     refuse(["--resume", "7", "--output", output], 2, "--resume 7: no such run")
     (stopped / "config.json").unlink()
-    refuse(["--resume", "1", "--output", output], 2, "--resume 1: was stopped before it began", "Start it anew")
+    refuse(["--resume", "1", "--output", output], 2, "--resume 1: was stopped before it began", "Start it again")
     refuse(["--resume", stopped, "--output", output], 2, f"--resume {stopped}: there is no config.json in it")
 
 

@@ -113,5 +113,5 @@ def test_stopped_before_there_is_a_run(command: Command, tmp_path: Path) -> None
 def test_stopped_while_images_are_read_the_same_command_goes_on(command: Command, tmp_path: Path, number: int) -> None:
     outcome = command.strike(tmp_path, Blow("cache", number, signal=signal.SIGINT))
     assert (outcome.code, outcome.out) == (130, "") and not list(tmp_path.glob("[0-9]*"))
-    assert outcome.err == "note: stopped while the images were read: the same command goes on from there\n"
+    assert outcome.err == "note: stopped while reading the images: the same command continues from there\n"
     assert command.again(tmp_path) == command.whole

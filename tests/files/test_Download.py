@@ -92,8 +92,8 @@ def failure(url: str, folder: Path) -> str:
     ("how", "reason"),
     [
         ("absent", "404"),
-        ("cut", f"cut short: 1000 of {len(CONTENT)} bytes"),
-        ("silent", "no answer in 0.4 s|timed out"),
+        ("cut", f"truncated: 1000 of {len(CONTENT)} bytes"),
+        ("silent", "no response within 0.4 s|timed out"),
         ("stall", "timed out"),
         ("trickle", r"only \d+ bytes in 0.4 s"),
     ],
@@ -120,7 +120,7 @@ def test_a_network_that_swallows_packets_takes_one_timeout(tmp_path: Path, monke
     monkeypatch.setattr(Download, "TIMEOUT_S", 0.4)
     monkeypatch.setattr(Download, "urlopen", lambda url, timeout: time.sleep(10 * timeout))  # ten addresses
     started = time.monotonic()
-    assert "no answer in 0.4 s" in failure("http://weights.example/weights.pth", tmp_path)
+    assert "no response within 0.4 s" in failure("http://weights.example/weights.pth", tmp_path)
     assert time.monotonic() - started < 2
 
 

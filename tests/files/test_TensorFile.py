@@ -64,7 +64,7 @@ def test_a_name_that_is_not_utf8_is_read(saved: Path) -> None:
 def test_a_file_cut_short_is_refused(saved: Path, share: float) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[: int(share * len(content))])
-    assert "damaged, cut short" in error_of(saved)
+    assert "damaged, truncated" in error_of(saved)
 
 
 def test_a_flipped_tensor_byte_is_found(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_any_flipped_bit_is_found_or_without_effect(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "is empty"), (b"<!DOCTYPE html><title>404</title>" * 50, "no file of torch's"), (b"\x80", "damaged")],
+    [(b"", "is empty"), (b"<!DOCTYPE html><title>404</title>" * 50, "not a PyTorch file"), (b"\x80", "damaged")],
 )
 def test_other_content_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "model.pt"
@@ -111,7 +111,7 @@ def test_other_content_is_refused(tmp_path: Path, content: bytes, reason: str) -
 def test_a_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "no file of torch's" in error_of(tmp_path / "model.pt")
+    assert "not a PyTorch file" in error_of(tmp_path / "model.pt")
 
 
 def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_safetensors_are_read_where_the_package_is(tmp_path: Path, monkeypatch: 
     loaded = load_file(path)
     assert isinstance(loaded, dict) and torch.equal(loaded["weight"], STATE["weight"])
     path.write_bytes(path.read_bytes()[:500])
-    assert "cut short" in error_of(path)
+    assert "truncated" in error_of(path)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ResourceError, match="pip install safetensors"):
         load_file(path)

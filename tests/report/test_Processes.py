@@ -68,7 +68,7 @@ def test_stopped_while_it_makes_features_it_ends_soon_and_says_how_to_go_on(
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - stopped < 40  # as above
     assert process.returncode == 143 and "Traceback" not in err
-    assert err.splitlines()[-1] == "note: stopped while the images were read: the same command goes on from there"
+    assert err.splitlines()[-1] == "note: stopped while reading the images: the same command continues from there"
     kept = sum(path.stat().st_size for path in output.glob("cache/features-*/keys.bin"))
     out, _ = start([*flags, "--data", data, "--output", output]).communicate(timeout=240)
     assert "result" in out and kept < sum(path.stat().st_size for path in output.glob("cache/features-*/keys.bin"))
