@@ -149,7 +149,7 @@ def _tone(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """
     height, width = target.shape[:2]
     size = max(1, min(width, _TONE_SIDE)), max(1, min(height, _TONE_SIDE))
-    kept = cv2.inRange(source, *_limits(source)) & cv2.inRange(target, *_limits(target))
+    kept = np.bitwise_and(cv2.inRange(source, *_limits(source)), cv2.inRange(target, *_limits(target)))
     is_kept = resize(kept, size).reshape(-1) == 255
     x, y = (resize(each, size).reshape(size[0] * size[1], -1) for each in (source, target))
     fits = [_line(x[chosen].ravel(), y[chosen].ravel()) for chosen in (is_kept, np.ones_like(is_kept)) if chosen.any()]
@@ -182,8 +182,8 @@ def _differs(first: np.ndarray, second: np.ndarray, motion: np.ndarray) -> bool:
     height, width = second.shape[:2]
     reduced = _scaled(first, (width, height), motion)
     columns, rows = _shared(width, motion[0], motion[1]), _shared(height, motion[2], motion[3])
-    source = _warp(reduced, motion, (width, height))[rows, columns].astype(np.float32)
-    target = second[rows, columns].astype(np.float32)
+    source: np.ndarray = _warp(reduced, motion, (width, height))[rows, columns].astype(np.float32)
+    target: np.ndarray = second[rows, columns].astype(np.float32)
     if _is_grey_version(source, target) or _is_grey_version(target, source):
         source, target = (cv2.merge([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY)] * 3) for each in (source, target))
     gain, offset = _tone(source, target)

@@ -147,12 +147,12 @@ def test_an_epoch_is_a_row_under_its_header() -> None:
 def test_the_summary_says_what_is_trained_on_what(index: ImageIndex) -> None:
     config = Config(model="resnet18", epochs=1, batch_size=8, optimizer="adam", lr=0.001, image_size=64, freeze="none")
     config = replace(config, augment="none")
-    failed = WeightsReport("none", "", "", "ImageNet weights could not be had (no network)")
+    failed = WeightsReport("none", "", "", "ImageNet weights are not available (no network)")
     lines = summary_lines(index, config, failed, torch.device("cpu"))
     assert lines == [
         f"images   2 classes in {index.root}: 9 train, 3 val, 3 test",
         "model    resnet18 with random weights; all layers are trained",
-        "         ImageNet weights could not be had (no network)",
+        "         ImageNet weights are not available (no network)",
         "training 1 epoch, batch 8, adam at 0.001, 64x64 pixels, seed 0, on cpu",
         "augment  none",
     ]
