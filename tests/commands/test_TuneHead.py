@@ -50,7 +50,7 @@ def tuned(flags: list[str], given: list[Dataset]) -> Iterator[Outcome]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TuneHead, "extract", watched)
-        yield succeed(["tune", *LITE, *flags, "--minutes", "0.1"])
+        yield succeed(["tune", *LITE, *flags, "--minutes", "0.1"], paints=True)
 
 
 def found(flags: list[str]) -> tuple[Path, pd.DataFrame]:
@@ -124,7 +124,7 @@ def test_the_same_command_goes_on(tuned: Outcome, flags: list[str], monkeypatch:
     outcome = run(["tune", *LITE, *flags])
     assert outcome.code == 130, outcome.err
     assert f"resumed  {before:,} trials from earlier searches" in outcome.out
-    assert f"trials   1 in this search, {before + 1:,} in all" in outcome.out
+    assert f"trials   1 in this search, {before + 1:,} in total" in outcome.out
     assert "next     python Engine.py" in outcome.out
     assert len(found(flags)[1]) == before + 1
 
