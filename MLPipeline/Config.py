@@ -180,7 +180,7 @@ class Config:
     )
     target_precision: float | None = _flag(
         None,
-        "share of the answers that are to be correct; less confident predictions become `unknown` (none)",
+        "share of the answers that are to be correct; less confident ones are withheld (none)",
         "training",
         low=0,
         high=1,

@@ -68,7 +68,18 @@ def test_the_history_has_a_row_per_epoch(trained: Trained) -> None:
 def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
     metrics, predictions = trained.metrics, trained.predictions
     assert metrics.keys() == {
-        *("model", "weights", "freeze", "temperature", "val", "test", "baseline_accuracy", "fine_tuning", "timing")
+        *(
+            "model",
+            "weights",
+            "freeze",
+            "temperature",
+            "val",
+            "test",
+            "baseline_accuracy",
+            "baseline_class",
+            "fine_tuning",
+            "timing",
+        )
     }
     assert metrics["fine_tuning"] is None and 0.05 <= metrics["temperature"] <= 20
     assert list(predictions) == [*"path split true predicted confidence loss p_cat p_dog p_eel".split()]

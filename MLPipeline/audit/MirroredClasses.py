@@ -54,7 +54,7 @@ def find_exchange(
         num_classes: C.
     """
     folds = assign_folds(labels, np.arange(len(labels)), NUM_FOLDS, seed=0)
-    answers = [np.empty(len(labels), np.int64) for _ in range(1 + len(moved) + len(back))]
+    answers = [np.full(len(labels), -1) for _ in range(1 + len(moved) + len(back))]  # -1: too few images for a fold
     for fold in range(NUM_FOLDS):
         held_out = folds == fold
         if not held_out.any() or held_out.all():

@@ -1,6 +1,6 @@
-"""Random numbers that are a function of (seed, epoch, dataset index, name of the draw) and of nothing else.
+"""Random numbers that depend on (seed, epoch, dataset index, name of the draw) and on nothing else.
 
-An image gets the same numbers in every batch, process and resumed run, and no generator has a state to save. The
+An image gets the same numbers in every batch, process and resumed run, and there is no generator state to save. The
 numbers are those of SplitMix64 started at the key (G. Steele et al., Fast Splittable Pseudorandom Number Generators,
 OOPSLA 2014), computed for a whole batch at once: integers only up to the last step, so the same on every machine.
 B images of a batch.
@@ -16,10 +16,10 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Draws:
-    """The random numbers of B images; draws of different names are independent, and new names change no others."""
+    """The random numbers of B images; draws of different names are independent, so a new name changes no other draw."""
 
     def __init__(self, seed: int, epoch: int, indices: np.ndarray) -> None:
-        """Take the key: `seed` and `epoch` from 0 to 2**64 - 1, `indices` (B,) int64 the positions in the dataset."""
+        """Set the key: `seed` and `epoch` from 0 to 2**64 - 1, `indices` (B,) int64 the positions in the dataset."""
         run = _scramble(np.array([seed], np.uint64))
         self._keys = _scramble(_scramble(run ^ np.uint64(epoch)) ^ indices.astype(np.uint64))
 
@@ -44,7 +44,7 @@ class Draws:
 
         Args:
             name: of the draw.
-            images: (N,) position in the batch of the image a pixel belongs to, 0 to B - 1.
+            images: (N,) position in the batch, 0 to B - 1, of the image of each pixel.
             pixels: (N,) number of the pixel within its image.
         """
         bits = _scramble(self.bits(name)[images] ^ pixels.astype(np.uint64))
@@ -52,7 +52,7 @@ class Draws:
 
 
 def _scramble(state: np.ndarray) -> np.ndarray:
-    """Return the next output of SplitMix64 from each `state`, a permutation of the 64-bit numbers; uint64 wraps."""
+    """Return the next output of SplitMix64 for each `state`, a permutation of the 64-bit numbers; uint64 overflows."""
     bits = state + _GOLDEN
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,8 +1,8 @@
-"""Batches of images moved, recoloured and mixed, each image by parameters of its own, on any device.
+"""Moves, recolours and mixes batches of images, with separate parameters for each image, on any device.
 
-Own code, because torchvision.transforms.v2.functional takes one angle or strength for a whole batch. An image comes
-out the same to the bit whatever the batch around it: sums whose order might change are over integers.
-B, H, W: images (B, 3, H, W) uint8, in any memory format, are never changed in place. Parameters are NumPy float64.
+Needed because torchvision.transforms.v2.functional applies one angle or strength to a whole batch. The result for an
+image is bit-identical in any batch: sums whose order may change are over integers.
+B, H, W: images (B, 3, H, W) uint8, in any memory format, are never modified in place. Parameters are NumPy float64.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Red, green and blue as the eye weighs them, and the two axes of colour beside grey (ITU-R BT.601 and NTSC's YIQ).
+# The luma weights of red, green and blue (ITU-R BT.601), and the conversion to the YIQ colour space of NTSC.
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 _TO_YIQ = np.array([GREY_WEIGHTS, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
@@ -26,10 +26,10 @@ def affine(
     dx: np.ndarray | float = 0.0,
     dy: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """Return matrices (B, 3, 3) that say where each pixel comes from; each entry is (B,) or one number for all.
+    """Return matrices (B, 3, 3) that give the source of each pixel; entries are (B,) or one number for all.
 
-    The pixel at (x, y) of the new image, in pixels right of and below the centre, is taken from
-    (xx x + xy y + dx, yx x + yy y + dy) of the old one. `first @ second` does `first`, then `second`.
+    The pixel at (x, y) of the new image, in pixels to the right of and below the centre, is taken from
+    (xx x + xy y + dx, yx x + yy y + dy) of the old one. `first @ second` applies `first`, then `second`.
     """
     matrices = np.tile(np.eye(3), (num_images, 1, 1))
     for (row, column), values in {(0, 0): xx, (0, 1): xy, (1, 0): yx, (1, 1): yy, (0, 2): dx, (1, 2): dy}.items():
@@ -38,9 +38,9 @@ def affine(
 
 
 def move(images: Tensor, matrices: np.ndarray) -> Tensor:
-    """Return `images` moved by `matrices` of `affine`, interpolated once, mirrored at their edges to fill what is bare.
+    """Return `images` moved by `matrices` of `affine`, interpolated once; empty areas are filled by reflection.
 
-    Where all are flips and whole-pixel shifts, pixels are copied; interpolating those gives the same, slower.
+    If all are flips and whole-pixel shifts, pixels are copied; interpolation would give the same result more slowly.
     """
     linear, shifts = matrices[:, :2, :2], matrices[:, :2, 2]
     if (np.abs(linear) == np.eye(2)).all() and (shifts == np.rint(shifts)).all():
@@ -58,16 +58,16 @@ def _copy_pixels(images: Tensor, matrices: np.ndarray) -> Tensor:
 
 
 def _sources(size: int, signs: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Return which of `size` rows (or columns) each new one is a copy of: (B, size) int64."""
+    """Return the source of each of `size` rows (or columns): (B, size) int64."""
     center = (size - 1) / 2
     sources = (signs[:, None] * (np.arange(size) - center) + shifts[:, None] + center).astype(np.int64) % (2 * size)
-    return np.minimum(sources, 2 * size - 1 - sources)  # mirrored at the edges, endlessly
+    return np.minimum(sources, 2 * size - 1 - sources)  # reflected at the edges, any number of times
 
 
 def _interpolate(images: Tensor, matrices: np.ndarray) -> Tensor:
-    """Return the images as `functional.grid_sample` has them.
+    """Return the images interpolated by `functional.grid_sample`.
 
-    The grid is not `functional.affine_grid`'s, which takes 2.5 times as long: a product of matrices for two sums.
+    The grid is computed here: `functional.affine_grid` takes 2.5 times as long, with a matrix product for two sums.
     """
     num_images, _, height, width = images.shape
     # grid_sample counts from -1 at the left edge to 1 at the right one.
@@ -84,16 +84,16 @@ def _interpolate(images: Tensor, matrices: np.ndarray) -> Tensor:
 def recolour(
     images: Tensor, brightness: np.ndarray, contrast: np.ndarray, saturation: np.ndarray, hue_degrees: np.ndarray
 ) -> Tensor:
-    """Return `images` made brighter, then of more contrast, more colourful, and turned round the wheel of colours.
+    """Return `images` with changed brightness, contrast, saturation and hue, in this order.
 
-    The first three as torchvision has them, 1 for no change: a blend with black, with the mean grey of the image, with
-    the grey of the pixel; hue turns colours round the axis of greys in YIQ. All are linear, so they make one matrix per
-    image, and brightness is cut off at 0 and 255 once, at the end. All parameters (B,).
+    The first three are defined as in torchvision, 1 for no change: a blend with black, with the mean grey of the image,
+    and with the grey of the pixel. Hue rotates colours about the grey axis of YIQ. All are linear, so there is one
+    matrix per image, and values are clipped to 0..255 once, at the end. All parameters are (B,).
     """
     saturate = _entries(saturation) * np.eye(3) + _entries(1 - saturation) * np.tile(GREY_WEIGHTS, (3, 1))
     matrices = _turn_hue(hue_degrees) @ saturate * _entries(contrast * brightness)
     pixels = _to_float(images)
-    # Exact in any order: a row's sum stays under 2**24, and the sum of rows is over integers.
+    # Exact in any order: the sum of a row is below 2**24, and the rows are summed as integers.
     means = pixels.sum(dim=3).long().sum(dim=2).float() / pixels[0, 0].numel()
     red, green, blue = (weight * mean for weight, mean in zip(GREY_WEIGHTS.tolist(), means.unbind(1), strict=True))
     share = torch.from_numpy((1 - contrast) * brightness).to(images.device, torch.float32)
@@ -107,7 +107,7 @@ def _entries(values: np.ndarray) -> np.ndarray:
 
 
 def _turn_hue(degrees: np.ndarray) -> np.ndarray:
-    """Return matrices (B, 3, 3) on colours that keep greys and what is seen as bright as it was."""
+    """Return matrices (B, 3, 3) for RGB colours that rotate the hue and keep greys and luma."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     turn = np.tile(np.eye(3), (len(degrees), 1, 1))
     turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = cos, -sin, sin, cos
@@ -117,7 +117,7 @@ def _turn_hue(degrees: np.ndarray) -> np.ndarray:
 def boxes(
     top: np.ndarray, left: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Return True inside one box per image: (B, H, W) bool for a `size` (H, W), beyond which boxes may reach."""
+    """Return masks (B, H, W) bool, True inside one box per image; boxes may extend beyond the `size` (H, W)."""
     y, x = np.arange(size[0]), np.arange(size[1])
     inside_rows = (y >= top[:, None]) & (y < (top + heights)[:, None])
     inside_columns = (x >= left[:, None]) & (x < (left + widths)[:, None])
@@ -125,9 +125,9 @@ def boxes(
 
 
 def mix(images: Tensor, targets: Tensor, keep: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return images and targets (B, C), each mixed with those before it in the batch, the first with the last.
+    """Return images and targets (B, C), each mixed with the one before it in the batch, the first with the last.
 
-    `keep`, (B, H, W) or (B, 1, 1), is how much of its own each pixel keeps, 0 to 1; targets are mixed by its mean.
+    `keep`, (B, H, W) or (B, 1, 1), is the weight of the image itself for each pixel, 0 to 1; targets use its mean.
     """
     weights = torch.from_numpy(keep).to(images.device, torch.float32)[:, None]
     pixels = _to_float(images)
@@ -136,11 +136,11 @@ def mix(images: Tensor, targets: Tensor, keep: np.ndarray) -> tuple[Tensor, Tens
 
 
 def _to_float(images: Tensor) -> Tensor:
-    """Return a float32 copy with each colour in one piece."""
+    """Return a contiguous float32 copy."""
     return images.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _to_uint8(values: Tensor) -> Tensor:
-    """Return `values` of 0 to 255, which are overwritten, rounded."""
-    # By way of int16 in less than half of the time of straight to uint8.
+    """Return `values`, 0 to 255, rounded; `values` are overwritten."""
+    # Converting by way of int16 takes less than half the time of converting directly to uint8.
     return values.round_().to(torch.int16).to(torch.uint8)

@@ -1,1 +1,1 @@
-"""How the augmentations are drawn, and what they do to pixels."""
+"""Random numbers and pixel operations of the augmentations."""

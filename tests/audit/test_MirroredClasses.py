@@ -85,3 +85,23 @@ def test_five_images_of_a_class_prove_nothing() -> None:
     labels = np.arange(10) % 2
     pictures = np.stack([arrow(rng, label == 0) for label in labels])
     assert exchange_of(pictures, labels, pictures[:, :, ::-1]) is None
+
+
+@pytest.mark.parametrize("number", [1, 2, 6])
+def test_fewer_images_than_folds_are_no_error(number: int) -> None:
+    rows = np.random.default_rng(0).normal(0, 1, (number, 8)).astype(np.float32)
+    assert find_exchange(rows, [rows], [rows], np.arange(number) % 2, 2) is None
+
+
+def test_rotations_exchange_classes_one_way_and_back_the_other() -> None:
+    """Class 1 is class 0 rotated clockwise: rotating class 0 gives class 1, and rotating class 1 back gives class 0."""
+    rng = np.random.default_rng(4)
+    labels = np.arange(60) % 2
+    at = np.stack([np.eye(4)[label] for label in labels]) * 5
+
+    def seen(steps: int) -> np.ndarray:
+        return (np.roll(at, steps, axis=1) + rng.normal(0, 0.3, at.shape)).astype(np.float32)
+
+    found = find_exchange(seen(0), [seen(-1), seen(1)], [seen(1), seen(-1)], labels, 2)
+    assert found is not None and {found.first, found.second} == {0, 1}
+    assert find_exchange(seen(0), [seen(2)], [seen(2)], labels, 2) is None

@@ -16,6 +16,7 @@ import torch
 from MLPipeline.Config import Config
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped
+from MLPipeline.images.Preprocessing import PLAIN
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex, scan_folders
 from MLPipeline.images.SplitImages import split_images
 from MLPipeline.report import Plots, Report
@@ -102,10 +103,10 @@ def test_a_history_without_epochs_is_an_empty_table(tmp_path: Path) -> None:
 def test_a_vanished_file_is_drawn_white_and_the_others_stay(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     positions = index.positions(TRAIN)[:2]
     gone = index.path(int(positions[0]))
-    whole = Report._pixels(index, positions, 8)
+    whole = Report._pixels(index, positions, 8, PLAIN)
     gone.rename(gone.with_suffix(".away"))
     try:
-        pixels = Report._pixels(index, positions, 8)
+        pixels = Report._pixels(index, positions, 8, PLAIN)
     finally:
         gone.with_suffix(".away").rename(gone)
     assert pixels.shape == (2, 3, 8, 8) and (pixels[0] == 255).all() and not (whole[0] == 255).all()
@@ -122,7 +123,7 @@ def test_mistakes_and_their_captions_go_together(
     images, true, predicted, confidence, number, _ = drawn["given"]
     positions = scored[0].positions[[0, 2]]
     assert (true, predicted, number) == (["cat", "dog"], ["dog", "cat"], 3)
-    assert (images == Report._pixels(index, positions, 8)).all()
+    assert (images == Report._pixels(index, positions, 8, PLAIN)).all()
     assert confidence == pytest.approx([1 / (1 + math.exp(-2))] * 2)
 
 
