@@ -113,7 +113,7 @@ def test_the_console_says_what_matters_and_the_log_keeps_it(trained: Trained) ->
     out = trained.outcome.out
     for line in (
         "images   3 classes",
-        "every layer is trained",
+        "all layers are trained",
         "skipped  1 file, listed in skipped.csv: 1 x empty file",
     ):
         assert line in out

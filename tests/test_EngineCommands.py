@@ -143,7 +143,7 @@ def test_images_that_are_judged_are_made_small_beside_the_training(
     monkeypatch.setattr(
         Thumbnails, "read_thumbnail", lambda path, side: (read.append(path), read_thumbnail(path, side))[1]
     )
-    run = trained.again("--epochs", "1")
+    run = trained.again("--epochs", "1", paints=True)  # with the process that draws
     rows = pd.read_csv(run / "splits.csv")
     of_training = {trained.data / path for path in rows["path"][rows["split"] == "train"]}
     assert read and set(read) <= of_training  # the samples; all else comes from the process that draws

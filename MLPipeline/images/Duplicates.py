@@ -1,10 +1,11 @@
-"""Fingerprints -> which images show the same picture, and so must stay on one side of the split.
+"""Fingerprints -> which images are copies of one picture, and so must stay on one side of the split.
 
-    hashes  --sorted in 32 orders, neighbours compared-->  candidates  --one picture fitted to the other-->  pairs
+    hashes --sorted in 32 orders, neighbours compared--> candidates --small grey pictures fitted--> likely pairs
+           --both files read again, compared in colour and in every place--> pairs
 
-Found are copies, and photos that were rescaled, recompressed, relit or trimmed. Nothing grows with the square of the
-number of images: each is compared with its neighbours alone. Hashes propose, the small grey pictures of the
-fingerprints decide, so that documents of one form and shirts on one table stay apart.
+Copies are the same bytes, or one picture rescaled, recompressed, relit, cropped or without its colour. Nothing grows
+with the square of the number of images: each is compared with its neighbours only. Documents on one form, frames in
+which one thing has moved, and shirts on one table stay apart.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.Cache import digest
+from MLPipeline.images.ConfirmCopies import confirm_copies
 from MLPipeline.images.Fingerprint import GREY, IDENTITY
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Likeness import compare
@@ -32,12 +34,12 @@ from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 
 NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs trimmed by 3 % on every side among 54,000 images
 MAX_DISTANCE = 32  # bits of 128 that may differ; trimming by 3 % on every side changes up to 30
-MAX_CANDIDATES = 8  # per image: bounds the time where all pictures look alike
-MIN_LIKENESS = 0.98  # trimmed, relit and recompressed photos reach 0.983; two shirts on one table 0.984 once in 3,781
-MAX_TINT = 0.06  # difference in the share of red, green or blue: the same shirt in another colour is more
+MAX_CANDIDATES, MIN_CANDIDATES = 8, 1000  # per image, in all: bounds the time where all pictures look alike
+MIN_LIKENESS = 0.95  # of pairs worth reading again: copies of text reach 0.96, of photographs 0.98
+MAX_TINT = 0.12  # difference in the share of red, green or blue; more contrast in a dark picture gives 0.08
 MIN_CONTRAST = 4  # standard deviation of the greys below which there is nothing to compare
 _PAIRS_AT_ONCE = 256
-_SEARCH = f"1 {NUM_ORDERS} {NUM_NEIGHBOURS} {MAX_DISTANCE} {MIN_LIKENESS} {MAX_TINT} {IDENTITY}"  # what pairs depend on
+_SEARCH = f"2 {NUM_ORDERS} {NUM_NEIGHBOURS} {MAX_DISTANCE} {MIN_LIKENESS} {MAX_TINT} {IDENTITY}"  # what pairs depend on
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class Pairs:
         return pd.DataFrame(columns | {"likeness": np.round(self.likeness, 4)})
 
 
-def find_duplicates(inspection: Inspection, cache: Path | None = None) -> Pairs:
+def find_duplicates(index: ImageIndex, inspection: Inspection, cache: Path | None = None) -> Pairs:
     """Return the pairs of images that show the same picture; of a picture's copies the first is paired with each.
 
     Mirrored and turned pictures, other shots of the same thing and pictures without contrast are not found. The same
@@ -78,22 +80,22 @@ def find_duplicates(inspection: Inspection, cache: Path | None = None) -> Pairs:
         ResourceError: the cache cannot be written.
     """
     if cache is None:
-        return _search(inspection)
+        return _search(index, inspection)
     contents = np.ascontiguousarray(inspection.prints["digest"]).tobytes()
     file = cache / "duplicates" / f"{digest(_SEARCH.encode() + contents).hex()}.npz"
     with contextlib.suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile), np.load(file) as kept:
         return Pairs(kept["first"], kept["second"], kept["likeness"])
-    pairs = _search(inspection)
+    pairs = _search(index, inspection)
     if ranks.is_first:
         write_file(file, lambda opened: np.savez(opened, **pairs.__dict__))
     return pairs
 
 
-def _search(inspection: Inspection) -> Pairs:
+def _search(index: ImageIndex, inspection: Inspection) -> Pairs:
     readable = np.flatnonzero(inspection.is_readable)
     originals, first, second = _copies(inspection.prints["digest"][readable])
     compared = readable[originals]
-    near = _near_duplicates(inspection, compared[inspection.prints["contrast"][compared] >= MIN_CONTRAST])
+    near = _near_duplicates(index, inspection, compared[inspection.prints["contrast"][compared] >= MIN_CONTRAST])
     return Pairs(
         np.concatenate([readable[first], near.first]),
         np.concatenate([readable[second], near.second]),
@@ -184,7 +186,7 @@ def _copies(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.sort(first), original[repeats], repeats
 
 
-def _near_duplicates(inspection: Inspection, compared: np.ndarray) -> Pairs:
+def _near_duplicates(index: ImageIndex, inspection: Inspection, compared: np.ndarray) -> Pairs:
     prints = inspection.prints[compared]
     first, second = _candidates(np.stack([prints["phash"], prints["dhash"]], axis=1))
     is_alike = _same_tint(prints[first], prints[second])
@@ -198,7 +200,8 @@ def _near_duplicates(inspection: Inspection, compared: np.ndarray) -> Pairs:
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
         for _ in threads.map(look, range(0, len(first), _PAIRS_AT_ONCE)):
             pass
-    found = likeness >= MIN_LIKENESS
+    likely = np.flatnonzero(likeness >= MIN_LIKENESS)
+    found = likely[confirm_copies(first[likely], second[likely], likeness[likely], index.path)]
     return Pairs(first[found], second[found], np.minimum(likeness[found], np.float32(0.9999)))
 
 
@@ -222,7 +225,9 @@ def _candidates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             near = np.flatnonzero(distance <= MAX_DISTANCE)
             one, other = order[near], order[near + step]
             new.append((distance[near] * number + np.minimum(one, other)) * number + np.maximum(one, other))
-        found = np.unique(np.concatenate(new))[: MAX_CANDIDATES * number]  # the closest, where all look alike
+        found = np.unique(np.concatenate(new))[
+            : max(MAX_CANDIDATES * number, MIN_CANDIDATES)
+        ]  # the closest, where all look alike
     first, second = np.divmod(found, max(number, 1))
     return first % max(number, 1), second
 

@@ -28,6 +28,7 @@ _TOO_SHORT = "premature end"
 # Warnings about headers, with which cameras and old programs get by: the pixels are all there.
 _HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform", "unknown JFIF", "Inconsistent progression")
 _FILLINGS = (b"\x00" * 16 + END, b"\x55" * 16 + END)
+_PRINTABLE = frozenset(b"\t\n\r" + bytes(range(0x20, 0x7F)))
 Decoder = Callable[[bytes], np.ndarray]
 
 
@@ -97,7 +98,7 @@ def _without_trailer(data: bytes, header: ImageHeader, warning: str, decode: Dec
             raise UnreadableImage("truncated JPEG")
         return closed, "end marker missing"
     if junk := _JUNK.search(warning):
-        _check_junk(data[: body.end], int(junk[1]), header)
+        _check_body(body, _without_junk(data[: body.end], int(junk[1])), header)
         return closed, "junk before the end marker"
     if _TOO_SHORT in warning:
         return closed, _check_rows(data[: body.end], body, header, decode)
@@ -113,18 +114,30 @@ def _check_body(body: JpegBody, data: bytes, header: ImageHeader) -> None:
         raise UnreadableImage("truncated JPEG")
 
 
-def _check_junk(data: bytes, num_junk: int, header: ImageHeader) -> None:
-    """Raise UnreadableImage if the last `num_junk` bytes are left over because pixels before them are missing.
+def _without_junk(data: bytes, num_junk: int) -> bytes:
+    """Return `data` up to its last pixel; about `num_junk` bytes follow it.
 
-    Zeros that fill up a cut file: the decoder has read some of them as pixels, so there are more than are left over.
-    A run of one byte before that: a hole.
+    Raises:
+        UnreadableImage: the decoder has read the beginning of the junk as pixels, because those were missing: the bytes
+            before the rest of the junk are of the same kind, zeros before zeros, text before text, or a repetition.
     """
-    zeros = len(data) - len(data.rstrip(b"\x00"))
-    pixels = np.frombuffer(data, np.uint8)[header.body : len(data) - num_junk]
-    changes = np.flatnonzero(np.diff(pixels, prepend=-1, append=-1))
-    longest = int(np.diff(changes).max(initial=0))
-    if zeros > num_junk + 1 or longest >= 32:
+    # The decoder reads up to 8 bytes ahead and does not count them.
+    first, last = max(1, len(data) - num_junk - 8), len(data) - num_junk
+    end = next((end for end in range(first, last) if _is_whole(data[:end])), last)
+    before, junk = data[end - 4 : end], data[end:]
+    zeros = before.endswith(b"\0") and not any(junk)
+    text = all(byte in _PRINTABLE for byte in before) and all(byte in _PRINTABLE for byte in junk)
+    if zeros or text or before in junk:
         raise UnreadableImage("truncated JPEG")
+    return data[:end]
+
+
+def _is_whole(data: bytes) -> bool:
+    try:
+        simplejpeg.decode_jpeg(data + END, "RGB", min_height=1, min_width=1, strict=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_rows(data: bytes, body: JpegBody, header: ImageHeader, decode: Decoder) -> str:

@@ -96,9 +96,9 @@ class JpegBody:
         for scan in self.scans:
             if data.find(_HOLE, scan.start, scan.end) < 0:
                 continue
-            is_progressive = header.coding in PROGRESSIVE
-            tables = {table for _, table in scan.components}
-            if not (tables & scan.flat_tables or (is_progressive and (scan.first == 0 or scan.bits_known))):
+            if header.coding in PROGRESSIVE and (scan.first == 0 or scan.bits_known):
+                continue  # brightness alone, or single bits: zeros may mean anything
+            if not {table for _, table in scan.components} <= scan.flat_tables:
                 return True
         return False
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -40,24 +41,28 @@ def scan_table(file: Path, root: Path, follow_links: bool = False, known_classes
             path that no image has, with two labels for one image, or with an unknown split or class.
         DataError: `root` cannot be listed, or there are fewer than two classes to learn from.
     """
-    names, ends, walk = _walk(root, follow_links)
+    names, walk = _walk(root, follow_links)
     table = TableFile(file, "--labels")
     columns = choose_columns(table)
     rows = _Rows(table, columns)
-    entry_of, skipped = _match(rows, root, file, names, ends, walk)
+    matches = _Matches(rows, root, file)
+    files = os.fsdecode(bytes(names)).split("\0")[:-1]
+    entry_of = matches.match(files)
+    skipped = matches.among([each.path for each in walk.skipped])
+    matches.refuse_missing(root)
     chosen = np.flatnonzero(entry_of >= 0)
     entries = entry_of[chosen]
-    _say_what_is_used(table, columns, root, len(ends) - len(chosen))
+    _say_what_is_used(table, columns, root, len(files) - len(chosen))
     numbers, classes = _number_classes(rows, table.where, known_classes)
-    starts = np.append(0, ends[:-1])
+    used = [os.fsencode(files[place]) for place in chosen.tolist()]
     index = ImageIndex(
         root=root,
         classes=tuple(classes),
         labels=numbers[np.frombuffer(rows.labels, np.int32)[entries]],
         splits=np.frombuffer(rows.splits, np.int8)[entries],
         skipped=tuple(walk.skipped[place] for place in skipped),
-        _names=b"".join(bytes(names[starts[place] : ends[place]]) for place in chosen.tolist()),
-        _ends=np.cumsum((ends - starts)[chosen], dtype=np.int64),
+        _names=b"".join(used),
+        _ends=np.cumsum(np.fromiter(map(len, used), np.int64, len(used))),
         groups=np.frombuffer(rows.groups, np.int32)[entries] if columns.group is not None else None,
     )
     if not known_classes:
@@ -69,47 +74,57 @@ class _Rows:
     """The rows of a table, packed: one entry for each path, in the order of the table."""
 
     def __init__(self, table: TableFile, columns: Columns) -> None:
-        self.entries: dict[str, int] = {}  # path -> entry; given up once the files are matched
+        self.where = table.where
+        self.entries: dict[str, int] = {}  # path -> entry
         self.numbers, self.labels, self.groups, self.splits = array("i"), array("i"), array("i"), array("b")
-        self.names: dict[str, int] = {}  # label -> number, in the order in which they come
-        self.first: dict[int, int] = {}  # number of a label -> the row where it comes first
-        self.where, self._groups = table.where, dict[str, int]()
-        self._problems: dict[str, list[int]] = {}  # what is wrong -> rows
-        doubled = array("i")
+        self.names: dict[str, int] = {}  # name of a class -> its number, in the order in which they come
+        self.first: dict[int, int] = {}  # number of a class -> the row where it comes first
+        self._problems: dict[str, array] = {}  # what is missing -> rows
+        self._label_of, self._split_of, self._group_of = dict[str, int](), {"": UNSPLIT}, {"": -1}
+        self._doubled = array("i")
+        has_split = columns.split is not None
         for number, (path, label, *more) in table.rows(columns.used):
-            split = more.pop(0) if columns.split is not None else ""
-            self._add(number, path, label, split, more[0] if more else "", doubled)
-        if columns.split is not None and not all(split == UNSPLIT for split in self.splits):
-            unsplit = (self.numbers[entry] for entry, split in enumerate(self.splits) if split == UNSPLIT)
-            self._problems.setdefault("have no split, while others have", []).extend(unsplit)
-        self._refuse_problems()
-        if not self.entries:
-            raise UsageError(f"{table.where}: has no rows", "Give a table with one row per image")
-        if doubled:
-            what = "%s: %d rows repeat an image with the same label, such as %s"
-            logger.warning(what, table.where, len(doubled), _rows_text(doubled))
+            split = more[0] if has_split else ""
+            self._add(number, path, label, split, more[has_split] if len(more) > has_split else "")
+        self._check()
 
-    def _add(self, number: int, path: str, label: str, split: str, group: str, doubled: array) -> None:
-        if not path.strip() or not label.strip():
-            self._problem("have no label" if path.strip() else "have no path", number)
+    def _add(self, number: int, path: str, label: str, split: str, group: str) -> None:
+        if (code := self._label_of.get(label)) is None:
+            code = self._new_label(number, label)
+        if (place := self._split_of.get(split)) is None:
+            place = self._new_split(number, split)
+        if code < 0 or not path.strip():
+            self._problem("label" if path.strip() else "path", number)
             return
-        side = split_of_name(split)
-        if split and side is None:
-            self._problem(f"have a split that is none of train, val, test, such as {split!r}", number)
-            return
-        label = class_name(plain_cell(label))
-        code = self.names.setdefault(label, len(self.names))
-        self.first.setdefault(code, number)
-        place = SPLITS.index(side) if side else UNSPLIT
         entry = self.entries.setdefault(cell_key(path), len(self.numbers))
         if entry < len(self.numbers):
             self.require_same(entry, number, path, code, place)
-            doubled.append(number)
+            self._doubled.append(number)
             return
         self.numbers.append(number)
         self.labels.append(code)
         self.splits.append(place)
-        self.groups.append(self._groups.setdefault(group, len(self._groups)) if group else -1)
+        self.groups.append(self._group_of.setdefault(group, len(self._group_of)))
+
+    def _new_label(self, number: int, label: str) -> int:
+        """Return the number of the class that a new cell names; -1 if it is blank."""
+        code = self.names.setdefault(class_name(plain_cell(label)), len(self.names)) if label.strip() else -1
+        self.first.setdefault(code, number)
+        self._label_of[label] = code
+        return code
+
+    def _new_split(self, number: int, split: str) -> int:
+        name = split_of_name(split)
+        if name is None:
+            what = f"{self.where}: row {number}: {split!r} is no split"
+            raise UsageError(what, "Write train, val or test, or rename the column")
+        self._split_of[split] = SPLITS.index(name)
+        return self._split_of[split]
+
+    def require_same_entry(self, first: int, entry: int, path: str) -> None:
+        """Make sure that two entries that are the same file say the same."""
+        first, entry = sorted([first, entry])
+        self.require_same(first, self.numbers[entry], path, self.labels[entry], self.splits[entry])
 
     def require_same(self, entry: int, number: int, path: str, label: int, split: int) -> None:
         """Make sure that a second row of an image says the same as the first."""
@@ -122,109 +137,114 @@ class _Rows:
             raise UsageError(what, "Keep one of the two rows")
 
     def _problem(self, what: str, number: int) -> None:
-        self._problems.setdefault(what, []).append(number)
+        self._problems.setdefault(what, array("i")).append(number)
 
-    def _refuse_problems(self) -> None:
-        for what, rows in self._problems.items():
-            if rows:
-                raise UsageError(f"{self.where}: {_rows_text(rows)} {what}", "Complete or remove them")
+    def _check(self) -> None:
+        splits = np.frombuffer(self.splits, np.int8) if self.splits else np.empty(0, np.int8)
+        if np.any(splits == UNSPLIT) and not np.all(splits == UNSPLIT):
+            rows = np.frombuffer(self.numbers, np.int32)[splits == UNSPLIT]
+            self._problems["split, while other rows have one"] = array("i", rows.tobytes())
+        for what, found in self._problems.items():
+            has = "has" if len(found) == 1 else "have"
+            raise UsageError(f"{self.where}: {_rows_text(found)} {has} no {what}", "Complete or remove what is empty")
+        if not self.entries:
+            raise UsageError(f"{self.where}: has no rows", "Give a table with one row per image")
+        if self._doubled:
+            what = "%s: an image is repeated with the same label %d times, as in %s"
+            logger.warning(what, self.where, len(self._doubled), _rows_text(self._doubled))
 
 
-def _walk(root: Path, follow_links: bool) -> tuple[bytearray, np.ndarray, ImageWalk]:
-    """Return the paths of all images below `root`, one after the other, where each ends (N,) int64, and the walk."""
-    walk = ImageWalk(root, follow_links)
-    names, ends = bytearray(), array("q")
+def _walk(root: Path, follow_links: bool) -> tuple[bytearray, ImageWalk]:
+    """Return the paths of all images below `root`, each followed by a zero byte, and the walk that found them."""
+    walk, names = ImageWalk(root, follow_links), bytearray()
     start = len(os.fsencode(root / "x")) - 1
     try:
         os.listdir(root)
     except OSError as error:
         hint = "Give --data, the folder of the images that the table names"
         raise DataError(f"{root}: cannot be read ({error.strerror})", hint) from error
-    for image in walk.images(root):
-        names += os.fsencode(image)[start:]
-        ends.append(len(names))
-    return names, np.frombuffer(ends, np.int64), walk
+    for image in walk.names(root):
+        names += os.fsencode(image)[start:] + b"\0"
+    return names, walk
 
 
-class _Matcher:
-    """Which file each row names: by its whole path before its name alone, each with or without the suffix."""
+class _Matches:
+    """Which file each row names: by its whole path before its name alone, each with or without the suffix.
+
+    N files, M entries. All files are looked up at once: one by one, a million would take too long.
+    """
 
     def __init__(self, rows: _Rows, root: Path, file: Path) -> None:
-        self.rows = rows
-        self.rank = bytearray(b"\xff" * len(rows.numbers))  # of the best match so far; the lower the better
-        self.file = np.full(len(rows.numbers), -1, np.int64)
-        self.rival: dict[int, tuple[str, str]] = {}  # entry -> two files that fit it equally well
-        self._spelled = dict(_other_spellings(rows.entries, root, file))
-        self._by_name = any("/" not in key for key in rows.entries)
+        self._rows = rows
+        self._tables = [rows.entries, dict(_other_spellings(rows.entries, root, file))]
+        self._by_stem = any(_stem(key) == key for table in self._tables for key in table)
+        self._by_name = any("/" not in key for table in self._tables for key in table)
+        self._is_found = np.zeros(len(rows.numbers), bool)  # (M,)
 
-    def keys(self, path: str) -> Iterator[tuple[int, int]]:
-        """Yield (rank, entry) of each row that may mean the file `path`, relative to the root."""
-        key = cell_key(path)
-        names = [key, _stem(key)]
-        if self._by_name and "/" in key:
-            name = key.rpartition("/")[2]
-            names += [name, _stem(name)]
-        for rank, name in enumerate(names):
-            for spelled in (self.rows.entries, self._spelled) if self._spelled else (self.rows.entries,):
-                if (entry := spelled.get(name)) is not None:
-                    yield rank, entry
+    def match(self, files: list[str]) -> np.ndarray:
+        """Return the entry (N,) int64 of each of the `files`, paths relative to the root; -1 for none.
 
-    def add(self, place: int, path: str, name_of: Callable[[int], str]) -> None:
-        """Take the file number `place` into account."""
-        for rank, entry in self.keys(path):
-            if rank < self.rank[entry]:
-                self.rank[entry], self.file[entry] = rank, place
-                self.rival.pop(entry, None)
-            elif rank == self.rank[entry] and self.file[entry] != place:
-                self.rival.setdefault(entry, (name_of(int(self.file[entry])), path))
+        Raises:
+            UsageError: a row fits two files, or two rows with different labels fit one.
+        """
+        entry_of = np.full(len(files), -1, np.int64)
+        for places, entries in self._levels(files):
+            self._require_one_file(files, places, entries)
+            self._is_found[entries] = True
+            _, first = np.unique(places, return_index=True)
+            is_new = np.isin(np.arange(len(places)), first) & (entry_of[places] < 0)
+            entry_of[places[is_new]] = entries[is_new]
+            for place, entry in zip(places[~is_new].tolist(), entries[~is_new].tolist(), strict=True):
+                self._rows.require_same_entry(int(entry_of[place]), entry, files[place])
+        return entry_of
 
+    def among(self, others: list[str]) -> list[int]:
+        """Return the places in `others` (files that cannot be used) of those that rows name; they count as found."""
+        found = list(self._levels(others))
+        for _, entries in found:
+            self._is_found[entries] = True
+        return sorted({place for places, _ in found for place in places.tolist()})
 
-def _match(
-    rows: _Rows, root: Path, file: Path, names: bytearray, ends: np.ndarray, walk: ImageWalk
-) -> tuple[np.ndarray, list[int]]:
-    """Return the entry (N,) int64 of each file, -1 for none, and the places in `walk.skipped` that rows name."""
-    matcher = _Matcher(rows, root, file)
+    def _levels(self, files: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the places (K,) of files and the entries (K,) that they fit and no file before, the best fits first."""
+        keys = list(map(cell_key, files))
+        yield self._look_up(keys)
+        if self._by_stem:
+            yield self._look_up(map(_stem, keys))
+        if self._by_name:
+            keys = [key.rpartition("/")[2] for key in keys]
+            yield self._look_up(keys)
+            if self._by_stem:
+                yield self._look_up(map(_stem, keys))
 
-    def name_of(place: int) -> str:
-        return os.fsdecode(bytes(names[int(ends[place - 1]) if place else 0 : int(ends[place])]))
+    def _look_up(self, keys: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        keys = list(keys)
+        found = [np.fromiter(map(table.get, keys, repeat(-1)), np.int64, len(keys)) for table in self._tables if table]
+        entries = np.concatenate(found)
+        places = np.flatnonzero(entries >= 0)
+        places = places[~self._is_found[entries[places]]]
+        return places % max(1, len(keys)), entries[places]
 
-    start = 0
-    for place, end in enumerate(ends):
-        matcher.add(place, os.fsdecode(bytes(names[start:end])), name_of)
-        start = end
-    for entry, (one, other) in list(matcher.rival.items())[:1]:
-        what = f"{rows.where}: row {rows.numbers[entry]} fits two files, {one!r} and {other!r}"
-        raise UsageError(what, "Write the whole path in the table, or give a narrower --data")
-    is_skipped, unused = bytearray(len(rows.numbers)), []
-    for place, each in enumerate(walk.skipped):
-        hits = [entry for _, entry in matcher.keys(each.path) if matcher.file[entry] < 0]
-        for entry in hits:
-            is_skipped[entry] = True
-        if hits:
-            unused.append(place)
-    _refuse_missing(rows, root, (matcher.file < 0) & ~np.frombuffer(is_skipped, bool))
-    entry_of = np.full(len(ends), -1, np.int64)
-    found = np.flatnonzero(matcher.file >= 0)
-    for entry in found[np.argsort(matcher.file[found], kind="stable")].tolist():
-        place = int(matcher.file[entry])
-        if (first := int(entry_of[place])) >= 0:
-            rows.require_same(first, rows.numbers[entry], name_of(place), rows.labels[entry], rows.splits[entry])
-        else:
-            entry_of[place] = entry
-    return entry_of, unused
+    def _require_one_file(self, files: list[str], places: np.ndarray, entries: np.ndarray) -> None:
+        order = np.lexsort((places, entries))
+        is_rival = (np.diff(entries[order]) == 0) & (np.diff(places[order]) != 0)
+        for at in np.flatnonzero(is_rival).tolist():
+            one, other = (files[place] for place in places[order][at : at + 2].tolist())
+            number = self._rows.numbers[entries[order][at]]
+            what = f"{self._rows.where}: row {number} fits two files, {one!r} and {other!r}"
+            raise UsageError(what, "Write the whole path in the table, or give a narrower --data")
 
-
-def _refuse_missing(rows: _Rows, root: Path, is_missing: np.ndarray) -> None:
-    missing = np.flatnonzero(is_missing)
-    if not len(missing):
-        return
-    wanted = set(missing[:_NUM_LISTED].tolist())
-    paths = {entry: path for path, entry in rows.entries.items() if entry in wanted}
-    listed = ", ".join(f"row {rows.numbers[entry]} ({path!r})" for entry, path in sorted(paths.items()))
-    rest = f" and {len(missing) - len(paths)} more" if len(missing) > len(paths) else ""
-    what = f"{rows.where}: no image below {root} for {listed}{rest}"
-    hint = "Give --data, the folder that the paths are relative to, or correct or remove the rows"
-    raise UsageError(what, hint)
+    def refuse_missing(self, root: Path) -> None:
+        """Raise UsageError if there are rows that name no file."""
+        missing = np.flatnonzero(~self._is_found)
+        if not len(missing):
+            return
+        shown = set(missing[:_NUM_LISTED].tolist())
+        paths = {entry: path for path, entry in self._rows.entries.items() if entry in shown}
+        listed = ", ".join(f"row {self._rows.numbers[entry]} ({path!r})" for entry, path in sorted(paths.items()))
+        rest = f" and {len(missing) - len(paths)} more" if len(missing) > len(paths) else ""
+        what = f"{self._rows.where}: no image below {root} for {listed}{rest}"
+        raise UsageError(what, "Give --data, the folder that the paths are relative to, or correct or remove the rows")
 
 
 def _other_spellings(entries: dict[str, int], root: Path, file: Path) -> Iterator[tuple[str, int]]:
@@ -249,8 +269,8 @@ def _other_spellings(entries: dict[str, int], root: Path, file: Path) -> Iterato
 
 def _stem(path: str) -> str:
     """Return `path` without the suffix of an image file."""
-    stem, suffix = os.path.splitext(path)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else path
+    stem, dot, suffix = path.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else path
 
 
 def _number_classes(rows: _Rows, where: str, classes: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:

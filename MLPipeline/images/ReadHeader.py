@@ -112,6 +112,8 @@ def _parse_webp(data: bytes) -> ImageHeader:
             orientation = exif_orientation(data[body : body + length])
         elif kind == b"ICCP":
             profile = data[body : body + length]
+        if kind == b"VP8L" and data.find(bytes(64), body, body + length) >= 0:  # a hole: lossless data has no such run
+            raise UnreadableImage("truncated WebP")
         position = body + length + (length & 1)
     if end > len(data):
         raise UnreadableImage("truncated WebP")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,19 +54,14 @@ def _cause(index: ImageIndex, members: np.ndarray, groups: np.ndarray, copies: n
     number = len(members)
     num_groups, num_distinct = (len(np.unique(each[members])) for each in (groups, copies))
     if pattern is not None and num_groups < num_distinct:
-        return (
-            f"--group {pattern} puts its {number} images into {_counted(num_groups)}{_example(index, members, pattern)}"
-        )
+        groups_of = "one group" if num_groups == 1 else f"{num_groups} groups"
+        example = _example(index, members, pattern)
+        return f"--group {shlex.quote(pattern)} puts its {number} images into {groups_of}{example}"
     if num_distinct < number:
-        return (
-            f"its {number} images are near-duplicates of each other in {_counted(num_distinct)}, "
-            "and near-duplicates stay in one split"
-        )
+        one = f"its {number} images are near-duplicates of each other"
+        several = f"its {number} images make only {num_distinct} groups of near-duplicates"
+        return f"{one if num_distinct == 1 else several}, and near-duplicates stay in one split"
     return f"it has only {number} image{'s' * (number != 1)}"
-
-
-def _counted(num_groups: int) -> str:
-    return "one group" if num_groups == 1 else f"{num_groups} groups"
 
 
 def _example(index: ImageIndex, members: Sequence[int] | np.ndarray, pattern: str) -> str:

@@ -3,8 +3,8 @@
     record = split_record(cache, index.root, 0.15, 0.15, seed=0)
     index = split_images(index, 0.15, 0.15, seed=0, groups=groups, record=record)
 
-An image's place is drawn from (seed, its name), and written down: old images keep their side when others come. Without
-what is written down nearly all do; those at the edge of a share may cross it.
+The split of an image is drawn from (seed, its name) and recorded, so that old images keep their split when others are
+added. Without the record nearly all do; those at the edge of a share may change.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import RowStore, digest
+from MLPipeline.images.ClassNames import class_name
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, UNSPLIT, VAL, ImageIndex
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 def split_record(
     cache: Path, root: Path, val_fraction: float, test_fraction: float, seed: int, group: str | None = None
 ) -> RowStore:
-    """Return where the sides of the images below `root` are written down; every way to split has its own place."""
+    """Return the record of the splits of the images below `root`; each way to split has its own."""
     identity = f"{root.resolve()} {val_fraction} {test_fraction} {seed} {group}"
     return RowStore(cache, "splits", identity, (1,), np.dtype(np.int8))
 
@@ -43,14 +44,14 @@ def split_images(
     groups: np.ndarray | None = None,
     record: RowStore | None = None,
 ) -> ImageIndex:
-    """Return the index with every image in a split, each class in the same proportions as near as groups allow.
+    """Return the index with every image in a split, each class in the same proportions as far as groups allow.
 
-    Split folders stand as they are; a missing `val` or `test` is carved out of `train`. Every class keeps a training
-    image. Images of one of the `groups` (N,) stay together, those of group -1 are in no split. Images in the `record`
-    keep their side, and new ones of their group follow them.
+    Split folders are kept; a missing `val` or `test` is taken from `train`. Every class keeps a training image. Images
+    of one of the `groups` (N,) stay together, those of group -1 are in no split. Images in the `record` keep their
+    split, and new ones of their group follow them.
 
     Raises:
-        DataError: a split that was asked for has come out empty, or a class has no training image.
+        DataError: a requested split is empty, or a class has no training image.
         ResourceError: the record cannot be written.
     """
     groups = np.arange(len(index)) if groups is None else groups
@@ -74,7 +75,7 @@ def split_images(
 
 
 def _shares_to_carve(index: ImageIndex, fractions: Mapping[int, float]) -> dict[int, float]:
-    """Return the fractions of the splits that have no folder; says so where others have one."""
+    """Return the fractions of the splits that have no folder; a warning says so where others have one."""
     given = set(np.unique(index.splits).tolist()) - {UNSPLIT}
     shares = {split: share for split, share in fractions.items() if share and split not in given}
     for split in shares if given else ():
@@ -83,7 +84,7 @@ def _shares_to_carve(index: ImageIndex, fractions: Mapping[int, float]) -> dict[
 
 
 def without(index: ImageIndex, positions: list[int]) -> ImageIndex:
-    """Return the index with the images at `positions` in no split: they turned out unreadable.
+    """Return the index with the images at `positions`, which turned out to be unreadable, in no split.
 
     Raises:
         DataError: a class has lost all its training images.
@@ -102,11 +103,11 @@ def _require_training_images(index: ImageIndex, before: np.ndarray, splits: np.n
 
 
 def _keys(index: ImageIndex, positions: np.ndarray) -> Iterator[bytes]:
-    return (digest(os.fsencode(index.name(position))) for position in positions.tolist())
+    return (digest(os.fsencode(class_name(index.name(position)))) for position in positions.tolist())
 
 
 def _recall(index: ImageIndex, positions: np.ndarray, record: RowStore | None) -> np.ndarray:
-    """Return the split (M,) int8 that is written down for each image; UNSPLIT where there is none."""
+    """Return the recorded split (M,) int8 of each image; UNSPLIT where there is none."""
     if record is None:
         return np.full(len(positions), UNSPLIT, np.int8)
     numbers = np.array([-1 if (n := record.find(key)) is None else n for key in _keys(index, positions)], np.int64)
@@ -116,8 +117,8 @@ def _recall(index: ImageIndex, positions: np.ndarray, record: RowStore | None) -
 def _deal(
     index: ImageIndex, free: np.ndarray, groups: np.ndarray, old: np.ndarray, shares: Mapping[int, float], seed: int
 ) -> np.ndarray:
-    """Return the split (M,) of the images at `free`, which are of `groups` and were in `old`, group by group."""
-    old = np.where(np.isin(old, [TRAIN, *shares]), old, UNSPLIT)  # another split may have got a folder of its own since
+    """Return the split (M,) of the images at `free`, of which `groups` and `old` are groups and recorded splits."""
+    old = np.where(np.isin(old, [TRAIN, *shares]), old, UNSPLIT)  # another split may have its own folder by now
     labels, splits = index.labels[free], _follow(groups, old)
     dealer = _Dealer(labels, splits, shares, len(index.classes))
     for label in np.flatnonzero(np.bincount(labels) == 1).tolist() if shares else ():
@@ -125,12 +126,12 @@ def _deal(
     new = np.flatnonzero(splits == UNSPLIT)
     splits[new] = TRAIN
     numbers, number = np.unique(groups[new], return_inverse=True)
-    draws = np.array([_draw(seed, index.name(first)) for first in numbers.tolist()], np.uint64)
+    draws = np.array([_draw(seed, class_name(index.name(first))) for first in numbers.tolist()], np.uint64)
     order = np.lexsort((number, draws[number]))
     new, number = new[order], number[order]
     for group in _runs(new, number):
         splits[group] = dealer.place(Counter(labels[group].tolist()))
-    for split, label in dealer.without_any():  # its few groups were all too large to come near the share
+    for split, label in dealer.without_any():  # its few groups were all too large for the share
         fitting = [group for group in _runs(new, number) if splits[group[0]] == TRAIN and label in labels[group]]
         for group in sorted(fitting, key=len):
             if dealer.take(Counter(labels[group].tolist()), split):
@@ -140,7 +141,7 @@ def _deal(
 
 
 def _runs(values: np.ndarray, numbers: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield `values` piece by piece, each as long as `numbers` stay the same."""
+    """Yield the runs of `values` whose `numbers` are equal."""
     ends = np.flatnonzero(np.diff(numbers, append=-1)) + 1
     start = 0
     for end in ends.tolist():
@@ -149,7 +150,7 @@ def _runs(values: np.ndarray, numbers: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _follow(groups: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Return `old` with new images on the side of their group: that of most of its old images."""
+    """Return `old` with new images in the split of their group: that of most of its old images."""
     _, group = np.unique(groups, return_inverse=True)
     sides = np.zeros((len(groups), len(SPLITS)), np.int32)
     np.add.at(sides, (group[old >= 0], old[old >= 0]), 1)
@@ -158,7 +159,7 @@ def _follow(groups: np.ndarray, old: np.ndarray) -> np.ndarray:
 
 
 class _Dealer:
-    """How many images of each class the splits still miss, and train can still give."""
+    """Counts the images of each class that the splits still lack, and that train can still give."""
 
     def __init__(self, labels: np.ndarray, splits: np.ndarray, shares: Mapping[int, float], num_classes: int) -> None:
         total = np.bincount(labels, minlength=num_classes)
@@ -173,7 +174,7 @@ class _Dealer:
         self.left = np.bincount(labels[(splits == TRAIN) | (splits == UNSPLIT)], minlength=num_classes).tolist()
 
     def place(self, counts: Counter[int]) -> int:
-        """Return the split for a group with so many images of each class: the first that it brings nearer its share."""
+        """Return the split for a group with these numbers of images per class: the first to come nearer its share."""
         for split, missing in self.missing.items():
             change = sum(abs(missing[label] - number) - abs(missing[label]) for label, number in counts.items())
             if change < 0 and self.take(counts, split):
@@ -181,7 +182,7 @@ class _Dealer:
         return TRAIN
 
     def take(self, counts: Counter[int], split: int) -> bool:
-        """Return whether train can spare a group for `split`, and count it there if so."""
+        """Return whether train can give a group to `split`; if so, count it there."""
         if any(self.left[label] <= number for label, number in counts.items()):
             return False
         for label, number in counts.items():
@@ -190,7 +191,7 @@ class _Dealer:
         return True
 
     def without_any(self) -> list[tuple[int, int]]:
-        """Return the (split, label) for which there should be images and are none."""
+        """Return each (split, label) that should have images and has none."""
         pairs = [(split, label) for split, quota in self.quotas.items() for label, number in enumerate(quota) if number]
         return [(split, label) for split, label in pairs if self.missing[split][label] == self.quotas[split][label]]
 

@@ -12,15 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import simplejpeg
 
 from MLPipeline.images.ColourProfile import lab_to_srgb, to_srgb
 from MLPipeline.images.ImageHeader import MAX_PIXELS, ImageHeader, UnreadableImage
+from MLPipeline.images.JpegStructure import END
+from MLPipeline.images.OpenCv import cv2
 from MLPipeline.images.StoredPixels import Alpha, StoredPixels
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9
 _NUM_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
 _OTHERS = {4: "a mask", 32803: "camera raw data", 32844: "LogL", 32845: "LogLuv", 34892: "camera raw data"}
-_JPEG, _OLD_JPEG = 7, 6  # compressions
+_CCITT, _JPEGS = (2, 3, 4), (6, 7)  # compressions
 _STRAIGHT = 2
 _ALPHAS: dict[int, Alpha] = {1: "premultiplied", _STRAIGHT: "straight"}  # ExtraSamples
 _WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # where white may lie in floating-point pixels
@@ -38,8 +41,7 @@ def decode_tiff(data: bytes, header: ImageHeader) -> StoredPixels:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page: Any = file.pages[0]
         _check(page, len(data))
-        if page.compression == _OLD_JPEG or (page.photometric == YCBCR and page.compression != _JPEG):
-            return StoredPixels(_decode_by_pillow(data), 8, header)  # libtiff joins subsampled colours
+        _check_segments(page, data)
         try:
             bands = _bands(page.asarray(maxworkers=1), page.axes)
         except (KeyError, NotImplementedError, ValueError) as error:
@@ -65,11 +67,24 @@ def _check(page: Any, file_bytes: int) -> None:
         raise UnreadableImage("truncated TIFF")
 
 
-def _decode_by_pillow(data: bytes) -> np.ndarray:
-    from MLPipeline.images.Pillow import open_image
-
-    with open_image(data, "TIFF") as image:
-        return np.array(image.convert("RGB"))
+def _check_segments(page: Any, data: bytes) -> None:
+    """Raise UnreadableImage if pixels are missing in a strip or tile whose decoder fills them in without an error."""
+    segments = zip(page.dataoffsets, page.databytecounts, strict=True)
+    if page.compression in _CCITT:  # missing pixels are those that depend on what follows the data
+        for number, (start, count) in enumerate(segments):
+            content = data[start : start + count]
+            first, second = (page.decode(content + filling, number)[0] for filling in (bytes(16), b"\x55" * 16))
+            if not np.array_equal(first, second):
+                raise UnreadableImage("truncated TIFF")
+    elif page.compression in _JPEGS:
+        tables = page.jpegtables or b""
+        for start, count in segments:
+            content = tables.removesuffix(END) + data[start + 2 * bool(tables) : start + count]
+            try:
+                simplejpeg.decode_jpeg(content, strict=True)
+            except ValueError as error:
+                if "orrupt" in str(error) or "remature" in str(error):
+                    raise UnreadableImage("truncated TIFF") from None
 
 
 def _bands(samples: np.ndarray, axes: str) -> np.ndarray:
@@ -119,6 +134,9 @@ def _colours(bands: np.ndarray, page: Any, header: ImageHeader) -> StoredPixels:
             raise UnreadableImage(f"TIFF of {bits}-bit Lab colours: convert to JPEG or PNG")
         signed = bands if page.photometric == CIELAB else bands ^ np.array([0, 128, 128], np.uint8)
         return StoredPixels(lab_to_srgb(signed.view(np.uint8)), 8, replace(header, profile=b""))
+    if page.photometric == YCBCR and page.compression not in _JPEGS:  # the decoder of JPEG returns RGB
+        light = np.ascontiguousarray(_scaled(bands, bits, np.dtype(np.uint8))[:, :, [0, 2, 1]])
+        return StoredPixels(cv2.cvtColor(light, cv2.COLOR_YCrCb2RGB), 8, header)
     pixels, bits = _grey_or_rgb(bands, bits, page.photometric == WHITE_IS_ZERO)
     return StoredPixels(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), bits, header)
 

@@ -263,7 +263,7 @@ METRICS: dict[str, Metric] = {
     ),
     "ece_unscaled": Metric(
         "Calibration error before temperature scaling",
-        "the same for the unscaled logits",
+        "expected calibration error of the unscaled logits",
         calibration_error_unscaled,
         best="low",
     ),

@@ -88,8 +88,8 @@ class UnknownRule:
         low, high = (100 * bound for bound in self.precision_ci95)
         return (
             f"answered {100 * self.coverage:.1f} % of the images; {100 * self.precision:.1f} % of these answers are "
-            f"correct (95 % interval {low:.1f} to {high:.1f} %, target {100 * self.target_precision:g} %); "
-            "the others are withheld"
+            f"correct (95 % interval {low:.1f} to {high:.1f} %, target {100 * self.target_precision:g} %)"
+            f"{'; the others are withheld' if self.coverage < 1 else ''}"
         )
 
 

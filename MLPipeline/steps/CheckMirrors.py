@@ -8,12 +8,13 @@ B images of a batch, N images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from MLPipeline.audit.MirroredClasses import Exchange, edge_histograms, find_exchange
 from MLPipeline.Augment import ROTATE_DEGREES, make_augmentation
@@ -45,7 +46,7 @@ MOVES: dict[str, tuple[tuple[np.ndarray, ...], tuple[int, ...]]] = {
 }
 SAID = {"hflip": "mirrored left to right", "vflip": "mirrored top to bottom", "rotate": "rotated"}
 
-FeaturesOf = Callable[[np.ndarray | None], np.ndarray]  # of the images moved by a matrix (1, 3, 3), or as they are
+FeaturesOf = Callable[[Sequence[np.ndarray]], list[np.ndarray]]  # of the images moved by each matrix (1, 3, 3)
 
 
 def check_mirrors(
@@ -99,11 +100,13 @@ def _find_exchanges(
 def _exchanges(
     names: list[str], features_of: FeaturesOf, index: ImageIndex, positions: np.ndarray
 ) -> dict[str, Exchange]:
-    labels, as_they_are = index.labels[positions].astype(np.int64), features_of(None)
+    labels = index.labels[positions].astype(np.int64)
+    matrices = [affine(1), *(matrix for name in names for matrix in MOVES[name][0])]
+    as_they_are, *rows = features_of(matrices)
     found = {}
     for name in names:
-        matrices, inverses = MOVES[name]
-        moved = [features_of(matrix) for matrix in matrices]
+        variants, inverses = MOVES[name]
+        moved, rows = rows[: len(variants)], rows[len(variants) :]
         back = [moved[place] for place in inverses]
         if exchange := find_exchange(as_they_are, moved, back, labels, len(index.classes)):
             found[name] = exchange
@@ -123,15 +126,14 @@ def _spread(index: ImageIndex, per_class: int) -> np.ndarray:
 def _edges_of(inspection: Inspection, positions: np.ndarray) -> FeaturesOf:
     """Return the histograms of edges (N, 272) of the small grey pictures of the inspection."""
 
-    def features(matrix: np.ndarray | None) -> np.ndarray:
-        rows = []
+    def features(matrices: Sequence[np.ndarray]) -> list[np.ndarray]:
+        rows: list[list[np.ndarray]] = [[] for _ in matrices]
         for first in range(0, len(positions), _AT_ONCE):
-            pictures = inspection.thumbnails(positions[first : first + _AT_ONCE])
-            if matrix is not None:
-                grey = torch.from_numpy(np.ascontiguousarray(pictures))[:, None].expand(-1, 3, -1, -1)
-                pictures = move(grey, np.repeat(matrix, len(pictures), 0))[:, 0].numpy()
-            rows.append(edge_histograms(pictures))
-        return np.concatenate(rows)
+            pictures = np.ascontiguousarray(inspection.thumbnails(positions[first : first + _AT_ONCE]))
+            grey = torch.from_numpy(pictures)[:, None].expand(-1, 3, -1, -1)
+            for found, matrix in zip(rows, matrices, strict=True):
+                found.append(edge_histograms(_moved(grey, matrix)[:, 0].numpy()))
+        return [np.concatenate(each) for each in rows]
 
     return features
 
@@ -139,31 +141,33 @@ def _edges_of(inspection: Inspection, positions: np.ndarray) -> FeaturesOf:
 def _features_of(
     config: Config, how: Preprocessing, index: ImageIndex, model: Classifier, positions: np.ndarray
 ) -> FeaturesOf:
-    """Return the features (N, D) of the frozen backbone; the images are read again for each move."""
+    """Return the features (N, D) of the frozen backbone; each image is read once, and kept nowhere."""
     forward = FastForward(model, config.image_size, config.precision)
 
-    def features(matrix: np.ndarray | None) -> np.ndarray:
-        batches = ((None, pixels) for pixels in _batches(config, how, index, positions, matrix, forward.batch_size))
-        return np.concatenate([rows.float().numpy() for _, rows in forward.stream(batches)])
+    def features(matrices: Sequence[np.ndarray]) -> list[np.ndarray]:
+        rows: list[list[np.ndarray]] = [[] for _ in matrices]
+        batches = (
+            (found, _moved(images, matrix).permute(0, 2, 3, 1).contiguous().numpy())
+            for images in _batches(config, how, index, positions, forward.batch_size)
+            for found, matrix in zip(rows, matrices, strict=True)
+        )
+        for found, computed in forward.stream(batches):
+            found.append(computed.float().numpy())
+        return [np.concatenate(each) for each in rows]
 
     return features
 
 
 def _batches(
-    config: Config,
-    how: Preprocessing,
-    index: ImageIndex,
-    positions: np.ndarray,
-    matrix: np.ndarray | None,
-    batch_size: int,
-) -> Iterator[np.ndarray]:
-    """Yield the images (B, H, W, 3) uint8, moved by `matrix`; grey for a file that can no longer be read."""
+    config: Config, how: Preprocessing, index: ImageIndex, positions: np.ndarray, batch_size: int
+) -> Iterator[Tensor]:
+    """Yield the images (B, 3, H, W) uint8; grey for a file that can no longer be read."""
     paths = (index.path(position) for position in positions.tolist())
     readings = read_images(paths, config.image_size, decoding_threads(config.workers), preprocessing=how)
     blank = np.full((config.image_size, config.image_size, 3), 128, np.uint8)
     while batch := [blank if each.pixels is None else each.pixels for each in islice(readings, batch_size)]:
-        pixels = np.stack(batch)
-        if matrix is not None:
-            images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-            pixels = move(images, np.repeat(matrix, len(batch), 0)).permute(0, 2, 3, 1).contiguous().numpy()
-        yield pixels
+        yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+
+
+def _moved(images: Tensor, matrix: np.ndarray) -> Tensor:
+    return move(images, np.repeat(matrix, len(images), 0))

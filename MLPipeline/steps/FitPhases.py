@@ -171,7 +171,7 @@ def _stored_views(config: Config) -> Views:
     if not augmentation or config.freeze == "none":
         return NO_VIEWS
     number = config.views or DEFAULT_VIEWS
-    say(f"augment  {number} views of each training image are stored ({augmentation}); each epoch uses the next")
+    say(f"views    {number} augmented views of each training image are stored; each epoch uses the next one")
     return Views(number, augmentation, config.seed)
 
 

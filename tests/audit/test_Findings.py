@@ -58,7 +58,7 @@ def test_deviations_are_robust() -> None:
 def faults(root: Path, cache: Path) -> dict[str, Finding]:
     index = scan_folders(root)
     inspection = inspect_images(index, cache)
-    pairs = find_duplicates(inspection)
+    pairs = find_duplicates(index, inspection)
     return {each.name: each for each in find_faults(index, inspection, pairs, group_images(index, inspection, pairs))}
 
 

@@ -72,3 +72,14 @@ def test_a_judgement_is_read_as_it_was_written(tmp_path) -> None:
     assert judgement_file(tmp_path, "net", labels + 1) != file != judgement_file(tmp_path, "other", labels)
     file.write_text(file.read_text()[:-20])
     assert read_judgement(file) is None
+
+
+def test_a_handful_of_images_never_gives_an_interval_without_width() -> None:
+    """20 images that every repeat classifies correctly: that is no proof of 100 %."""
+    labels = np.arange(20) % 2
+    features = np.where(labels[:, None] == 0, 5.0, -5.0) + np.random.default_rng(0).normal(0, 0.1, (20, 6))
+    curve = learning_curve(features.astype(np.float32), labels, np.arange(20))
+    assert curve is not None and curve.accuracy[-1] == 1
+    assert (curve.interval[1] - curve.interval[0] > 0.1).all()
+    for forecast in (curve.overall, *curve.per_class.values()):
+        assert forecast.interval[0] < 0.9 and forecast.interval[1] == pytest.approx(1)

@@ -67,7 +67,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
         bad.add(half)
     index = scan_folders(root, follow_links=True)
     inspection = inspect_images(index, root.parent / "cache", len(os.sched_getaffinity(0)))
-    return Planted(index, inspection, find_duplicates(inspection), copies, changed, bad)
+    return Planted(index, inspection, find_duplicates(index, inspection), copies, changed, bad)
 
 
 def test_every_unreadable_file_is_found(planted: Planted) -> None:

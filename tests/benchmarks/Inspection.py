@@ -38,7 +38,7 @@ def main() -> None:
             print(f"the {look} look")
             index = timed("scan", scan_folders, data)
             inspection = timed("inspect", inspect_images, index, cache, decoding_threads(None))
-            pairs = timed("duplicates", find_duplicates, inspection, cache)
+            pairs = timed("duplicates", find_duplicates, index, inspection, cache)
             groups = group_images(index, inspection, pairs)
             record = split_record(cache, index.root, 0.15, 0.15, 0)
             timed("split", split_images, index, 0.15, 0.15, 0, groups, record)

@@ -16,7 +16,7 @@ THREE = ("cat", "dog", "emu")
 
 
 def three(tmp_path: Path, number: int = 9, **more: object):
-    """Of cats every third is taken for a dog."""
+    """Every third cat is classified as a dog."""
     return content_of(index_of(tmp_path / "Data", THREE, (2, 2, number)), {0: 1}, **more)
 
 
@@ -33,8 +33,8 @@ def test_a_cell_of_the_matrix_shows_the_images_behind_it(open_report, tmp_path: 
     assert shown(page) == ["cat → dog"] * 3
     page.click('.matrix button[data-true="2"][data-predicted="2"]')
     assert shown(page) == ["emu"] * 9
-    assert page.locator("#gallery-status").inner_text() == "emu, right: 9 images"
-    assert page.evaluate("document.activeElement.textContent") == "The images"
+    assert page.locator("#gallery-status").inner_text() == "emu, correct: 9 images"
+    assert page.evaluate("document.activeElement.textContent") == "Images"
     assert page.locator('[aria-pressed="true"]').all_inner_texts() == ["9"]
     page.click("text=All 27")
     assert len(shown(page)) == 27
@@ -80,7 +80,7 @@ def test_more_images_come_when_asked_for(open_report, tmp_path: Path) -> None:
 
 def test_heat_maps_take_the_place_of_photos(open_report, tmp_path: Path) -> None:
     content = three(tmp_path)
-    first = int(content.index.positions(TEST)[0])  # a cat taken for a dog
+    first = int(content.index.positions(TEST)[0])  # a cat classified as a dog
     page = open_report(three(tmp_path, heat_maps={first: np.zeros((48, 64, 3), np.uint8)}))
     assert page.locator("img.heat:visible").count() == 0
     page.click("#gallery-heat")
@@ -113,7 +113,7 @@ def test_hostile_names_stay_text(open_report, tmp_path: Path, width: int) -> Non
     assert "<img src=y onerror=alert(4)>\\udcff.heic" in page.locator("#data").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator(".pairs button").first.click()
-    assert page.locator("#gallery-status").inner_text().startswith(f"{visible[0]} taken for {visible[1]}: ")
+    assert page.locator("#gallery-status").inner_text().startswith(f"{visible[0]} classified as {visible[1]}: ")
 
 
 def test_the_policy_lets_no_other_script_run(open_report, tmp_path: Path, browser) -> None:
@@ -149,10 +149,10 @@ def test_every_kind_of_run_has_its_page(open_report, tmp_path: Path, case: str, 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     expected = {
         "one class": "No mistakes",
-        "no test": "of 12 validation images are classified right",
-        "no images held out": "nothing says how good this model is",
+        "no test": "of 12 validation images are classified correctly",
+        "no images held out": "so the accuracy is not known",
         "no mistakes": "No mistakes",
-        "interrupted": "2 epochs of 3 done",
+        "interrupted": "2 epochs of 3 completed",
         "53": "of 106 test images",
     }[case]
     assert expected in " ".join(page.locator("body").inner_text().split())

@@ -1,12 +1,10 @@
-"""torch's compiler is loaded when something is compiled, not before; each case in a process that has no torch yet."""
+"""torch's compiler is loaded when something is compiled, and not before; each case in a process of its own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from tests.support.paths import ROOT
 
@@ -57,28 +55,49 @@ print(any("PostponeDynamo" in type(each).__module__ for each in [*sys.meta_path,
 try:
     torch._dynamo.no_such_name
 except AttributeError:
-    print("an error as ever")
+    print("AttributeError")
+"""
+NO_SUCH_FILE = f"""
+try:
+    import torch._dynamo.no_such_file
+except ModuleNotFoundError as error:
+    print(error.name)
+{IS_LOADED}
+"""
+# Each way is asked in a child process of one that has torch, but not its compiler: torch is imported once for all.
+FORKED = """
+import os, torch, torchvision
+for code in {codes!r}:
+    sys.stdout.flush()
+    if not os.fork():
+        exec(code)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.wait()[1] == 0, code
+    print(";")
 """
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
+def outcomes_of(codes: list[str]) -> list[list[str]]:
+    parts = " ".join(output_of(POSTPONED + FORKED.format(codes=codes))).split(";")
+    return [part.split() for part in parts[:-1]]
+
+
+def test_every_way_to_import_leads_to_the_one_real_module() -> None:
+    ways = [
         "import torch._dynamo.config as found",
         "import torch\nfound = torch._dynamo.config",
-        "import torchvision\nfrom torch._dynamo import config as found",
         "from torch._dynamo.utils import counters\nfrom torch._dynamo import config as found",
-    ],
-)
-def test_every_way_to_ask_leads_to_the_one_real_module(asked: str) -> None:
-    outcome = output_of(f"{POSTPONED}{asked}\n{ONE_REAL_MODULE}")
-    assert outcome == ["True", "True", "True", "False", "an", "error", "as", "ever"]
+    ]
+    *outcomes, nowhere = outcomes_of([*(f"{way}\n{ONE_REAL_MODULE}" for way in ways), NO_SUCH_FILE])
+    assert outcomes == [["True", "True", "True", "False", "AttributeError"]] * len(ways)
+    assert nowhere == ["torch._dynamo.no_such_file", "True"]
 
 
-def test_a_file_that_is_nowhere_is_an_error_as_ever() -> None:
-    code = "try:\n import torch._dynamo.no_such_file\nexcept ModuleNotFoundError as error:\n print(error.name)\n"
-    assert output_of(f"{POSTPONED}{code}{IS_LOADED}") == ["torch._dynamo.no_such_file", "True"]
+def test_it_may_be_asked_for_before_torch_is_imported() -> None:
+    outcome = output_of(f"{POSTPONED}from torch._dynamo import config as found\n{ONE_REAL_MODULE}")
+    assert outcome == ["True", "True", "True", "False", "AttributeError"]
 
 
-def test_where_torch_is_there_already_nothing_is_replaced() -> None:
+def test_if_torch_is_imported_already_nothing_is_replaced() -> None:
     assert output_of(f"import torch\n{POSTPONED}import torch._dynamo\n{IS_LOADED}") == ["True"]

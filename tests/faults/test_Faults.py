@@ -97,7 +97,7 @@ class Odd:
         os.mkfifo(data / "cat" / "14b.jpg")
         (data / "cat" / "14c.jpg").symlink_to("/dev/zero")
         (data / "cat" / "15").symlink_to(data)
-        self.outcome: Outcome = succeed([*SMALL, "--data", data, "--output", root / "output"])
+        self.outcome: Outcome = succeed([*SMALL, "--data", data, "--output", root / "output"], paints=True)
         self.path = root / "output" / "001-cnn"
         skipped = pd.read_csv(self.path / "skipped.csv")
         self.skipped = dict(zip(skipped["path"], skipped["reason"], strict=True))
@@ -170,7 +170,7 @@ NASTY = [
 def test_classes_may_be_called_anything(make_images: MakeImages, tmp_path: Path) -> None:
     data, output = tmp_path / "Data", tmp_path / "output"
     make_images(data, dict.fromkeys(NASTY, 7))
-    outcome = succeed([*SMALL, "--data", data, "--output", output])
+    outcome = succeed([*SMALL, "--data", data, "--output", output], paints=True)
     path = output / "001-cnn"
     assert "5 classes" in outcome.out and set((path / "classes.txt").read_text().splitlines()) == set(NASTY)
     for name in ("splits.csv", "predictions.csv"):

@@ -149,7 +149,7 @@ def test_twins_in_spelling_are_refused(
         (["--unfreeze-after", "8"], ["--unfreeze-after 8", "of 8 epochs", "--epochs"]),
         (["--unfreeze-after", "2", "--freeze", "backbone"], ["--freeze backbone", "--unfreeze-after"]),
         (["--resume", "7"], ["--resume 7", "no runs"]),
-        (["--val-fraction", "0.6", "--test-fraction", "0.5"], ["--val-fraction", "nothing to train on"]),
+        (["--val-fraction", "0.6", "--test-fraction", "0.5"], ["--val-fraction", "no images to train on"]),
         (["--device", "gpu"], ["--device gpu", "cuda"]),
         (["--config", "nowhere.json"], ["nowhere.json", "config.json"]),
     ],

@@ -13,19 +13,13 @@ from hypothesis import strategies as st
 
 from MLPipeline.Errors import UsageError
 from MLPipeline.images import Duplicates
-from MLPipeline.images.Duplicates import Pairs, find_conflicts, find_duplicates, find_leaks, group_images
-from MLPipeline.images.Fingerprint import UNREADABLE, make_rows
-from MLPipeline.images.Inspect import Inspection
+from MLPipeline.images.Duplicates import Pairs, find_conflicts, find_leaks, group_images
+from MLPipeline.images.Fingerprint import UNREADABLE
 from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadImage import cv2
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
-from tests.support.duplicate_cases import CHANGES, encode, row_of, scene
+from tests.support.duplicate_cases import CHANGES, duplicates_among, encode, inspection_of, listed, row_of, scene
 from tests.support.split_cases import index_from
-
-
-def inspection_of(*files: bytes) -> Inspection:
-    rows, _ = make_rows(files)
-    return Inspection(rows["print"].copy(), rows, np.arange(len(rows), dtype=np.int32), {}, len(rows))
 
 
 def index_of(*names: str, splits: tuple[int, ...] = ()) -> ImageIndex:
@@ -34,10 +28,6 @@ def index_of(*names: str, splits: tuple[int, ...] = ()) -> ImageIndex:
     sides = splits or (UNSPLIT,) * len(names)
     entries = [(split, classes.index(name.split("/")[0]), name) for split, name in zip(sides, names, strict=True)]
     return index_from(entries, len(classes))
-
-
-def listed(pairs: Pairs) -> set[tuple[int, int]]:
-    return set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
 
 
 def no_pairs() -> Pairs:
@@ -53,17 +43,17 @@ def pairs_of(*pairs: tuple[int, int]) -> Pairs:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_copy_is_found_among_others(change):
+def test_a_changed_copy_is_found_among_others(tmp_path, change):
     pictures = [scene(seed) for seed in range(12)]
     files = [*(encode(picture) for picture in pictures), CHANGES[change](pictures[5]), CHANGES[change](pictures[11])]
-    pairs = find_duplicates(inspection_of(*files))
+    pairs = duplicates_among(tmp_path, *files)
     assert listed(pairs) == {(5, 12), (11, 13)}
     assert np.all(pairs.likeness >= Duplicates.MIN_LIKENESS) and not pairs.are_copies.any()
 
 
-def test_every_copy_is_paired_with_the_first_and_compared_once():
+def test_every_copy_is_paired_with_the_first_and_compared_once(tmp_path):
     one, other = encode(scene(0)), encode(scene(1))
-    found = find_duplicates(inspection_of(one, other, one, one, CHANGES["rescaled"](scene(0)), other))
+    found = duplicates_among(tmp_path, one, other, one, one, CHANGES["rescaled"](scene(0)), other)
     assert listed(found) == {(0, 2), (0, 3), (1, 5), (0, 4)}
     assert sorted(found.second[found.are_copies].tolist()) == [2, 3, 5]
 
@@ -91,31 +81,31 @@ OTHERS = (with_another_face, with_another_texture, in_another_colour, np.flipud,
 
 
 @pytest.mark.parametrize("change", OTHERS)
-def test_pictures_alike_but_not_the_same_stay_apart(change):
+def test_pictures_alike_but_not_the_same_stay_apart(tmp_path, change):
     warm = scene(5) // 2 + np.array([120, 60, 20], np.uint8)
-    assert listed(find_duplicates(inspection_of(encode(warm), encode(change(warm))))) == set()
+    assert listed(duplicates_among(tmp_path, encode(warm), encode(change(warm)))) == set()
 
 
-def test_a_grey_copy_is_found():
+def test_a_grey_copy_is_found(tmp_path):
     grey = np.repeat((scene(3) @ [0.299, 0.587, 0.114]).astype(np.uint8)[:, :, None], 3, axis=2)
-    assert listed(find_duplicates(inspection_of(encode(scene(3)), encode(grey)))) == {(0, 1)}
+    assert listed(duplicates_among(tmp_path, encode(scene(3)), encode(grey))) == {(0, 1)}
 
 
-def test_pictures_without_contrast_and_unreadable_files_have_no_duplicates_but_copies():
+def test_pictures_without_contrast_and_unreadable_files_have_no_duplicates_but_copies(tmp_path):
     ramp = np.tile(np.arange(8, dtype=np.uint8).repeat(8)[:, None], (64, 1, 3))
     faint = [encode(ramp + grey, ".png") for grey in (np.uint8(200), np.uint8(210))]
-    assert listed(find_duplicates(inspection_of(*faint, b"", b"", faint[0]))) == {(0, 4)}
+    assert listed(duplicates_among(tmp_path, *faint, b"", b"", faint[0])) == {(0, 4)}
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_few_images_are_no_trouble(number):
-    assert len(find_duplicates(inspection_of(*(encode(scene(seed)) for seed in range(number))))) == 0
+def test_few_images_are_no_trouble(tmp_path, number):
+    assert len(duplicates_among(tmp_path, *(encode(scene(seed)) for seed in range(number)))) == 0
 
 
 def test_where_all_look_alike_the_work_is_bounded():
     hashes = np.random.default_rng(0).integers(0, 4, (300, 2), dtype=np.uint64)  # all within 4 bits
     first, second = Duplicates._candidates(hashes)
-    assert len(first) == 300 * Duplicates.MAX_CANDIDATES and np.all(first < second)
+    assert len(first) == 300 * Duplicates.MAX_CANDIDATES > Duplicates.MIN_CANDIDATES and np.all(first < second)
     assert (
         max(sum(int(each).bit_count() for each in pair) for pair in hashes[first] ^ hashes[second]) == 1
     )  # the closest
@@ -144,19 +134,19 @@ def test_likeness_is_a_share_and_does_not_mind_light():
 
 @pytest.mark.parametrize("damage", [None, b"", b"PK\3\4 no archive", "half", "bit"])
 def test_the_same_images_are_searched_once(tmp_path, monkeypatch, damage):
-    inspection = inspection_of(encode(scene(0)), encode(scene(1)), CHANGES["brighter"](scene(0)))
-    first = find_duplicates(inspection, tmp_path)
-    (kept,) = tmp_path.rglob("*.npz")
+    files, cache = (encode(scene(0)), encode(scene(1)), CHANGES["brighter"](scene(0))), tmp_path / "cache"
+    first = duplicates_among(tmp_path / "Data", *files, cache=cache)
+    (kept,) = cache.rglob("*.npz")
     content = kept.read_bytes()
     at = content.index(first.likeness.tobytes())
     damaged = {"half": content[: len(content) // 2], "bit": content[:at] + b"\xff" + content[at + 1 :], None: content}
     kept.write_bytes(damaged.get(damage, damage))
     searches = []
     monkeypatch.setattr(Duplicates, "compare", lambda *pictures: searches.append(1) or compare(*pictures))
-    again = find_duplicates(inspection, tmp_path)
+    again = duplicates_among(tmp_path / "Data", *files, cache=cache)
     assert len(searches) == (0 if damage is None else 1) and listed(again) == listed(first) == {(0, 2)}
     assert np.array_equal(again.likeness, first.likeness) and again.likeness.dtype == np.float32
-    assert listed(find_duplicates(inspection_of(encode(scene(0)), encode(scene(1))), tmp_path)) == set()
+    assert listed(duplicates_among(tmp_path / "Data", *files[:2], cache=cache)) == set()
 
 
 # ---- grouping -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,68 @@ def test_given_splits_stay_with_their_images(tmp_path: Path, make_images: MakeIm
     found = {fixed.name(k): (int(fixed.splits[k]), int(fixed.labels[k])) for k in range(len(fixed))}
     assert found["test/dog/000.png"] == (2, 0) and found["train/dog/001.png"] == (0, 1)
     assert np.array_equal(np.sort(fixed.splits), [0, 0, 0, 2, 2])
+
+
+GIVEN = [
+    ("path,label,given\ncat/001.png,dog,dog\n", "row 2: `given` is 'dog', but 'cat/001.png' is labelled 'cat'"),
+    ("path,label,given\ncat/001.png,dog,cat\ndog/001.png,cat,Dog\n", "row 3: `given` is 'Dog', but 'dog/001.png'"),
+    ("path,label\ncat/001.png,dog\ncat/001.png,cat\n", "rows 2 and 3 give 'cat/001.png' two labels, 'dog' and 'cat'"),
+    ("path,label\ncat/001.png,dog\ncat/001.png,\n", "rows 2 and 3 give 'cat/001.png' two labels, 'dog' and ''"),
+    ("path,label,label\ncat/001.png,dog,cat\n", "row 1 names two columns label"),
+    ("path,Label,label\ncat/001.png,dog,cat\n", "row 1 names two columns label"),
+    ("path,label\ncat/001.png,dog\ncat/999.png,dog\n", "no image 'cat/999.png' in .*, as row 3 says"),
+    ("path,label\ncat/001.png,dgo\n", "no class 'dgo', as in row 2"),
+    ("path,label\ncat/001.png,dog,\ncat/002.png,a, b\n", "row 3 has 3 cells"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), GIVEN)
+def test_rows_that_contradict_are_refused_by_number(index: ImageIndex, tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        apply_fixes(index, table(tmp_path, text))
+
+
+def test_a_row_may_come_twice_if_it_says_the_same(index: ImageIndex, tmp_path: Path) -> None:
+    fixed = apply_fixes(index, table(tmp_path, "path,label\ncat/001.png,dog\ncat/001.png,dog\n"))
+    assert labels_of(fixed)["cat/001.png"] == "dog"
+
+
+def test_a_given_that_is_empty_says_nothing(index: ImageIndex, tmp_path: Path) -> None:
+    fixed = apply_fixes(index, table(tmp_path, "path,label,given\ncat/001.png,dog,\n"))
+    assert labels_of(fixed)["cat/001.png"] == "dog"
+
+
+@pytest.fixture
+def signed(tmp_path: Path, make_images: MakeImages) -> ImageIndex:
+    return scan_folders(make_images(tmp_path / "Signed", {"007": 2, "7": 3, "-1": 3, "nan": 3}))
+
+
+@pytest.mark.parametrize("path", ["-1/001.png", "'-1/001.png"])
+@pytest.mark.parametrize("given", ["-1", "'-1"])
+def test_a_leading_sign_may_have_an_apostrophe_or_not(
+    signed: ImageIndex, tmp_path: Path, path: str, given: str
+) -> None:
+    fixed = apply_fixes(signed, table(tmp_path, f"path,label,given\n{path},7,{given}\n7/000.png,{given},7\n"))
+    expected = labels_of(signed) | {"-1/001.png": "7", "7/000.png": "-1"}
+    assert labels_of(fixed) == expected
+
+
+def test_a_spreadsheet_that_drops_zeros_is_found_out(signed: ImageIndex, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="row 2: `given` is '7', but '007/000.png' is labelled '007'"):
+        apply_fixes(signed, table(tmp_path, "path,label,given\n007/000.png,7,7\n"))
+    assert labels_of(apply_fixes(signed, table(tmp_path, "path,label\n7/001.png,nan\n")))["7/001.png"] == "nan"
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_may_be_composed_or_not(tmp_path: Path, make_images: MakeImages, on_disk: str, in_table: str) -> None:
+    cafe, the = (unicodedata.normalize(on_disk, name) for name in ("Caf\u00e9", "th\u00e9"))
+    index = scan_folders(make_images(tmp_path / "Data", {cafe: 2, the: 2}))
+    text = unicodedata.normalize(in_table, "path,label,given\nCaf\u00e9/001.png,th\u00e9,Caf\u00e9\n")
+    fixed = apply_fixes(index, table(tmp_path, text))
+    assert labels_of(fixed)[f"{cafe}/001.png"] == "th\u00e9"
+
+
+def test_a_pipe_is_refused_at_once(index: ImageIndex, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UsageError, match="--fixes .*pipe.csv: is a device or a pipe"):
+        apply_fixes(index, tmp_path / "pipe.csv")

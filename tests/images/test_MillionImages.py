@@ -89,7 +89,7 @@ def test_scanning_makes_no_object_that_stays(index: ImageIndex, monkeypatch: pyt
 
 def test_a_hundred_thousand_are_searched_for_duplicates_in_seconds() -> None:
     inspection = inspection_of(100_000)
-    pairs = timed("duplicates among 100,000", lambda: find_duplicates(inspection))
+    pairs = timed("duplicates among 100,000", lambda: find_duplicates(index, inspection))
     assert pairs.are_copies.sum() == 1000 and np.all(pairs.second[pairs.are_copies] % 100 == 1)
 
 

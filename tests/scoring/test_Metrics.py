@@ -251,7 +251,10 @@ def test_one_function_and_one_row_add_a_metric_everywhere(tmp_path: Path, monkey
     assert 0.5 < figures["largest_confidence"] < 1 and figures["largest_confidence_ci95"] == [0.25, 1.0]
     page = write_report(tmp_path, content).read_text(encoding="utf-8")
     value = f"{100 * figures['largest_confidence']:.1f} %"
-    assert f'<th scope="row">Largest confidence</th><td>{value}</td><td>25.0 to 100.0 %</td>' in page
+    assert (
+        '<th scope="row">Largest confidence<span class="small soft">of any image; higher is better</span></th>' in page
+    )
+    assert f"</th><td>{value}</td><td>25.0 to 100.0 %</td>" in page
     assert "| `largest_confidence`, `largest_confidence_ci95` | Largest confidence |" in metrics_document()
 
 

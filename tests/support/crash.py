@@ -1,8 +1,8 @@
-"""Runs command lines in processes of their own, which a signal strikes at a chosen moment.
+"""Runs command lines in processes of their own, which receive a signal at a chosen moment.
 
-The product has no hooks for this: the n-th call of a function that writes, trains or draws is wrapped, here and for
-tests only. The processes are forked from one that has imported everything (Python's forkserver), so each costs no more
-than the command.
+The product has no hooks for this: for the tests, functions that write, train or draw are wrapped here, and the signal
+is sent at their n-th call. The processes are forked from one that has imported everything (a forkserver), so that
+each costs no more than the command.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from MLPipeline.training import Resume
 from MLPipeline.training.TrainState import TrainState
 from tests.support.made_up_net import SPEC
 
-# Where a signal may strike: before or after any call of these.
+# The signal is sent before or after a call of one of these.
 MOMENTS: dict[str, tuple[Any, str]] = {
     "scan": (ImageWalk, "images"),
     "cache": (RowStore, "append"),
@@ -70,7 +70,7 @@ class Blow:
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a process: its exit code (-9: killed), its output, and how long it took."""
+    """The exit code of a process (-9: killed), its output, and its duration."""
 
     code: int
     text: str
@@ -79,9 +79,10 @@ class Ended:
 
 
 def prepare(replace_by: Callable[[Any, str, Any], None], blow: Blow | None) -> dict[str, itertools.count[int]]:
-    """Return what counts the calls of each moment, of which one strikes, once `replace_by` (a setattr) has armed them.
+    """Return a counter of calls per moment; `blow` says at which call the signal is sent.
 
-    Runs save all they can after every step, draw nothing, and that in the process itself, and have a model `made_up`.
+    `replace_by`, a setattr, also makes runs save after every step, write blank figures in this process, and know the
+    model `made_up`.
     """
     models = Models.all_models() | {"made_up": replace(SPEC, defaults=MADE_UP)}
     replace_by(Models, "all_models", lambda: models)
@@ -104,9 +105,9 @@ def run_struck(
     kill_after_s: float | None = None,
     forget_optimizer: bool = False,
 ) -> Ended:
-    """Return what becomes of `python Engine.py <argv>` under `blow`, or killed after some time; `log` gets its output.
+    """Return the outcome of `python Engine.py <argv>` under `blow`, or killed after some time; `log` gets its output.
 
-    `last.pt` is written after every step. With `forget_optimizer` its optimizer's state is not loaded.
+    `last.pt` is written after every step. With `forget_optimizer` the optimizer state in it is not loaded.
     """
     _start_server()
     words = [str(word) for word in argv]
@@ -125,7 +126,7 @@ def run_struck(
 
 
 def result(output: Path) -> dict[str, Any]:
-    """Return all that the newest run came to, and nothing that depends on the clock."""
+    """Return all results of the newest run that do not depend on the clock."""
     path = sorted(output.glob("[0-9]*-run"))[-1]
     model = torch.load(path / "model.pt", weights_only=True)
     tensors = b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in model["state_dict"].items())
@@ -144,7 +145,7 @@ def result(output: Path) -> dict[str, Any]:
 
 
 def _start_server() -> None:
-    """Have the server import this module: it finds it by the path that processes inherit."""
+    """Let the server import this module, which it finds by the inherited PYTHONPATH."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     _processes.set_forkserver_preload(["tests.support.crash"])
 

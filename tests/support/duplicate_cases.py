@@ -1,14 +1,19 @@
-"""Pictures that look like photographs, and what happens to photographs on their way through the world."""
+"""Pictures that look like photographs, and what happens to photographs on their way from folder to folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from MLPipeline.images.Duplicates import Pairs, find_duplicates
 from MLPipeline.images.Fingerprint import make_rows
+from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ReadImage import cv2, decode_image
+from MLPipeline.images.ScanFolders import UNSPLIT
+from tests.support.split_cases import index_from
 
 
 def scene(seed: int, height: int = 240, width: int = 180) -> np.ndarray:
@@ -60,3 +65,22 @@ def pixels_of(path: Path) -> np.ndarray:
 def row_of(data: bytes) -> np.ndarray:
     """Return the fingerprint's row of one file."""
     return make_rows([data])[0][0]
+
+
+def inspection_of(*files: bytes) -> Inspection:
+    """Return what is known of image files, given as bytes."""
+    rows, _ = make_rows(files)
+    return Inspection(rows["print"].copy(), rows, np.arange(len(rows), dtype=np.int32), {}, len(rows))
+
+
+def duplicates_among(folder: Path, *files: bytes, cache: Path | None = None) -> Pairs:
+    """Return the pairs found among image files, given as bytes, which are written to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate(files):
+        (folder / str(number)).write_bytes(data)
+    index = index_from([(UNSPLIT, 0, str(number)) for number in range(len(files))], 1)
+    return find_duplicates(replace(index, root=folder), inspection_of(*files), cache)
+
+
+def listed(pairs: Pairs) -> set[tuple[int, int]]:
+    return set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Runs a command line in this process, and holds it to what every command owes: images and earlier runs untouched."""
+"""Runs a command line in this process; checks that it has not changed images or earlier runs, as no command may."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import Engine
+from MLPipeline.report.Drawing import drawing
 
 SMALL = ["--model", "cnn", "--image-size", "16", "--epochs", "2", "--device", "cpu", "-j", "1"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command line came to."""
+    """The exit code of a command line and what it printed."""
 
     code: int
     out: str
@@ -31,10 +35,24 @@ class Outcome:
         return [line.removeprefix("note: ") for line in self.err.splitlines() if line.startswith("note: ")]
 
 
-def run(argv: list[str | Path]) -> Outcome:
-    """Return what `python Engine.py <argv>` does; fails if it touches the images or any run that was there before.
+@contextlib.contextmanager
+def blank_figures() -> Iterator[None]:
+    """Lay out the figures of a run in this process, and write them blank: to render them takes longer than to train.
 
-    A run that goes on is one that it may change; `--resume` is to be given its path.
+    They are rendered by the tests of report/, and wherever `paints` is given.
+    """
+    with (
+        patch.object(drawing, "begin", lambda: None),
+        patch.object(drawing, "_process", None),
+        patch.object(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer),
+    ):
+        yield
+
+
+def run(argv: list[str | Path], paints: bool = False) -> Outcome:
+    """Return the outcome of `python Engine.py <argv>`; fails if it changes the images or an earlier run.
+
+    A resumed run may change; give `--resume` its path. The figures are blank unless `paints`.
     """
     words = [str(word) for word in argv]
     data, output = Path(_value(words, "--data", "Data")), Path(_value(words, "--output", "output"))
@@ -44,7 +62,8 @@ def run(argv: list[str | Path]) -> Outcome:
     before = [content(folder) for folder in (data, *runs)]
     out, err = io.StringIO(), io.StringIO()
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    figures = contextlib.nullcontext() if paints else blank_figures()
+    with figures, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = Engine.main(words)
         except SystemExit as stop:
@@ -57,16 +76,16 @@ def run(argv: list[str | Path]) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def succeed(argv: list[str | Path]) -> Outcome:
-    """Return what the command does; fails unless it exits 0 and prints no traceback."""
-    outcome = run(argv)
+def succeed(argv: list[str | Path], paints: bool = False) -> Outcome:
+    """Return the outcome of the command; fails unless it exits 0 and prints no traceback."""
+    outcome = run(argv, paints)
     assert outcome.code == 0, outcome.err
     assert "Traceback" not in outcome.err
     return outcome
 
 
 def refuse(argv: list[str | Path], code: int, *words: str) -> Outcome:
-    """Return what the command does; fails unless it exits with `code`, its last line an error that has these words."""
+    """Return the outcome of the command; fails unless it exits with `code` and ends with an error that has `words`."""
     outcome = run(argv)
     last = (outcome.err.splitlines() or [""])[-1]
     assert outcome.code == code, outcome.err or outcome.out
@@ -78,7 +97,7 @@ def refuse(argv: list[str | Path], code: int, *words: str) -> Outcome:
 
 
 def content(folder: Path) -> dict[bytes, str]:
-    """Return a hash (for what is no regular file, its mode) of everything in `folder`, by path; {} if there is none."""
+    """Return hash and mode of all files in `folder` by path (mode alone for what is no regular file); {} if missing."""
     found: dict[bytes, str] = {}
     for parent, folders, files in os.walk(os.fsencode(folder)):
         for name in (*folders, *files):
@@ -91,7 +110,7 @@ def content(folder: Path) -> dict[bytes, str]:
 
 
 def train(data: Path, output: Path, make_images: Callable[..., Path]) -> Path:
-    """Return the folder of a small run on newly drawn images of two classes, whose answers differ in confidence."""
+    """Return the folder of a small run on new images of two classes, whose predictions differ in confidence."""
     make_images(data, {"cat": 10, "dog": 10})
     succeed([*SMALL, "--lr", "0.1", "-b", "4", "--data", data, "--output", output])
     return output / "001-cnn"

@@ -65,7 +65,7 @@ def index_of(root: Path, classes: tuple[str, ...], per_class: tuple[int, int, in
 
 
 def scores_of(index: ImageIndex, split: int, shift: dict[int, int] | None = None, every: int = 3) -> SplitPredictions:
-    """Return right answers, but for every `every`th image of a class in `shift`, taken for the class it gives there."""
+    """Return right answers, but for every `every`th image of a class in `shift`, which gets the class stated there."""
     positions = index.positions(split)
     labels = torch.from_numpy(index.labels[positions]).long()
     answers = labels.clone()

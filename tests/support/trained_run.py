@@ -1,4 +1,4 @@
-"""One finished run, for the tests that look at what it has left."""
+"""A fixture: one finished run, for the tests that check its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.harness import SMALL, Outcome, succeed
 
 
 class Trained:
-    """A finished run of three classes, its images, and what it said."""
+    """A finished run on three classes: its images, its files and its console output."""
 
     def __init__(self, root: Path, outcome: Outcome) -> None:
         self.data, self.output, self.outcome = root / "Data", root / "output", outcome
@@ -23,9 +23,9 @@ class Trained:
         self.predictions = pd.read_csv(self.path / "predictions.csv")
         self.splits = pd.read_csv(self.path / "splits.csv")
 
-    def again(self, *flags: str) -> Path:
-        """Return the folder of one more run, with the settings of this one and these flags."""
-        succeed([*SMALL, "--data", self.data, "--output", self.output, *flags])
+    def again(self, *flags: str, paints: bool = False) -> Path:
+        """Return the folder of another run with the same settings and these flags."""
+        succeed([*SMALL, "--data", self.data, "--output", self.output, *flags], paints)
         return sorted(self.output.glob("[0-9]*-*"))[-1]
 
 
@@ -34,4 +34,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[...,
     root = tmp_path_factory.mktemp("main")
     make_images(root / "Data", {"cat": 20, "dog": 20, "eel": 10})
     (root / "Data" / "cat" / "empty.jpg").touch()
-    return Trained(root, succeed([*SMALL, "--data", root / "Data", "--output", root / "output"]))
+    return Trained(root, succeed([*SMALL, "--data", root / "Data", "--output", root / "output"], paints=True))
