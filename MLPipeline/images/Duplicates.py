@@ -31,8 +31,8 @@ from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ReadImage import read_thumbnail
-from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 from MLPipeline.images.SamePicture import READ_SIDE
+from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 
 NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs trimmed by 3 % on every side among 54,000 images
 MAX_DISTANCE = 32  # bits of 128 that may differ; trimming by 3 % on every side changes up to 30
