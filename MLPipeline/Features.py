@@ -120,9 +120,7 @@ def extract(
             missing = chosen if contents is None else known.recall(chosen, contents, view, find)
             found = read_images(map(index.path, missing.tolist()), image_size, workers, find, preprocessing)
             readings = zip(missing.tolist(), progress(found, stages.label(view), len(missing)), strict=True)
-            in_step = ranks.in_step(readings, len(missing), _at_once(store), partial(known.hand_over, store, view))
-            _compute(stages, known, in_step, views, view)
-            known.share(store, view)
+            _compute(stages, known, store, readings, len(missing), views, view)
         rows = CachedRows(store.rows(), known.numbers, are_pixels=stages.kind == "pixels")
     return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
 
@@ -147,13 +145,21 @@ def _at_once(store: RowStore) -> int:
 
 
 def _compute(
-    stages: FrozenStages, known: KnownRows, readings: Iterable[tuple[int, Reading]], views: Views, view: int
+    stages: FrozenStages,
+    known: KnownRows,
+    store: RowStore,
+    readings: Iterable[tuple[int, Reading]],
+    number: int,
+    views: Views,
+    view: int,
 ) -> None:
-    """Compute the rows of one view that are not in the store yet."""
+    """Compute the rows of one view that are not in the store yet, from `number` readings, and write them."""
+    readings = ranks.in_step(readings, number, _at_once(store), partial(known.hand_over, store, view))
     batches = _in_view(known.to_compute(readings, stages.batch_size, view), views, view)
     for images, rows in stages.stream(batches):
         keys = [views.key(reading.key, view) for _, reading in images]
         known.computed.append(([position for position, _ in images], keys, rows))
+    known.share(store, view)
 
 
 def _in_view(

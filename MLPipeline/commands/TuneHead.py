@@ -80,8 +80,7 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
     device = choose_device(config.device)
-    inspection = inspect(index, model.to(device), resolved)
-    index, inspection = split(index, inspection, resolved)
+    index, inspection = split(index, inspect(index, model.to(device), resolved), resolved)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):
@@ -103,7 +102,7 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     if dataset.rows.are_pixels:
         raise ResourceError(f"--cache-limit {config.cache_limit:g}: no room for the features", "Allow more GB")
     index = dataset.index
-    counts = [len(index.positions(split)) for split in (TRAIN, VAL)]
+    counts = [len(index.positions(each)) for each in (TRAIN, VAL)]
     say(f"model    {config.model}, weights: {weights.kind}; its head alone learns, from stored features")
     say(f"images   {counts[0]:,} training, {counts[1]:,} validation; {num_test:,} test images stay unseen")
     problem = Problem(model.head, in_memory(dataset.rows, index, device), index, device)
