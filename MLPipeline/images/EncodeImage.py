@@ -1,4 +1,4 @@
-"""Pixels -> the bytes of an image file."""
+"""Encodes pixels as JPEG or PNG."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Return `pixels`, (H, W, 3) RGB or (H, W) grey, uint8, as a PNG file, which loses nothing."""
+    """Return `pixels`, (H, W, 3) RGB or (H, W) grey, uint8, as a PNG file (lossless)."""
     _, data = cv2.imencode(".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     return data.tobytes()

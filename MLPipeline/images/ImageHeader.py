@@ -32,11 +32,9 @@ class ImageHeader:
     channel_bytes: int = 1
     orientation: int = 1  # EXIF number 1 to 8
     channels: int = 0  # 1 grey, 3 colour, 4 CMYK, where the header says so before decoding; 0: as decoded
-    bits: int = 8  # JPEG: of a sample
+    bits: int = 8  # JPEG and AVIF: of a sample
     body: int = 0  # JPEG: position of the first start-of-scan marker
-    coding: int = (
-        0xC0  # JPEG: the frame marker, which names the coding: C0 baseline, C2 progressive, C9 arithmetic, ...
-    )
+    coding: int = 0xC0  # JPEG: the frame marker: C0 baseline, C2 progressive, C3 lossless, C9 arithmetic, ...
     has_extras: bool = False  # PNG: chunks that the decoder does not need
     profile: bytes = b""  # ICC profile
     gamma: float = 0.0  # PNG: the exponent of gAMA where it is not that of sRGB; 0: sRGB

@@ -1,4 +1,4 @@
-"""A folder's image files in natural order, with everything else listed; no file is opened, no link leads astray."""
+"""Lists the image files below a folder in natural order, and what was left out; it opens no file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _numbered(match: re.Match[str]) -> str:
 
 
 def is_junk(name: str) -> bool:
-    """Return whether a file or folder is the system's, not the user's: hidden, `__MACOSX`, `Thumbs.db`."""
+    """Return whether a file or folder belongs to the system, not the user: hidden, `__MACOSX`, `Thumbs.db`."""
     return name.startswith(".") or name.casefold() in _JUNK
 
 
@@ -50,15 +50,15 @@ def count_reasons(skipped: Iterable[Skipped]) -> str:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what lies in `folder`, in natural order, without junk."""
+    """Return the entries of `folder` in natural order, without junk."""
     return [folder / name for name in sorted(os.listdir(folder), key=natural_order) if not is_junk(name)]
 
 
 class ImageWalk:
-    """One walk below `root`: takes no folder twice, however links lead to it, and remembers what it left out.
+    """A walk below `root` that visits no folder twice, whatever links point to it, and records what it leaves out.
 
-    `folders` are those to be walked (default: `root`). A link into one of them, or to a folder around it, is not
-    followed, so that images are found where they lie and nowhere else.
+    `folders` are the folders to visit (default: `root`). A link into one of them, or to a folder that contains it, is
+    not followed, so that each image is found in its own folder and nowhere else.
     """
 
     def __init__(self, root: Path, follow_links: bool, folders: Sequence[Path] | None = None) -> None:
@@ -82,7 +82,7 @@ class ImageWalk:
             name, is_file = waiting.pop()
             is_folder = not is_file and os.path.isdir(name)
             try:
-                # A folder's list says which are files themselves: a million times nothing more has to be asked.
+                # A folder's listing says which entries are files: a million of them need no further system call.
                 reason = _refuse_name(name) if is_file else self._refuse(Path(name), is_folder, name == str(folder))
                 inside = _entries(Path(name)) if is_folder and not reason else []
             except OSError as error:
@@ -94,7 +94,7 @@ class ImageWalk:
             waiting += reversed(inside)
 
     def _refuse(self, path: Path, is_folder: bool, is_first: bool) -> str:
-        is_linked = is_first or path.is_symlink()  # the first may lie behind a link
+        is_linked = is_first or path.is_symlink()  # a parent of the first may be a link
         if is_linked and not self.follow_links and not _real(path).is_relative_to(self._real_root):
             return "link leads out of the data folder: only with --follow-links"
         return self._refuse_folder(path) if is_folder else _refuse_file(path)
@@ -112,12 +112,12 @@ class ImageWalk:
         return any(target.is_relative_to(walked) or walked.is_relative_to(target) for walked in self._walked)
 
     def skip(self, path: Path, reason: str) -> None:
-        """Remember that `path` is not used."""
+        """Record that `path` is not used."""
         self.skipped.append(Skipped(os.path.relpath(path, self.root), reason))
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:
-    """Return what `visible` does, each with whether it is a file itself, not a link to one."""
+    """Return the paths that `visible` returns, each with whether it is a regular file and not a link to one."""
     with os.scandir(folder) as entries:
         kept = [each for each in entries if not is_junk(each.name)]
     kept.sort(key=lambda each: natural_order(each.name))

@@ -25,6 +25,7 @@ MAX_ROWS_LOST = 0.01  # of all rows, at the bottom, that a picture may lack and 
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB})
 _JUNK = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _TOO_SHORT = "premature end"
+_UNUSUAL_SAMPLING = "subsampling level"  # colour at a resolution that simplejpeg has no name for
 # Warnings about headers, with which cameras and old programs get by: the pixels are all there.
 _HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform", "unknown JFIF", "Inconsistent progression")
 _FILLINGS = (b"\x00" * 16 + END, b"\x55" * 16 + END)
@@ -55,6 +56,8 @@ def decode_jpeg(data: bytes, header: ImageHeader, size: tuple[int, int] | None) 
     try:
         pixels = decode(data, strict=True)
     except ValueError as error:
+        if _UNUSUAL_SAMPLING in str(error):
+            return _decode_by_pillow(data, header, scale)
         data, note = _without_trailer(data, header, str(error), decode)
         pixels = decode(data)
     else:
@@ -118,16 +121,17 @@ def _without_junk(data: bytes, num_junk: int) -> bytes:
     """Return `data` up to its last pixel; about `num_junk` bytes follow it.
 
     Raises:
-        UnreadableImage: the decoder has read the beginning of the junk as pixels, because those were missing: the bytes
-            before the rest of the junk are of the same kind, zeros before zeros, text before text, or a repetition.
+        UnreadableImage: pixels are missing. Either without the junk too few are left; or the decoder has read the
+            beginning of the junk as pixels: the bytes before the rest of it are of the same kind, zeros before zeros,
+            text before text, or a repetition.
     """
     # The decoder reads up to 8 bytes ahead and does not count them.
-    first, last = max(1, len(data) - num_junk - 8), len(data) - num_junk
-    end = next((end for end in range(first, last) if _is_whole(data[:end])), last)
-    before, junk = data[end - 4 : end], data[end:]
+    last = len(data) - num_junk
+    end = next((end for end in range(max(1, last - 8), last + 1) if _is_whole(data[:end])), 0)
+    before, junk = data[max(0, end - 4) : end], data[end:]
     zeros = before.endswith(b"\0") and not any(junk)
     text = all(byte in _PRINTABLE for byte in before) and all(byte in _PRINTABLE for byte in junk)
-    if zeros or text or before in junk:
+    if not end or zeros or text or before in junk:
         raise UnreadableImage("truncated JPEG")
     return data[:end]
 
@@ -157,16 +161,42 @@ def _rows_lost(data: bytes, header: ImageHeader, decode: Decoder) -> int:
     return round((len(first) - differing[0]) * header.height / len(first)) if differing.size else 0
 
 
+def _decode_by_pillow(data: bytes, header: ImageHeader, scale: int) -> StoredPixels:
+    """Return the pixels of a file that simplejpeg does not take, decoded by the same libjpeg-turbo through Pillow."""
+    from MLPipeline.images.Pillow import open_image
+
+    def decode(content: bytes) -> np.ndarray:
+        with open_image(content, "JPEG") as image:
+            image.draft(None, (header.width // scale, header.height // scale))
+            return np.array(image)
+
+    _check_by_fillings(data, header, decode)
+    pixels = decode(data)  # CMYK: 0 for no ink
+    if pixels.ndim == 2 and not header.profile:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    elif header.channels == 4 and not header.profile:
+        light = 255 - pixels.astype(np.int32)
+        colour, black = light[:, :, :3], light[:, :, 3:]
+        pixels = (black - ((255 - colour) * black >> 8)).astype(np.uint8)  # rounded as simplejpeg and OpenCV do
+    return StoredPixels(pixels, 8, header)
+
+
+def _check_by_fillings(data: bytes, header: ImageHeader, decode: Decoder) -> None:
+    """Raise UnreadableImage if pixels are missing; `decode` reports no warnings.
+
+    Missing pixels are those that depend on what follows the data.
+    """
+    body = parse_body(data, header)
+    _check_body(body, data, header)
+    if body.marker != END[1] or _rows_lost(data[: body.end], header, decode):
+        raise UnreadableImage("truncated JPEG")
+
+
 def _decode_deep(data: bytes, header: ImageHeader) -> StoredPixels:
     """Return the pixels of a 12-bit or lossless file: uint16."""
     import imagecodecs
 
-    body = parse_body(data, header)
-    if body.lacks_scans(header) or body.marker != END[1]:
-        raise UnreadableImage("truncated JPEG")
-    # The decoder reports no warnings: pixels are missing where they depend on what stands behind the data.
-    if _rows_lost(data[: body.end], header, imagecodecs.jpeg8_decode):
-        raise UnreadableImage("truncated JPEG")
+    _check_by_fillings(data, header, imagecodecs.jpeg8_decode)
     pixels = imagecodecs.jpeg8_decode(data)
     if pixels.ndim == 3 and pixels.shape[2] != 3:
         raise UnreadableImage(f"{header.bits}-bit JPEG with {pixels.shape[2]} channels")

@@ -16,6 +16,7 @@ from MLPipeline.images.TiffTags import exif_orientation
 
 END = b"\xff\xd9"
 PROGRESSIVE = frozenset({0xC2, 0xCA})
+_HUFFMAN_CODED = frozenset({0xC0, 0xC1, 0xC2})
 _START_OF_SCAN, _HUFFMAN_TABLES, _RESTART_INTERVAL = 0xDA, 0xC4, 0xDD
 # SOF0 to SOF15 without the three other markers in that range: DHT, JPG and DAC.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -93,6 +94,8 @@ class JpegBody:
 
         Where zeros alone are the code of "nothing more in this block", a run of them is a flat area, and no hole.
         """
+        if header.coding not in _HUFFMAN_CODED:
+            return False
         for scan in self.scans:
             if data.find(_HOLE, scan.start, scan.end) < 0:
                 continue

@@ -1,4 +1,4 @@
-"""OpenCV, set up once: everyone imports `cv2` from here, or from `ReadImage`."""
+"""OpenCV, configured once: other files import `cv2` from here or from `ReadImage`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if not os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "").isdigit():
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
 import cv2  # noqa: E402
 
-# What is wrong with a file we say ourselves, with its name. The first is OpenCV 4, the second OpenCV 5.
+# The reader reports what is wrong, with the name of the file. The first is OpenCV 4, the second OpenCV 5.
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
 cv2.setNumThreads(1)  # several images at once beat several threads on one, and a forked worker has no thread pool
 

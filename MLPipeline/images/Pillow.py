@@ -1,4 +1,4 @@
-"""Pillow, opened for one format, with our limit of pixels and without its warnings."""
+"""Pillow, with the pixel limit of this reader and without its warnings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image
 from MLPipeline.images.ImageHeader import MAX_PIXELS
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # the header was checked against it
-warnings.filterwarnings("ignore", module=r"PIL\b")  # what is wrong with a file we say ourselves, with its name
+warnings.filterwarnings("ignore", module=r"PIL\b")  # the reader reports what is wrong, with the name of the file
 
 
 def open_image(data: bytes, kind: str) -> Image.Image:
-    """Return the image in a file of this `kind`, not decoded yet. Raises what Pillow raises for damaged files."""
+    """Return the image in a file of this `kind`, not yet decoded. Raises what Pillow raises for damaged files."""
     return Image.open(io.BytesIO(data), formats=[kind.upper()])

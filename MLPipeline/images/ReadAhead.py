@@ -1,4 +1,4 @@
-"""Work on many files by threads, in order: while one result is used, those after it are already being made."""
+"""Processes many items in threads and yields the results in order, ahead of their use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from MLPipeline.distributed.Ranks import ranks
 
-AHEAD_PER_THREAD = 8  # items worked on ahead of their use: hides the disk, and bounds the memory
+AHEAD_PER_THREAD = 8  # items processed ahead of their use: hides the latency of the disk, and bounds the memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,12 +20,12 @@ Progress = Callable[[Iterable[Item], str, int], Iterable[Item]]  # items, label,
 
 
 def no_progress(items: Iterable[Item], label: str, total: int) -> Iterable[Item]:
-    """Return `items` as they are: the progress bar of those who want none."""
+    """Return `items` unchanged: no progress bar."""
     return items
 
 
 def read_ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yield `work(item)` for each of `items`, in order, done ahead by `workers` threads."""
+    """Yield `work(item)` for each of `items` in order, computed ahead by `workers` threads."""
     ahead: deque[Future[Result]] = deque()
     todo = iter(items)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -40,8 +40,8 @@ def read_ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: i
 
 
 def decoding_threads(workers: int | None) -> int:
-    """Return the number of decoding threads: `workers`, or one per core this process may run on, shared by ranks."""
+    """Return the number of decoding threads: `workers`, or the cores of this process divided by the local ranks."""
     cores = os.cpu_count() or 1
-    with contextlib.suppress(AttributeError):  # macOS and Windows do not tell
+    with contextlib.suppress(AttributeError):  # not on macOS and Windows
         cores = len(os.sched_getaffinity(0))
     return workers or max(1, cores // ranks.local_size)

@@ -18,7 +18,7 @@ from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
 from MLPipeline.images.JpegStructure import parse_jpeg
 from MLPipeline.images.TiffTags import exif_orientation, parse_tiff
 
-# What a file begins with, in the order of asking; at the end what is often found under an image's name.
+# How a file begins, in the order of the checks; the last ones are often found under the name of an image.
 SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -46,7 +46,7 @@ def read_header(data: bytes) -> ImageHeader:
     """Return the header of the image file whose bytes are `data`.
 
     Raises:
-        UnreadableImage: not an image, a format we do not decode, cut off, or larger than `MAX_PIXELS`.
+        UnreadableImage: not an image, a format that is not decoded, cut off, or larger than `MAX_PIXELS`.
     """
     if not data:
         raise UnreadableImage("empty file")
@@ -58,7 +58,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def _sniff(data: bytes) -> str:
-    """Return the kind of image, told by content alone: names lie. Raises UnreadableImage for all we do not decode."""
+    """Return the kind of image, from the content alone. Raises UnreadableImage for every kind that is not decoded."""
     flags = re.DOTALL | re.IGNORECASE
     kind = next((kind for kind, signature in SIGNATURES.items() if re.match(signature, data, flags)), "")
     if kind in PARSERS:

@@ -32,7 +32,7 @@ from MLPipeline.images.ReadHeader import read_header
 from MLPipeline.images.StoredPixels import StoredPixels
 from MLPipeline.images.Tiff import decode_tiff
 
-for _name in ("imagecodecs", "tifffile", "PIL"):  # what is wrong with a file we say ourselves, with its name
+for _name in ("imagecodecs", "tifffile", "PIL"):  # the reader reports what is wrong, with the name of the file
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 __all__ = [
@@ -51,11 +51,11 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif".split())
-FOREIGN_SUFFIXES = frozenset(  # images too, but not for us: to be listed as skipped, with "convert to JPEG or PNG"
+FOREIGN_SUFFIXES = frozenset(  # image formats that are not decoded: listed as skipped, with "convert to JPEG or PNG"
     ".heic .heif .svg .pdf .jxl .psd .jp2 .j2k .ico .tga .eps .ai .xcf .exr .hdr .ppm .pgm .pbm .dcm .dicom "
     ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split()
 )
-# Goes into the names of caches, for pixels may differ. The number goes up when the same versions give other pixels.
+# Part of the names of caches, because pixels may differ. Increase the number when the same versions give other pixels.
 DECODER = f"2 simplejpeg {simplejpeg.__version__} OpenCV {cv2.__version__}"
 MAX_FILE_BYTES = 512 * 2**20
 DECODERS: dict[str, Callable[[bytes, ImageHeader], StoredPixels]] = {
@@ -168,7 +168,7 @@ def read_thumbnail(path: Path, side: int, levels: Levels | None = None) -> np.nd
 
 
 def _decode_stored(data: bytes, header: ImageHeader, size: tuple[int, int] | None) -> StoredPixels:
-    """Return the pixels at the depth of the file; of a JPEG, of a size that does for `size`."""
+    """Return the pixels at the depth of the file; a JPEG may be reduced to a size that suffices for `size`."""
     try:
         stored = decode_jpeg(data, header, size) if header.kind == "JPEG" else DECODERS[header.kind](data, header)
     except (UnreadableImage, MemoryError):

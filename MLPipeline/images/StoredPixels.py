@@ -16,8 +16,9 @@ Alpha = Literal["none", "straight", "premultiplied"]
 class StoredPixels:
     """What a decoder returns: grey or RGB values with 0 as black, at the depth of the file."""
 
-    pixels: np.ndarray  # (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, as stored: not yet turned upright
-    bits: int  # significant bits of a sample as the file states them: 8 for 1 to 8 bits, 10, 12, 14, 16, 32, 64
+    # (H, W) grey, (H, W, 3) RGB, (H, W, 4) RGBA, or without alpha uint8 CMYK, 0 for no ink; before the orientation
+    pixels: np.ndarray
+    bits: int  # integers range up to 2 ** bits - 1: 8 for 1 to 8 bits, 10, 12, 14, 16, 32, 64; signed: one less
     header: ImageHeader
     alpha: Alpha = "none"  # "premultiplied": the colours are multiplied by alpha already
     note: str = ""  # what the user should know, such as "fourth band left out"

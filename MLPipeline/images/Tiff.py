@@ -150,7 +150,7 @@ def _grey_or_rgb(bands: np.ndarray, bits: int, is_negative: bool) -> tuple[np.nd
             pixels = next((white for white in _WHITES if brightest <= white), brightest) - pixels
         return pixels, bits
     if bands.dtype.kind == "i":
-        bits -= 1  # one tells the sign
+        bits -= 1  # without the sign
         if is_negative:
             return 2**bits - 1 - bands.astype(np.int32 if bits < 16 else np.int64), bits
         return bands.astype(np.int16) if bits < 8 else bands, bits

@@ -25,6 +25,7 @@ from tests.support.format_cases import (
     DISPLAY_P3,
     bmp_rle,
     bmp_with_masks,
+    cmyk_profile,
     grey_profile,
     hand_made_tiff,
     p3_to_srgb,
@@ -410,6 +411,14 @@ def profiled_files() -> Iterator[Case]:
         expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
         write = partial(encode, Image.fromarray(GREY), kind, icc_profile=grey_profile(gamma), **options)
         yield Case(f"{kind.lower()}-profile-grey-{gamma}", write, expected, 3 if kind == "JPEG" else 0.6)
+    inks = Image.fromarray(PICTURE).convert("CMYK")
+    printed = imagecodecs.cms_transform(
+        np.asarray(inks), cmyk_profile(), imagecodecs.cms_profile("srgb"), colorspace="cmyk", outcolorspace="rgb",
+        intent=1, flags=0x2000,
+    )  # fmt: skip
+    assert np.abs(printed.astype(int) - PICTURE).mean() > 10
+    yield Case("jpeg-profile-cmyk", partial(encode, inks, "JPEG", quality=98, icc_profile=cmyk_profile()), printed, 3)
+    yield Case("tiff-profile-cmyk", partial(encode, inks, "TIFF", icc_profile=cmyk_profile()), printed, 1)
     for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
         options, bound = kinds[kind]
         note = "colour profile unreadable"

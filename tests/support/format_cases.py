@@ -186,3 +186,30 @@ def hand_made_tiff(samples: np.ndarray, bits: int, photometric: int, **options: 
         directory += struct.pack(order + "HHI", tag, {"H": 3, "I": 4}[code], len(values)) + place
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start)
     return head + body.ljust(start - 8, b"\0") + directory + bytes(4) + extra
+
+
+def cmyk_profile() -> bytes:
+    """A small CMYK profile (version 2) that differs clearly from the plain mixing of inks: black ink prints as grey.
+
+    One table (`A2B0`, lut8) of two steps an ink: the Lab colours of the 16 combinations.
+    """
+    colours = []
+    for inks in np.ndindex(2, 2, 2, 2):
+        light = 100.0 * (1 - 0.25 * sum(inks[:3])) * (0.6 if inks[3] else 1)
+        colours.append((round(light * 2.55), 128 - 40 * inks[0] + 40 * inks[1], 128 + 60 * inks[2] - 30 * inks[0]))
+    identity = struct.pack(">9i", *(65536 if place % 4 == 0 else 0 for place in range(9)))
+    ramp = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + identity + ramp * 4 + np.uint8(colours).tobytes() + ramp * 3
+    text = b"text" + bytes(4) + b"none\0\0\0\0"
+    name = b"desc" + bytes(4) + struct.pack(">I", 5) + b"inks\0" + bytes(78)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", *(round(place * 65536) for place in (0.9642, 1.0, 0.8249)))
+    tags = {b"A2B0": table, b"desc": name, b"cprt": text, b"wtpt": white}
+    start, entries, body = 128 + 4 + 12 * len(tags), b"", b""
+    for tag, content in tags.items():
+        entries += tag + struct.pack(">II", start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = struct.pack(
+        ">I4sI4s4s4s12x4s28x3i", 0, b"none", 0x02100000, b"prtr", b"CMYK", b"Lab ", b"acsp", 63190, 65536, 54061
+    )
+    profile = (head.ljust(128, b"\0")) + struct.pack(">I", len(tags)) + entries + body
+    return struct.pack(">I", len(profile)) + profile[4:]
