@@ -100,9 +100,8 @@ def extract(
 ) -> Dataset:
     """Return `index` with the output of the frozen stages of `model` for each image that is in a split.
 
-    Rows that the store has are not computed again, and files whose keys are in `contents` (N,) are not read for them.
-    `views` of the training images are stored, too. Where `cache_limit` (in GB) leaves no room, the frozen stages run
-    again in every epoch.
+    Rows in the store are not computed again, nor are files read whose keys are in `contents` (N,). `views` of training
+    images are stored, too. Where `cache_limit` (in GB) leaves no room, the frozen stages run again in every epoch.
 
     Raises:
         DataError: a class has no readable training image.
@@ -119,8 +118,7 @@ def extract(
             chosen = (positions if view == 0 else known.readable(index.positions(TRAIN)))[ranks.dealt]
             find = partial(views.find, store, view)
             missing = chosen if contents is None else known.recall(chosen, contents, view, find)
-            paths = (index.path(position) for position in missing.tolist())
-            found = read_images(paths, image_size, workers, find, preprocessing)
+            found = read_images(map(index.path, missing.tolist()), image_size, workers, find, preprocessing)
             readings = zip(missing.tolist(), progress(found, stages.label(view), len(missing)), strict=True)
             _compute(stages, known, store, readings, len(missing), views, view)
         rows = CachedRows(store.rows(), known.numbers, are_pixels=stages.kind == "pixels")

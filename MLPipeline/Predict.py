@@ -1,4 +1,4 @@
-"""Names the class of images, exactly as training saw them; streams, so a folder may hold any number.
+"""Predicts the class of images, preprocessed exactly as in training; works as a stream, for any number of images.
 
 B images of a batch, C classes, D features.
 """
@@ -31,7 +31,7 @@ from MLPipeline.scoring.Unknown import distances_to
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one file: classes with probabilities, best first; none if it could not be read."""
+    """The prediction for one file: classes with probabilities, the best first; none if it could not be read."""
 
     path: Path
     top: tuple[tuple[str, float], ...]
@@ -82,9 +82,10 @@ def answer_columns(card: ModelCard, topk: int) -> list[str]:
 
 
 def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[Path], list[Skipped]]:
-    """Return the images that files, folders (walked in full) and globs stand for, each once, and what was left out.
+    """Return the images in `paths`, each once, and the files that were skipped.
 
-    A file named outright is taken whatever it is called.
+    Paths are files, folders, which are searched with all their subfolders, or globs. A file that is named itself is
+    used whatever its suffix.
 
     Raises:
         DataError: a path does not exist, or there is no image at all.
@@ -92,7 +93,7 @@ def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list
     found: dict[Path, None] = {}
     skipped: list[Skipped] = []
     for path in paths:
-        # os.path: unlike Path's, these do not raise for a name that is too long or not to be seen.
+        # os.path: unlike Path's, these do not raise for a name that is too long or not readable.
         matches = (
             [path] if os.path.exists(path) else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         )
@@ -120,14 +121,13 @@ def predict(
     progress: Progress = no_progress,
     with_heat: bool = False,
 ) -> Iterator[Answer]:
-    """Yield one answer per file, in order, with the `topk` likeliest classes."""
+    """Yield one answer per file, in order, with the `topk` most probable classes."""
     model.freeze("backbone")
     forward = FastForward(model.eval(), card.image_size, precision)
-    threads_to_decode, how = decoding_threads(workers), card.preprocessing
-    readings = read_images(files, card.image_size, threads_to_decode, preprocessing=how)
+    readings = read_images(files, card.image_size, decoding_threads(workers), preprocessing=card.preprocessing)
     batches = _batches(progress(readings, "predicting", len(files)), forward.batch_size, card.image_size)
     for batch, rows in forward.stream(batches):
-        # The cores are busy with the batches to come: an operation on all of them would wait 6 ms for its threads.
+        # The cores are busy with the next batches: an operation on all of them would wait 6 ms for its threads.
         with torch.inference_mode(), threads(1):
             logits = model.head(rows.to(forward.device).float()).cpu().double()
             answers = iter(_answers(card, logits, rows, topk))
@@ -143,7 +143,7 @@ def predict(
 def _batches(
     readings: Iterable[Reading], batch_size: int, image_size: int
 ) -> Iterator[tuple[list[Reading], np.ndarray]]:
-    """Yield readings with the pixels (B, H, W, 3) of those that have some; a batch of none gets a black picture."""
+    """Yield readings with the pixels (B, H, W, 3) of those that have any; a batch without any gets a black image."""
     remaining = iter(readings)
     while batch := list(islice(remaining, batch_size)):
         pixels = [reading.pixels for reading in batch if reading.pixels is not None]
@@ -153,9 +153,9 @@ def _batches(
 def _answers(card: ModelCard, logits: Tensor, features: Tensor, topk: int) -> list[Answer]:
     """Return an answer, without its path, for each row of `logits` (B, C) float64 and `features` (B, D)."""
     best = (logits / card.temperature).softmax(1).topk(min(topk, len(card.classes)))
-    nobody = torch.zeros(len(logits), dtype=torch.bool)
-    is_far = card.fingerprint.is_far(distances_to(card.fingerprint.centers, features)) if card.fingerprint else nobody
-    is_withheld = card.unknown.is_withheld(best.values[:, 0], is_far) if card.unknown else nobody
+    none = torch.zeros(len(logits), dtype=torch.bool)
+    is_far = card.fingerprint.is_far(distances_to(card.fingerprint.centers, features)) if card.fingerprint else none
+    is_withheld = card.unknown.is_withheld(best.values[:, 0], is_far) if card.unknown else none
     tops = [
         tuple((card.classes[label], probability) for probability, label in zip(*pair, strict=True))
         for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -54,8 +54,9 @@ def brightness(low: float, span: float) -> Draw:
     return draw
 
 
-def train(data: Path, output: Path, *flags: str | Path) -> Outcome:
-    return succeed([*FLAGS, "--epochs", "12", "--image-size", "16", "--data", data, "--output", output, *flags])
+def train(data: Path, output: Path, *flags: str | Path, paints: bool = False) -> Outcome:
+    command = [*FLAGS, "--epochs", "12", "--image-size", "16", "--data", data, "--output", output, *flags]
+    return succeed(command, paints=paints)
 
 
 def answers(files: list[Path], run: Path, output: Path) -> list[dict]:
@@ -95,7 +96,7 @@ def test_classes_told_by_brightness_are_learned_though_one_file_in_ten_has_a_hot
 
 def test_samples_show_many_greys_of_thermal_pictures(tmp_path: Path) -> None:
     data = draw_set(tmp_path / "Data", brightness(51200, 600), "uint16", number=12)
-    train(data, tmp_path / "output", "--epochs", "1")
+    train(data, tmp_path / "output", "--epochs", "1", paints=True)
     samples = cv2.imread(str(tmp_path / "output" / "001-cnn" / "samples.png"), cv2.IMREAD_GRAYSCALE)
     assert samples is not None
     greys = np.bincount(samples[60:].reshape(-1), minlength=256)
@@ -189,7 +190,7 @@ def test_the_models_fit_is_used_by_every_command(tmp_path: Path, fit: str) -> No
             place = 5 if label == 0 else 65
             pixels[:, place : place + 20] = 250
             (data / name / f"{number:02d}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-    outcome = train(data, output, "--fit", fit, "--lr", "0.05")
+    outcome = train(data, output, "--fit", fit, "--lr", "0.05", paints=True)
     run = output / "001-cnn"
     assert f"fit      {fit}: " in outcome.out
     accuracy = json.loads((run / "metrics.json").read_text())["test"]["accuracy"]

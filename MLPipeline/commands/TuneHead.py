@@ -107,11 +107,15 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     say(f"images   {counts[0]:,} training, {counts[1]:,} validation; {num_test:,} test images are not used")
     problem = Problem(model.head, in_memory(dataset.rows, index, device), index, device)
     folder = config.output / "tune" / f"{config.model}-{_key(index, digests, resolved, weights.sha256)}"
+    _make_folder(folder)
+    return problem, resolved, folder
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from error
-    return problem, resolved, folder
 
 
 def _key(index: ImageIndex, digests: np.ndarray, config: Config, weights: str) -> str:

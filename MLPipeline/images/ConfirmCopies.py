@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ReadImage import UnreadableImage, read_thumbnail
-from MLPipeline.images.SamePicture import READ_SIDE, is_same_picture
+from MLPipeline.images.ReadImage import UnreadableImage
+from MLPipeline.images.SamePicture import is_same_picture
 
 MAX_REFUTED = 6  # checks an image may fail; its copy is the picture most like it even among X-rays
 _PAIRS_AT_ONCE = 64
@@ -24,7 +23,7 @@ _PICTURES_KEPT = 48  # 1.5 MB each at most
 
 
 def confirm_copies(
-    first: np.ndarray, second: np.ndarray, likeness: np.ndarray, path_of: Callable[[int], Path]
+    first: np.ndarray, second: np.ndarray, likeness: np.ndarray, picture_of: Callable[[int], np.ndarray]
 ) -> np.ndarray:
     """Return which pairs of images (K,) are copies, (K,) bool: enough of them to link every copy with its original.
 
@@ -32,7 +31,7 @@ def confirm_copies(
         first: (K,) int64 positions of images.
         second: (K,) likewise.
         likeness: (K,) how much alike they look; the most alike are checked first.
-        path_of: returns the file of the image at a position.
+        picture_of: returns the image at a position, (H, W, 3) uint8 RGB, of READ_SIDE pixels at most.
     """
     is_copy, refuted = np.zeros(len(first), bool), np.zeros(max(second.max(initial=-1), first.max(initial=-1)) + 1, int)
     group = np.arange(len(refuted))
@@ -41,7 +40,7 @@ def confirm_copies(
     @lru_cache(_PICTURES_KEPT)
     def read(position: int) -> np.ndarray | None:
         try:
-            return read_thumbnail(path_of(position), READ_SIDE)
+            return picture_of(position)
         except UnreadableImage:
             return None  # changed since it was inspected: reading it for training says so
 

@@ -30,6 +30,8 @@ from MLPipeline.images.Fingerprint import GREY, IDENTITY
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadAhead import decoding_threads
+from MLPipeline.images.ReadImage import read_thumbnail
+from MLPipeline.images.SamePicture import READ_SIDE
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 
 NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs trimmed by 3 % on every side among 54,000 images
@@ -201,7 +203,11 @@ def _near_duplicates(index: ImageIndex, inspection: Inspection, compared: np.nda
         for _ in threads.map(look, range(0, len(first), _PAIRS_AT_ONCE)):
             pass
     likely = np.flatnonzero(likeness >= MIN_LIKENESS)
-    found = likely[confirm_copies(first[likely], second[likely], likeness[likely], index.path)]
+
+    def picture_of(position: int) -> np.ndarray:
+        return read_thumbnail(index.path(position), READ_SIDE, inspection.levels)
+
+    found = likely[confirm_copies(first[likely], second[likely], likeness[likely], picture_of)]
     return Pairs(first[found], second[found], np.minimum(likeness[found], np.float32(0.9999)))
 
 

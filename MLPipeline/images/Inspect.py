@@ -1,10 +1,10 @@
-"""Index -> inspection: every image decoded once, in full, before anything is trained on it; the second time no file.
+"""Index -> inspection: every new image is decoded once, in full, before training; later runs read no file again.
 
     inspection = inspect_images(index, cache=Path("output/cache"), workers=2)
     inspection.prints["width"]        one packed record per image, in the order of the index
 
-Two stores in the cache: what a file contains -> its row, and a file's place, size and times -> what it contains. So a
-renamed or copied image is read but not decoded, and one that nobody touched is not even opened.
+There are two stores in the cache: from the digest of a file to its row, and from the path, size and times of a file to
+its digest. So a renamed or copied image is read but not decoded, and an image that has not changed is not even opened.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VANISHED = os.strerror(errno.ENOENT).lower()
 MAX_VANISHED = 0.01  # share of the files that may disappear between the scan and the reading
 _BYTES = np.dtype(np.uint8)
 _HANDED_OVER = 256  # findings of a rank that wait to be written
-_AT_ONCE = 16  # files a thread takes: the fewer the hands, the less they wait for the interpreter
+_AT_ONCE = 16  # files that a thread takes at once: fewer switches of the interpreter lock
 _BYTES_AT_ONCE = 2**22  # of decoded pixels, if these are kept
 
 
@@ -49,9 +49,9 @@ class Inspection:
     numbers: np.ndarray  # (N,) int32 row of each image; -1: the file could not even be opened
     unopened: dict[int, str]  # position -> why
     num_read: int  # files that were read; the others had not changed
-    seconds: float = 0.0  # that it took
+    seconds: float = 0.0  # duration of the inspection
     gaps: tuple[Gap, ...] = ()  # classes that a split lacks, once the images are split
-    levels: Levels = EACH_ITS_OWN  # at which `prints` and `thumbnails` show pictures of more than 8 bits
+    levels: Levels = EACH_ITS_OWN  # for images of more than 8 bits in `prints` and `thumbnails`
 
     @property
     def is_readable(self) -> np.ndarray:
@@ -59,25 +59,32 @@ class Inspection:
         return (self.prints["flags"] & UNREADABLE) == 0
 
     def thumbnails(self, positions: np.ndarray) -> np.ndarray:
-        """Return the small grey pictures (B, 64, 64) uint8 of readable images."""
+        """Return the small grey versions (B, 64, 64) uint8 of readable images."""
         small = self.rows["thumbnail"][self.numbers[positions]]
         deep = np.flatnonzero(self.prints["flags"][positions] & DEEP)
         if len(deep):
-            factor, summand = self.levels.changes(*_measured(self.rows[self.numbers[positions[deep]]]))
-            small[deep] = _moved(small[deep], factor[:, None, None], summand[:, None, None])
+            factor, summand = self.levels.changes(*self.measured(positions[deep]))
+            small[deep] = _rescaled(small[deep], factor[:, None, None], summand[:, None, None])
         return small
 
     def levels_of(self, positions: np.ndarray) -> Levels:
-        """Return the levels of the pictures of more than 8 bits among these: of the training images, those to use."""
+        """Return the levels of the images at `positions`; those of the training images are the ones to train with."""
         deep = positions[(self.prints["flags"][positions] & DEEP) > 0]
-        return find_levels(*_measured(self.rows[self.numbers[deep]]))
+        return find_levels(*self.measured(deep))
+
+    def measured(self, positions: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Return the depth, the lowest and the highest value of each image of more than 8 bits at `positions`."""
+        numbers = self.numbers[positions]
+        return [depth.decode() for depth in self.rows["depth"][numbers].tolist()], *(
+            self.rows[name][numbers] for name in ("low", "high")
+        )
 
     def unknown_depths(self, index: ImageIndex, levels: Levels | None) -> tuple[Skipped, ...]:
         """Return the images in a split whose depth has no level in `levels`, with a note that says so."""
         if levels is None:
             return ()
         deep = np.flatnonzero((self.prints["flags"] & DEEP > 0) & (index.splits != UNSPLIT))
-        depths = _measured(self.rows[self.numbers[deep]])[0]
+        depths = self.measured(deep)[0]
         return tuple(
             Skipped(index.name(position), unknown_depth(depth))
             for position, depth in zip(deep.tolist(), depths, strict=True)
@@ -85,7 +92,7 @@ class Inspection:
         )
 
     def row_keys(self, levels: Levels | None) -> np.ndarray:
-        """Return what the rows of each image are stored under, (N,) V16: see `Preprocessing.key`."""
+        """Return the key (N,) V16 under which the rows of each image are stored: see `Preprocessing.key`."""
         if levels is None:
             return self.prints["digest"]
         keys = self.prints["digest"].copy()
@@ -98,7 +105,7 @@ class Inspection:
         return self._remarks(index, UNREADABLE)
 
     def notes(self, index: ImageIndex) -> tuple[Skipped, ...]:
-        """Return the images that are used but odd, with what is odd about them."""
+        """Return the images that are used although they are unusual, each with a remark."""
         return self._remarks(index, NOTED)
 
     def _remarks(self, index: ImageIndex, flag: int) -> tuple[Skipped, ...]:
@@ -112,30 +119,30 @@ class Inspection:
 
 @dataclass
 class Finding:
-    """What reading one file has come to."""
+    """The result of reading one file."""
 
     position: int
     state: bytes = b""
     content: bytes = b""  # digest of its bytes
-    number: int | None = None  # of the row that the store has already
-    row: np.ndarray | None = None  # or the row made
-    pixels: np.ndarray | None = None  # (S, S, 3) uint8 RGB, if they were wanted and it is new
-    error: str = ""  # or why it could not be opened
+    number: int | None = None  # of its row, if the store has it already
+    row: np.ndarray | None = None  # its row, if it is new
+    pixels: np.ndarray | None = None  # (S, S, 3) uint8 RGB, if it is new and the keeper needs them
+    error: str = ""  # why it could not be opened
 
     @property
     def is_new(self) -> bool:
-        """Whether no row is known for what the file contains."""
+        """Whether the store has no row for the content of the file."""
         return not self.error and self.number is None
 
 
 class Keeper(Protocol):
-    """What becomes of the pictures that are decoded, squares of `image_size` pixels."""
+    """Uses the pixels of the images that are decoded, squares of `image_size` pixels made as `fit` says."""
 
     image_size: int
     fit: str
 
     def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:
-        """Yield the findings as they come, and do with their pixels what is to be done."""
+        """Yield the findings in their order, and use their pixels on the way."""
 
 
 def inspect_images(
@@ -146,12 +153,10 @@ def inspect_images(
     progress: Progress = no_progress,
     keeper: Keeper | None = None,
 ) -> Inspection:
-    """Return what is known of each image of `index`; files are read where they changed, or all of them to `verify`.
+    """Return what is known of each image of `index`; only files that have changed are read, with `verify` all files.
 
-    What is decoded goes through the hands of `keeper`, if there is one: training need not decode it again.
-
-    A file has changed if its size, its times or its inode have: the same bytes at another place are read again, too.
-    Of several ranks, each reads its share, and rank 0 writes.
+    All decoded images pass through `keeper`, if one is given, so that training need not decode them again. A file has
+    changed if its path, size, times or inode have. With several ranks, each reads its share and rank 0 writes.
 
     Raises:
         DataError: no image can be read, or more than 1 % have vanished since the scan.
@@ -181,7 +186,7 @@ def inspect_images(
 
 
 class _Files:
-    """The files of an index, and the rows that are known of them."""
+    """The files of an index, and the numbers of their rows as far as they are known."""
 
     def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore, keeper: Keeper | None) -> None:
         self.index, self.contents, self.store = index, contents, store
@@ -189,7 +194,7 @@ class _Files:
         self.at_once = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // (3 * self.image_size**2 or 1)))
         self.numbers = np.full(len(index), -1, np.int32)
         self.unopened: dict[int, str] = {}
-        self.findings: list[Finding] = []  # that rank 0 does not know of yet
+        self.findings: list[Finding] = []  # not yet sent to rank 0
 
     def recall(self, positions: np.ndarray) -> np.ndarray:
         """Find the rows of the files that have not changed; return the positions (M,) of the others."""
@@ -201,7 +206,7 @@ class _Files:
         return positions[self.numbers[positions] < 0]
 
     def read(self, positions: Sequence[int]) -> list[Finding]:
-        """Read files, and decode those for whose content no row is known. Safe to call from several threads."""
+        """Read files, and decode those whose content has no row yet. Safe to call from several threads."""
         findings: list[Finding] = []
         rows, pixels = make_rows(self._unknown(positions, findings), self.image_size, self.fit)
         made = zip(rows, pixels, strict=True)
@@ -211,10 +216,10 @@ class _Files:
         return findings
 
     def _unknown(self, positions: Sequence[int], findings: list[Finding]) -> Iterator[bytes]:
-        """Yield the content of those files whose rows are to be made, one at a time; add a finding for each file."""
+        """Yield the content of each file that needs a row, one at a time; add a finding for every file."""
         for position in positions:
             path = self.index.path(position)
-            state = _state(path)  # before reading: a change in between shows the next time
+            state = _state(path)  # before reading: a change in between is noticed the next time
             try:
                 data = read_bytes(path)
             except UnreadableImage as error:
@@ -226,25 +231,25 @@ class _Files:
                 yield data
 
     def add(self, finding: Finding) -> None:
-        """Remember a finding, but not its pixels, which have been made use of."""
+        """Keep a finding without its pixels, which have been used by now."""
         finding.pixels = None
         self.findings.append(finding)
 
     def hand_over(self) -> None:
-        """Let rank 0 remember what all ranks have found."""
+        """Send the findings of all ranks to rank 0, which stores them."""
         for findings in ranks.to_first(self.findings):
             self._keep(findings)
         self.findings = []
 
     def share(self) -> None:
-        """Learn from rank 0, and from each other, what all files have come to."""
+        """Exchange the findings, so that every rank knows the row of every file."""
         self.hand_over()
         self.store.publish()
         ranks.share_numbers(self.numbers)
         self.unopened = ranks.from_first(self.unopened)
 
     def _keep(self, findings: Sequence[Finding]) -> None:
-        """Remember what reading files has come to, in this run and the next."""
+        """Store findings, for this run and later ones."""
         self.unopened |= {each.position: each.error for each in findings if each.error}
         read = [each for each in findings if not each.error]
         made = [each for each in read if each.is_new]
@@ -260,12 +265,12 @@ class _Files:
 
 
 def _state(path: Path) -> bytes:
-    """Return what stands for a file as it is now: where it lies, its size, its times, its inode."""
+    """Return a digest of the state of a file: its path, size, times and inode."""
     try:
         status = os.stat(path)
     except OSError:
-        return os.urandom(DIGEST_BYTES)  # known to nobody: reading the file will tell what is wrong with it
-    times = status.st_mtime_ns, status.st_ctime_ns  # the second changes even where a tool sets the first back
+        return os.urandom(DIGEST_BYTES)  # never in the store, so the file is read, which says what is wrong with it
+    times = status.st_mtime_ns, status.st_ctime_ns  # the second changes even if a tool resets the first
     return digest(os.fsencode(path) + f"\0{status.st_size} {times} {status.st_ino}".encode())
 
 
@@ -277,29 +282,24 @@ def _prints(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _levelled(inspection: Inspection) -> Inspection:
-    """Return the inspection with the looks of pictures of more than 8 bits as they are at the levels of all of them."""
+    """Return the inspection with images of more than 8 bits measured at the levels of all of them, not at their own."""
     deep = np.flatnonzero(inspection.prints["flags"] & DEEP)
     if not len(deep):
         return inspection
     levels = inspection.levels_of(deep)
-    factor, summand = levels.changes(*_measured(inspection.rows[inspection.numbers[deep]]))
+    factor, summand = levels.changes(*inspection.measured(deep))
     prints = inspection.prints[deep]
     for name in ("brightness", "shadow", "light", "colour", "border"):
         shape = (-1,) + (1,) * (prints[name].ndim - 1)
-        prints[name] = _moved(prints[name], factor.reshape(shape), summand.reshape(shape))
+        prints[name] = _rescaled(prints[name], factor.reshape(shape), summand.reshape(shape))
     for name in ("contrast", "saturation", "border_contrast"):
-        prints[name] = _moved(prints[name], factor, np.zeros_like(summand))
+        prints[name] = _rescaled(prints[name], factor, np.zeros_like(summand))
     prints["sharpness"] *= factor**2
     inspection.prints[deep] = prints
     return replace(inspection, levels=levels)
 
 
-def _measured(rows: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return the depth, the lowest and the highest value of the pictures of more than 8 bits that have these rows."""
-    return [depth.decode() for depth in rows["depth"].tolist()], rows["low"], rows["high"]
-
-
-def _moved(greys: np.ndarray, factor: np.ndarray, summand: np.ndarray) -> np.ndarray:
+def _rescaled(greys: np.ndarray, factor: np.ndarray, summand: np.ndarray) -> np.ndarray:
     return np.rint((greys * factor + summand).clip(0, 255)).astype(np.uint8)
 
 

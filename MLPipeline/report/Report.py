@@ -287,7 +287,9 @@ def _history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
     return pd.DataFrame([asdict(record) for record in history], columns=columns)
 
 
-def _pixels(index: ImageIndex, positions: np.ndarray, image_size: int, preprocessing: Preprocessing) -> np.ndarray:
+def _pixels(
+    index: ImageIndex, positions: np.ndarray, image_size: int, preprocessing: Preprocessing = PLAIN
+) -> np.ndarray:
     """Return images (B, 3, H, W) uint8 as the network gets them; white for a file that no longer exists."""
     pictures = np.full((len(positions), image_size, image_size, 3), 255, np.uint8)
     for picture, position in zip(pictures, positions, strict=True):

@@ -151,7 +151,7 @@ def test_a_run_shows_the_names_or_says_that_it_cannot(
     for number, names in enumerate((("狗", "猫"), ("魚", "鳥"))):
         make_images(tmp_path / str(number), dict.fromkeys(names, 12))
         folder = tmp_path / f"output{number}"
-        errors = succeed([*SMALL, "--output", folder, "--data", tmp_path / str(number)]).err
+        errors = succeed([*SMALL, "--output", folder, "--data", tmp_path / str(number)], paints=True).err
         run = next(folder.glob("001-*"))
         page = (run / "report.html").read_text(encoding="utf-8")
         note = f"no font on this system can draw the name of class '{names[0]}' and 1 more: the PNG plots show numbers"
