@@ -113,7 +113,10 @@ def test_a_million_labels_from_a_table(listed: Callable[[int], ImageIndex]) -> N
     assert (sum(array.nbytes for array in packed) + len(index._names)) / MILLION < 100
     last = MILLION - 1
     assert index.name(last) == "images/photo_of_a_camera_0999999.jpg"
-    assert index.classes[index.labels[last]] == "999" and index.groups[last] != index.groups[last - 1] == index.groups[last - 2]
+    assert (
+        index.classes[index.labels[last]] == "999"
+        and index.groups[last] != index.groups[last - 1] == index.groups[last - 2]
+    )
 
 
 def test_reading_a_table_leaves_no_object_per_row(listed: Callable[[int], ImageIndex]) -> None:
