@@ -76,7 +76,9 @@ def check_output(output: Path, name: str, data: Path) -> None:
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name {name}: not a plain name", "Use up to 60 letters, digits, dots and dashes")
     if output.resolve().is_relative_to(data.resolve()):
-        raise UsageError(f"--output {output}: lies inside the images of {data}", "Give a folder outside of it")
+        raise UsageError(
+            f"--output {output}: lies inside the images of {data}", "Give a folder outside of it, or a narrower --data"
+        )
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file", "Give a folder")
 
