@@ -151,11 +151,11 @@ class Config:
         None, "regular expression: images whose paths match it with the same text stay in one split (none)", "images"
     )
     labels: Path | None = _flag(
-        None, "CSV, TSV or Parquet table of labels: path, label[, split, group] (the folders')", "images"
+        None, "CSV, TSV or Parquet table of labels: path, label[, split, group] (the folder names)", "images"
     )
     split_folders: str = _flag(
         "auto",
-        "are folders named like train or test_images splits? no: each folder is a class",
+        "whether folders named train, test_images etc. are splits; no: every folder is a class",
         "images",
         choices=("auto", "yes", "no"),
     )

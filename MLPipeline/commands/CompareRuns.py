@@ -1,4 +1,4 @@
-"""`python Engine.py compare R1 R2`: whether one of two runs is really better, and on which images they differ."""
+"""`python Engine.py compare R1 R2`: whether one of two runs is significantly better, and on which images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
 from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
-from MLPipeline.files.RunFolder import Run, find_run
+from MLPipeline.files.RunFolder import Run, find_run, recorded_data
 from MLPipeline.images.Levels import LEVELS_FILE, Levels, are_levels
 from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.report.ComparisonPage import write_comparison
@@ -24,7 +24,7 @@ def run(config: Config) -> None:
 
     Raises:
         UsageError: there are not two runs named, or there is no such run.
-        DataError: they were not judged on the same images.
+        DataError: they were not evaluated on the same images.
         ResourceError: the page cannot be written.
     """
     if len(config.paths) != 2:
@@ -38,7 +38,8 @@ def run(config: Config) -> None:
     with suppress(UsageError):  # a run from elsewhere may have come without them
         settings = read_settings(first.path / "config.json")
     preprocessing = Preprocessing(levels=_levels_of(first))
-    write_comparison(page, comparison, Path(settings.get("data", DEFAULT_DATA)), preprocessing)
+    data = recorded_data(first.path) or Path(settings.get("data", DEFAULT_DATA))
+    write_comparison(page, comparison, data, preprocessing)
     say(f"page     {page}")
 
 

@@ -12,6 +12,8 @@ from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.RunFolder import Run, list_runs, read_runs
 
+_SPLITTING = ("data", "labels", "split_folders", "fixes", "seed", "test_fraction", "group")
+
 
 def run(config: Config) -> None:
     """Print one line per run: its folder, when it ended, model, accuracy on validation and test images, time.
@@ -38,11 +40,11 @@ def run(config: Config) -> None:
         else:
             say(f"{run.path.name:{names}}  not finished")
     if best:
-        say("* best on the same test images; is it really better? python Engine.py compare R1 R2")
+        say("* best on the same test images; is the difference significant? python Engine.py compare R1 R2")
 
 
 def _best(runs: Sequence[Run], rows: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Return the names of the runs of highest test accuracy, where at least two were judged on the same images."""
+    """Return the names of the runs of highest test accuracy, where at least two were evaluated on the same images."""
     alike: dict[tuple, list[Mapping[str, Any]]] = {}
     for run in runs:
         row = rows.get(run.path.name)
@@ -53,11 +55,11 @@ def _best(runs: Sequence[Run], rows: Mapping[str, Mapping[str, Any]]) -> set[str
 
 
 def _test_images(run: Run, row: Mapping[str, Any]) -> tuple:
-    """Return what tells the test images of a run from those of others."""
+    """Return what two runs with the same test images share."""
     with contextlib.suppress(UsageError):
         settings = read_settings(run.path / "config.json")
-        return row["test_images"], *(str(settings.get(name)) for name in ("data", "seed", "test_fraction", "group"))
-    return (run.path.name,)  # its settings are gone: like no other
+        return row["test_images"], *(str(settings.get(name)) for name in _SPLITTING)
+    return (run.path.name,)  # its settings are gone: it is compared with no other
 
 
 def _ended(run: Run) -> str:

@@ -1,7 +1,7 @@
 """What every verb that uses a run begins with: the run, its model on the device, the images that are named.
 
-used = open_run(config)                                 # --run, or the newest; a note says which
-files = named_images(config)                            # paths, folders and globs of the command line
+opened = open_run(config)                   # --run, or the newest; a note says which
+files = named_images(config)                # paths, folders and globs of the command line
 """
 
 from __future__ import annotations

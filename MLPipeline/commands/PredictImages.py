@@ -18,7 +18,7 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError, UsageError
 from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.CsvFile import open_csv
-from MLPipeline.files.RunFolder import Run
+from MLPipeline.files.RunFolder import Run, recorded_data
 from MLPipeline.files.SortedCopies import SortedCopies
 from MLPipeline.images.EncodeImage import encode_jpeg
 from MLPipeline.images.ImageWalk import Skipped
@@ -112,6 +112,7 @@ def _protected(config: Config, run: Run) -> list[Path]:
     folders = [path for path in config.paths if os.path.isdir(path)]
     with contextlib.suppress(UsageError):  # a model file from elsewhere comes without settings
         folders.append(Path(read_settings(run.path / "config.json").get("data", DEFAULT_DATA)))
+    folders += [recorded] if (recorded := recorded_data(run.path)) else []
     return [DEFAULT_DATA, *folders]
 
 

@@ -57,7 +57,7 @@ def images_to_score(opened: OpenedRun, config: Config) -> ScoredImages:
             what = f"{opened.run.path}: its images are gone from {' and '.join(map(str, folders))}"
             raise DataError(what, "If the folder has moved, give its new place with --data")
         return _own_images(opened, config, recorded.find(root, split))
-    if root is None and (moved := _moved_images(opened, config, split)):
+    if root is None and config.data and not config.labels and (moved := _moved_images(opened, config, config.data)):
         return moved
     return _labelled_images(opened, config, split)
 
@@ -74,6 +74,7 @@ def _own_images(opened: OpenedRun, config: Config, own: OwnImages) -> ScoredImag
     if not len(own.index):
         hint = "Give --data FOLDER or another --split"
         raise DataError(f"{root}: no {SPLITS[split]} images of the run {opened.run.path}", hint)
+    ranks.require_same({"images": own.index.identity})
     opened.model.freeze(opened.settings.get("freeze", _FROZEN))
     inspection = _inspect(opened, config, own.index)
     contents = inspection.prints["digest"]
@@ -133,16 +134,15 @@ def _digest_of(path: Path) -> np.void:
     return np.void(bytes(16))
 
 
-def _moved_images(opened: OpenedRun, config: Config, split: int) -> ScoredImages | None:
-    """Return the run's own images if --data is where its folder lies now; None if it is another folder."""
+def _moved_images(opened: OpenedRun, config: Config, data: Path) -> ScoredImages | None:
+    """Return the run's own images if `data` is where its folder lies now; None if it is another folder."""
     with suppress(DataError):
-        assert config.data is not None
         recorded = read_splits(opened.run.path / "splits.csv", opened.card.classes)
-        own = recorded.find(config.data, split)
+        own = recorded.find(data, SPLITS.index(config.split))
         if own.digests is None or len(own.gone) > MAX_CHANGED * own.num_recorded:
             return None
         images = _own_images(opened, config, own)
-        note(f"{config.data} holds the images of {opened.run.path}: its own {SPLITS[split]} images are scored")
+        note(f"{data} holds the images of {opened.run.path}: its own {config.split} images are scored")
         return images
     return None
 

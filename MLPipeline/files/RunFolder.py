@@ -1,4 +1,4 @@
-"""`output/NNN-<name>/`: makes the folder of a run, finds one again, and keeps the table of all runs."""
+"""`output/NNN-<name>/`: creates the folder of a run, finds it again, and keeps the table of all runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.CsvFile import write_csv
 
 RUNS_TABLE = "runs.csv"
-LAUNCH_FILE = "launch.txt"  # the torchrun command that has begun the run
+LAUNCH_FILE = "launch.txt"  # the torchrun command that started the run
 MODEL_FILE, SETTINGS_FILE, ENVIRONMENT_FILE = "model.pt", "config.json", "environment.json"
 _LOCK_TIMEOUT_S = 30.0
 _NUMBERED = re.compile(r"(\d{3,})-(.+)")
@@ -31,16 +31,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder; `number` counts up within the output folder."""
+    """The folder of a run; `number` increases within the output folder."""
 
     path: Path
     number: int
     name: str
-    weights: str = MODEL_FILE  # or the one before it, where `--run` names that file
+    weights: str = MODEL_FILE  # or its previous version, where `--run` names that file
 
     @property
     def model_file(self) -> Path:
-        """The best weights, with all that predicting takes."""
+        """The best weights, with everything that prediction needs."""
         return self.path / self.weights
 
     @property
@@ -56,11 +56,11 @@ def create_run(output: Path, name: str, data: Path) -> Run:
     """Return a new, empty run folder.
 
     Raises:
-        UsageError: `output` is a file or lies inside the images, or `name` is no plain name.
+        UsageError: `output` is a file or lies inside the images, or `name` is not a plain name.
         ResourceError: it cannot be written.
     """
     check_output(output, name, data)
-    with _locked(output):  # another run may want the same number in the same moment
+    with _locked(output):  # another run may be taking the same number
         number = max((run.number for run in list_runs(output)), default=0) + 1
         path = output / f"{number:03d}-{name}"
         path.mkdir()
@@ -71,19 +71,21 @@ def check_output(output: Path, name: str, data: Path) -> None:
     """Make sure that a run called `name` can be written to `output`.
 
     Raises:
-        UsageError: `output` is a file or lies inside the images, or `name` is no plain name.
+        UsageError: `output` is a file or lies inside the images, or `name` is not a plain name.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name {name}: not a plain name", "Use up to 60 letters, digits, dots and dashes")
     if output.resolve().is_relative_to(data.resolve()):
-        raise UsageError(f"--output {output}: lies inside the images of {data}", "Give a folder outside of it")
+        raise UsageError(
+            f"--output {output}: lies inside the images of {data}", "Give a folder outside of it, or a narrower --data"
+        )
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file", "Give a folder")
 
 
 @contextmanager
 def lock_run(run: Run) -> Iterator[None]:
-    """Keep other processes from writing into the folder of `run`; the lock of a killed one is gone with it.
+    """Keep other processes from writing into the folder of `run`; a killed process leaves no lock.
 
     Raises:
         ResourceError: another process writes there, or it cannot be written.
@@ -116,7 +118,7 @@ def list_runs(output: Path) -> list[Run]:
 def find_run(output: Path, wanted: str | None, needs_model: bool = True) -> Run:
     """Return the run that `wanted` names by number, name (the newest of it) or path (of its folder or a model file).
 
-    None means the newest finished one. Without `needs_model` a folder that has only settings yet counts, too.
+    None means the newest finished run. Without `needs_model`, a folder that holds only settings counts as well.
 
     Raises:
         UsageError: there is no such run.
@@ -141,16 +143,16 @@ def find_run(output: Path, wanted: str | None, needs_model: bool = True) -> Run:
 
 
 def find_launched(output: Path, launch: str) -> Run | None:
-    """Return the newest run that the torchrun command `launch` has begun; None if it has not come so far."""
-    begun = (run for run in reversed(list_runs(output)) if _read(run.path / LAUNCH_FILE) == launch)
-    return next(begun, None)
+    """Return the newest run that the torchrun command `launch` has started; None if there is none yet."""
+    started = (run for run in reversed(list_runs(output)) if _read(run.path / LAUNCH_FILE) == launch)
+    return next(started, None)
 
 
 def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: float) -> None:
-    """Add the row of `run` to `output/runs.csv`, safe beside other runs that do the same.
+    """Add the row of `run` to `output/runs.csv`; other runs may do the same at the same time.
 
     Raises:
-        ResourceError: the table cannot be written, or another run holds it for long.
+        ResourceError: the table cannot be written, or another run keeps it locked.
     """
     table = output / RUNS_TABLE
     row = {"run": run.path.name, "model": metrics["model"], "weights": metrics["weights"]["kind"]}
@@ -166,7 +168,7 @@ def read_runs(output: Path) -> pd.DataFrame:
     """Return `output/runs.csv`, one row a run; empty where there is none.
 
     Raises:
-        DataError: the file is no such table.
+        DataError: the file is not such a table.
     """
     table = output / RUNS_TABLE
     try:
@@ -174,9 +176,9 @@ def read_runs(output: Path) -> pd.DataFrame:
     except FileNotFoundError:
         return pd.DataFrame()
     except (ValueError, OSError) as error:
-        raise DataError(f"{table}: is not a table of runs", "Move it away; it is made anew") from error
+        raise DataError(f"{table}: is not a table of runs", "Move it away; a new one is written") from error
     if "run" not in rows:
-        raise DataError(f"{table}: is not a table of runs", "Move it away; it is made anew")
+        raise DataError(f"{table}: is not a table of runs", "Move it away; a new one is written")
     return rows
 
 
@@ -189,7 +191,7 @@ def recorded_data(folder: Path) -> Path | None:
 
 
 def _other_runs(table: Path, name: str) -> pd.DataFrame:
-    """Return the rows of all runs but `name`. A damaged table must not cost the run that has just ended: it moves."""
+    """Return the rows of all runs but `name`; a damaged table is moved aside, so that a new one can be written."""
     try:
         rows = read_runs(table.parent)
     except DataError as error:
@@ -208,8 +210,8 @@ def _read(path: Path) -> str:
 
 
 def _run_at(path: Path, proof: str) -> Run | None:
-    """Return the run whose folder, or whose model file, `path` is; a folder must hold the file `proof`."""
-    # os.path: unlike Path's, its questions do not raise for a name that is too long or holds a null character.
+    """Return the run whose folder or model file `path` is; a folder must hold the file `proof`."""
+    # os.path: unlike the methods of Path, it does not raise for a name that is too long or holds a null character.
     folder, weights = (path.parent, path.name) if os.path.isfile(path) else (path, MODEL_FILE)
     if not os.path.isfile(path) and not os.path.isfile(folder / proof):
         return None
@@ -219,7 +221,7 @@ def _run_at(path: Path, proof: str) -> Run | None:
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Keep other runs from changing what is in `output`; the lock of a killed run is gone with it."""
+    """Keep other runs from changing what is in `output`; a killed run leaves no lock."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with FileLock(output / ".runs.lock", timeout=_LOCK_TIMEOUT_S):

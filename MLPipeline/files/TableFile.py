@@ -85,12 +85,11 @@ class TableFile:
         with self._opened() as text:
             try:
                 for number, cells in enumerate(csv.reader(text, delimiter=self._separator, strict=True), start=1):
-                    if len(cells) != width and number > self._first_row:
-                        if not any(cells):
-                            continue
+                    if number <= self._first_row or not any(cells):
+                        continue
+                    if len(cells) != width:
                         cells = self._fitted(number, cells)
-                    if number > self._first_row:
-                        yield number, [cells[column] for column in columns]
+                    yield number, [cells[column] for column in columns]
             except csv.Error as error:
                 raise self.unreadable(f"row {number + 1}: {error}") from error
 

@@ -20,7 +20,7 @@ import numpy as np
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
 from MLPipeline.files.TableFile import TableFile, cell_key, plain_cell
 from MLPipeline.images.ClassNames import check_names, class_name
-from MLPipeline.images.ImageWalk import ImageWalk, natural_order
+from MLPipeline.images.ImageWalk import ImageWalk, count_reasons, natural_order
 from MLPipeline.images.LabelColumns import Columns, choose_columns
 from MLPipeline.images.ReadImage import IMAGE_SUFFIXES
 from MLPipeline.images.ScanFolders import SPLITS, TRAIN, UNSPLIT, ImageIndex
@@ -291,7 +291,8 @@ def _number_classes(rows: _Rows, where: str, classes: Sequence[str]) -> tuple[np
 def _require_training_images(index: ImageIndex, where: str) -> None:
     trained = index.labels[np.isin(index.splits, (TRAIN, UNSPLIT))]
     for label in np.flatnonzero(np.bincount(trained, minlength=len(index.classes)) == 0).tolist():
-        what = f"{where}: class {index.classes[label]!r} has no training images"
+        skipped = f" (left out: {count_reasons(index.skipped)})" if index.skipped else ""
+        what = f"{where}: class {index.classes[label]!r} has no training images{skipped}"
         raise DataError(what, "Add some, or remove its rows")
     if len(index.classes) < 2:
         raise DataError(f"{where}: has only the class {index.classes[0]!r}, and two are needed", "Add rows of another")

@@ -1,8 +1,8 @@
-"""`--data cifar10`: data sets known by name, fetched once and turned into class folders like any others.
+"""`--data cifar10`: public data sets by name, downloaded once and stored as class folders.
 
     archives, checked by torchvision's md5 -> torchvision.datasets -> output/datasets/cifar10/train/<class>/00001.png
 
-The folder appears whole or not at all. Kept beside it in `archives/`: what was downloaded, or put there by hand.
+The folder appears whole or not at all. Beside it, `archives/` keeps what was downloaded or placed there by hand.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ NOT_IN_FOLDER_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')  # on one system or 
 
 @dataclass(frozen=True)
 class Source:
-    """How torchvision serves a data set."""
+    """How torchvision provides a data set."""
 
     dataset: str  # its class in torchvision.datasets
-    folder: str  # where that class looks for its archives
+    folder: str  # where that class expects its archives
     archives: Callable[[Any], list[tuple[str, str]]]  # class -> URL and md5 of each
     splits: Mapping[str, Mapping[str, Any]]  # our folder -> how to ask the class for it
     images: str = "data"  # attribute with the pixels (N, H, W[, 3]) uint8, or with the paths of image files
@@ -75,12 +75,12 @@ SOURCES: Mapping[str, Source] = {
 
 
 def named_data(data: Path, output: Path) -> Path | None:
-    """Return the class folders of the data set that `data` names, made now if they are not there yet.
+    """Return the class folders of the data set that `data` names, created now if they do not exist yet.
 
-    None where `data` is a folder of the user's, which comes first, or no name we know.
+    None where `data` is a folder of the user, which takes precedence, or not the name of a data set.
 
     Raises:
-        ResourceError: the archives are not to be had, damaged, or cannot be unpacked into `output`.
+        ResourceError: the archives cannot be downloaded, are damaged, or cannot be unpacked into `output`.
     """
     name = str(data).lower()
     if name not in SOURCES or os.path.lexists(data):
@@ -102,12 +102,12 @@ def _locked(folder: Path) -> Iterator[None]:
         with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=LOCK_TIMEOUT_S):
             yield
     except Timeout as error:
-        raise ResourceError(f"{folder}: another run is just making it", "Wait for that run, or end it") from error
+        raise ResourceError(f"{folder}: another run is creating it", "Wait for that run, or end it") from error
 
 
 def _make_folders(source: Source, folder: Path) -> None:
-    """Fetch what is missing and unpack all of it into `folder`; whatever ends it midway, the next try begins anew."""
-    if folder.is_dir():  # made by the run that had the lock
+    """Download what is missing and unpack it into `folder`; a run that follows an interrupted one starts again."""
+    if folder.is_dir():  # created by the run that held the lock
         return
     from torchvision import datasets
 
@@ -141,7 +141,7 @@ def _fetch(url: str, folder: Path, md5: str) -> Path:
     if not archive.exists():
         download(url, archive, md5, "md5", "give --data a folder of your own", "give another --output")
     elif not check_integrity(archive, md5):
-        raise ResourceError(f"{archive}: damaged, or another file than {url}", f"Delete {archive} and run again")
+        raise ResourceError(f"{archive}: damaged, or not the file of {url}", f"Delete {archive} and run again")
     return archive
 
 
@@ -164,4 +164,4 @@ def _write_images(images: Any, classes: list[str], folder: Path) -> None:
             for _ in tqdm(written, f"{folder.parent.name}/{folder.name}", len(classes), unit="image", disable=None):
                 pass
         finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for 60,000 files
+            pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for 60,000 files

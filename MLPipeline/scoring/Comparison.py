@@ -1,4 +1,4 @@
-"""Is one run really better than another? Both judged on the same images, and on which images they differ."""
+"""Whether one of two runs, evaluated on the same images, is significantly better, and on which images they differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from MLPipeline.scoring.Intervals import mcnemar_p_value, paired_interval, wilso
 
 _COLUMNS = ["path", "split", "true", "predicted", "confidence"]  # of predictions.csv
 _SPLITS = ("test", "val")  # the first of them that a run has is compared
-_CHANCE = 0.05  # a p-value from here on may well be chance
+_CHANCE = 0.05  # from this p-value on, a difference may be chance
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Flip:
 
     @property
     def is_won(self) -> bool:
-        """Whether it is the second run that is right."""
+        """Whether the second run is the one that is right."""
         return self.predicted[1] == self.true
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same images: all that a console table or a page says of them."""
+    """How two runs differ on the same images: all that the console and the page show."""
 
     names: tuple[str, str]
     split: str  # test, or val where there are no test images
@@ -41,27 +41,27 @@ class Comparison:
     only_first: int
     only_second: int
     neither: int
-    flips: tuple[Flip, ...]  # those that one of them gets right, the surest answers first
+    flips: tuple[Flip, ...]  # images that one of them gets right, the most confident answers first
 
     @property
     def num_images(self) -> int:
-        """How many images both were judged on."""
+        """The number of images that both were evaluated on."""
         return self.both + self.only_first + self.only_second + self.neither
 
     @property
     def num_right(self) -> tuple[int, int]:
-        """How many images each gets right."""
+        """The number of images that each gets right."""
         return self.both + self.only_first, self.both + self.only_second
 
     @property
     def accuracies(self) -> tuple[float, float]:
-        """The accuracy of each."""
+        """The accuracy of each run."""
         first, second = self.num_right
         return first / self.num_images, second / self.num_images
 
     @property
     def intervals(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """The 95 % interval of each accuracy. That they overlap does not mean that the runs are equally good."""
+        """The 95 % interval of each accuracy. Two runs with overlapping intervals may still differ significantly."""
         first, second = (wilson_interval(number, self.num_images) for number in self.num_right)
         return first, second
 
@@ -77,7 +77,7 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """Of McNemar's exact test: how likely equally good models are to differ so much on these images."""
+        """The p-value of McNemar's exact test: how likely equally good models are to differ at least as much."""
         return mcnemar_p_value(self.only_first, self.only_second)
 
     @property
@@ -94,12 +94,12 @@ def compare(first: Run, second: Run) -> Comparison:
     """Return how two runs compare on their test images, or on their validation images where they have no others.
 
     Raises:
-        DataError: a run's predictions are missing, or the two were not judged on the same images.
+        DataError: a run's predictions are missing, or the two were not evaluated on the same images.
     """
     tables = [_read_predictions(run) for run in (first, second)]
     split = next((each for each in _SPLITS if all((table["split"] == each).any() for table in tables)), None)
     if split is None:
-        raise DataError(f"{first.path} and {second.path}: no test or validation images in both", _mend(second))
+        raise DataError(f"{first.path} and {second.path}: no test or validation images in both", _hint(second))
     pairs = _pair_up(first, second, split, *(table[table["split"] == split] for table in tables))
     right, other_right = pairs["predicted"] == pairs["true"], pairs["predicted_2"] == pairs["true"]
     flips = [
@@ -120,22 +120,25 @@ def compare(first: Run, second: Run) -> Comparison:
 def _read_predictions(run: Run) -> pd.DataFrame:
     path = run.path / "predictions.csv"
     try:  # all as text: a class may be called `NA` or `7`
-        return pd.read_csv(path, dtype=str, keep_default_na=False, usecols=_COLUMNS).drop_duplicates("path")
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=_COLUMNS)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a table of predictions", _mend(run)) from error
+        raise DataError(f"{path}: cannot be read as a table of predictions", _hint(run)) from error
+    for column in ("path", "true", "predicted"):  # one run may have composed accents where the other has not
+        rows[column] = rows[column].str.normalize("NFC")
+    return rows.drop_duplicates("path")
 
 
 def _pair_up(first: Run, second: Run, split: str, one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per image, what the second run says of it in columns ending in `_2`."""
+    """Return one row per image; the answers of the second run are in columns that end in `_2`."""
     pairs = one.merge(other, on="path", how="outer", suffixes=("", "_2"), indicator=True)
     in_both = pairs["_merge"] == "both"
     num_alone, num_other_class = int((~in_both).sum()), int((in_both & (pairs["true"] != pairs["true_2"])).sum())
     if num_alone or num_other_class:
-        what = f"{second.path}: was not judged on the images of {first.path}"
+        what = f"{second.path}: was not evaluated on the images of {first.path}"
         counts = f"{num_alone} of {len(pairs)} {split} images are in one of them only, {num_other_class} changed class"
-        raise DataError(f"{what}: {counts}", _mend(second))
+        raise DataError(f"{what}: {counts}", _hint(second))
     return pairs
 
 
-def _mend(run: Run) -> str:
+def _hint(run: Run) -> str:
     return f"Score each on the same folder: python Engine.py evaluate --run {run.path} --data FOLDER"

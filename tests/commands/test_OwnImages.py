@@ -236,3 +236,11 @@ def test_names_of_any_bytes_are_found_again(tmp_path: Path, make_images: MakeIma
     run = train(data, tmp_path / "output")
     for split in ("train", "val", "test"):
         assert run.scores("--split", split)["n"] == len(run.names(split))
+
+
+def test_a_table_for_a_run_whose_images_are_gone(trained: Trained, tmp_path: Path) -> None:
+    trained.data.rename(tmp_path / "moved")
+    labels = tmp_path / "moved" / "labels.csv"
+    labels.write_text("path,label\ncat/000.png,cat\ndog/000.png,dog\n")
+    assert trained.scores("--labels", labels)["n"] == 2
+    assert trained.scores("--labels", labels, "--data", tmp_path / "moved")["n"] == 2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import Engine
+from MLPipeline.images import ListImages
 from MLPipeline.images.ScanFolders import ImageIndex, scan_folders
-from MLPipeline.steps import Prepare
 from tests.support.duplicate_cases import CHANGES, encode, pixels_of, scene
 from tests.support.harness import SMALL, refuse, succeed
 
@@ -35,13 +36,13 @@ def vanish(monkeypatch: pytest.MonkeyPatch) -> Vanish:
     """Return `vanish(names)`: these files are gone once the folders were listed."""
 
     def plan(*names: str) -> None:
-        def scan(root: Path, follow_links: bool = False) -> ImageIndex:
-            index = scan_folders(root, follow_links)
+        def scan(root: Path, *options: Any) -> ImageIndex:
+            index = scan_folders(root, *options)
             for name in names:
                 (root / name).unlink()
             return index
 
-        monkeypatch.setattr(Prepare, "scan_folders", scan)
+        monkeypatch.setattr(ListImages, "scan_folders", scan)
 
     return plan
 

@@ -57,7 +57,7 @@ def test_cells_are_text_whatever_the_encoding_and_the_separator(
 
 def test_rows_are_numbered_as_a_spreadsheet_shows_them(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", 'path,label\n"a\nb.jpg",x\n\n,\nc.jpg,y\n')
-    assert list(table.rows([1, 0])) == [(2, ["x", "a\nb.jpg"]), (4, ["", ""]), (5, ["y", "c.jpg"])]
+    assert list(table.rows([1, 0])) == [(2, ["x", "a\nb.jpg"]), (5, ["y", "c.jpg"])]
 
 
 def test_a_spreadsheet_may_name_its_separator_first(tmp_path: Path) -> None:

@@ -197,3 +197,15 @@ def test_a_parquet_table_says_the_same(root: Path, caplog: pytest.LogCaptureFixt
         scan_table(root / "t.parquet", root)
     frame.assign(target=[3, 14]).to_parquet(root / "t.parquet")
     assert labels(scan_table(root / "t.parquet", root)) == {"img/1.jpg": "3", "img/2.png": "14"}
+
+
+def test_links_out_of_the_folder_are_the_reason_given(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (tmp_path_factory.mktemp("elsewhere") / "9.jpg").touch()
+    (root / "img" / "9.jpg").symlink_to(tmp_path_factory.getbasetemp() / "elsewhere0" / "9.jpg")
+    text = "id,label\n1,a\n2,a\n9,b\n"
+    assert "1 x link leads out of the data folder: only with --follow-links" in refusal(root, text)
+    assert labels(scan(root, text, follow_links=True))["img/9.jpg"] == "b"
+
+
+def test_empty_rows_are_no_rows(root: Path) -> None:
+    assert labels(scan(root, "path,label\nimg/1.jpg,cat\n,\n\nimg/2.png,dog\n,\n")) == EXPECTED

@@ -19,6 +19,7 @@ from MLPipeline.images.Duplicates import Pairs, find_duplicates, find_leaks, gro
 from MLPipeline.images.Fingerprint import FINGERPRINT, ROW
 from MLPipeline.images.ImageWalk import ImageWalk
 from MLPipeline.images.Inspect import Inspection
+from MLPipeline.images.LabelTable import scan_table
 from MLPipeline.images.ScanFolders import ImageIndex, scan_folders
 from MLPipeline.images.SplitImages import split_images
 
@@ -85,6 +86,45 @@ def test_scanning_makes_no_object_that_stays(index: ImageIndex, monkeypatch: pyt
         tracemalloc.stop()
     kept, peak = min(measured)
     assert len(small) == 100_000 and kept / len(small) < 100 and peak / len(small) < 200
+
+
+@pytest.fixture
+def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], ImageIndex]:
+    """Return `read(number)`: the index of a table of so many rows, whose images the walk only claims to have seen."""
+
+    def read(number: int) -> ImageIndex:
+        with open(tmp_path / "labels.csv", "w", encoding="utf-8") as file:
+            file.write("image_id,label,group\n")
+            file.writelines(f"photo_of_a_camera_{k:07},{k % 1000:03},{k // 7}\n" for k in range(number))
+
+        def names(walk: ImageWalk, folder: Path) -> Iterator[str]:
+            return (f"{folder}/images/photo_of_a_camera_{k:07}.jpg" for k in range(number))
+
+        monkeypatch.setattr(ImageWalk, "names", names)
+        return scan_table(tmp_path / "labels.csv", tmp_path)
+
+    return read
+
+
+def test_a_million_labels_from_a_table(listed: Callable[[int], ImageIndex]) -> None:
+    index = timed("reading a table of a million rows", lambda: listed(MILLION))
+    assert index.groups is not None
+    packed = (index.labels, index.splits, index._ends, index.groups)
+    assert (sum(array.nbytes for array in packed) + len(index._names)) / MILLION < 100
+    last = MILLION - 1
+    assert index.name(last) == "images/photo_of_a_camera_0999999.jpg"
+    assert (
+        index.classes[index.labels[last]] == "999"
+        and index.groups[last] != index.groups[last - 1] == index.groups[last - 2]
+    )
+
+
+def test_reading_a_table_leaves_no_object_per_row(listed: Callable[[int], ImageIndex]) -> None:
+    tracemalloc.start()
+    index = listed(100_000)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept / len(index) < 100 and peak / len(index) < 800  # a gigabyte for a million, with the interpreter
 
 
 def test_a_hundred_thousand_are_searched_for_duplicates_in_seconds() -> None:

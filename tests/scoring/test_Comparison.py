@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_without_test_images_the_validation_images_are_compared(tmp_path: Path) 
 def test_other_images_or_classes_are_refused_with_their_number(tmp_path: Path) -> None:
     first = a_run(tmp_path, "first", paths("cat", "cat", "cat"))
     with pytest.raises(
-        DataError, match="fewer: was not judged on the images of .*first: 1 of 3 test images are in one"
+        DataError, match="fewer: was not evaluated on the images of .*first: 1 of 3 test images are in one"
     ):
         compare(first, a_run(tmp_path, "fewer", paths("cat", "cat")))
     with pytest.raises(DataError, match="0 of 3 test images are in one of them only, 3 changed class"):
@@ -114,7 +115,7 @@ def test_the_command_line(tmp_path: Path, make_images: MakeImages) -> None:
     assert "both get the same images right" in succeed(["compare", "1", output / "001-cnn", "--output", output]).out
 
     succeed([*SMALL, "--data", data, "--output", output, "--epochs", "1", "--seed", "5", "--name", "other"])
-    refuse(["compare", "1", "other", "--output", output], 2, "003-other: was not judged on the images of", "--data")
+    refuse(["compare", "1", "other", "--output", output], 2, "003-other: was not evaluated on the images of", "--data")
     refuse(["compare", "1", "--output", output], 2, "1 runs named, not two", "compare 1 2")
     refuse(["compare", "1", "9", "--output", output], 2, "9: no such run", "001-cnn")
     (output / "001-cnn" / "predictions.csv").unlink()
@@ -128,3 +129,19 @@ def test_long_lists_of_flips_are_cut(tmp_path: Path) -> None:
     lines = comparison_lines(compare(*runs))
     assert len([line for line in lines if "second  cat, not dog: cat/" in line]) == 20
     assert lines[-1].strip() == "and 11 more"
+
+
+def test_runs_on_composed_and_decomposed_names_are_compared(tmp_path: Path) -> None:
+    """One run may have read an archive of a system that decomposes accents, the other a copy from elsewhere."""
+    runs = []
+    for number, form in enumerate(("NFC", "NFD")):
+        cafe = unicodedata.normalize(form, "Caf\u00e9")
+        rows = [[f"{cafe}/1.jpg", "test", cafe, (cafe, "t")[number], 0.9], ["t/1.jpg", "test", "t", "t", 0.9]]
+        folder = tmp_path / f"00{number}-{form}"
+        folder.mkdir()
+        columns = ["path", "split", "true", "predicted", "confidence"]
+        pd.DataFrame(rows, columns=columns).to_csv(folder / "predictions.csv", index=False)
+        runs.append(Run(folder, number, form))
+    comparison = compare(*runs)
+    assert (comparison.both, comparison.only_first, comparison.only_second, comparison.neither) == (1, 1, 0, 0)
+    assert comparison.flips[0].true == "Caf\u00e9"
