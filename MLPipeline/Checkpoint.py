@@ -16,12 +16,12 @@ from torch import Tensor
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import FITS
+from MLPipeline.decoding.Fit import STRETCH
+from MLPipeline.decoding.Levels import Levels, are_levels
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Errors import DataError, PipelineError, UsageError
 from MLPipeline.files.TensorFile import load_file, save_file
 from MLPipeline.Head import make_head
-from MLPipeline.images.Fit import STRETCH
-from MLPipeline.images.Levels import Levels, are_levels
-from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.Models import build_model
 from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.decoding.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ReadAhead import read_ahead
-from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.images.ScanFolders import ImageIndex
 
 _FETCH_BYTES = 2**23  # rows taken from the store at once

@@ -17,12 +17,12 @@ import torch
 from MLPipeline.Augment import Augmentation
 from MLPipeline.Classifier import Classifier
 from MLPipeline.CreateDataset import Augment, Batches, Reading, read_images
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.Cache import RowStore, digest, has_room
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.frozen.Rows import CachedRows, FileRows, Found, KnownRows
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
-from MLPipeline.images.ReadImage import cv2
+from MLPipeline.decoding.ReadImage import cv2
 from tests.support.paths import TESTS
 from tests.support.stopped_run import _struck, command, stopped  # noqa: F401  fixtures
 from tests.support.trained_run import trained  # noqa: F401  a fixture

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from MLPipeline.Checkpoint import load_checkpoint
-from MLPipeline.images.Levels import Level, Levels
-from MLPipeline.images.ReadImage import read_image
+from MLPipeline.decoding.Levels import Level, Levels
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.report.Drawing import drawing
 from tests.support.harness import Outcome, refuse, succeed
 

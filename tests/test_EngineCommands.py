@@ -18,8 +18,8 @@ import torch
 import Engine
 from MLPipeline import CreateDataset
 from MLPipeline.Augment import make_augmentation
+from MLPipeline.decoding.ReadImage import UnreadableImage, read_bytes, read_thumbnail
 from MLPipeline.images import Inspect
-from MLPipeline.images.ReadImage import UnreadableImage, read_bytes, read_thumbnail
 from MLPipeline.report import Report, Thumbnails
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.steps import FitPhases

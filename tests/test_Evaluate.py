@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.Evaluate import Scorer, calibrate_and_score, predict_split
 from MLPipeline.Features import Dataset, extract
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, scan_folders
 from MLPipeline.images.SplitImages import split_images
 from MLPipeline.Predict import predict

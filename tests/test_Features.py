@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from MLPipeline.Classifier import Classifier
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.Errors import DataError
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex, scan_folders
 from MLPipeline.images.SplitImages import split_images
 from tests.support.made_up_net import build

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from MLPipeline.CreateDataset import Reading, read_images
+from MLPipeline.decoding import ReadImage
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.files.Cache import digest
-from MLPipeline.images import ReadImage
-from MLPipeline.images.ReadImage import read_image
 
 
 def grey(path: Path, level: int, size: tuple[int, int] = (4, 4)) -> Path:

@@ -9,9 +9,9 @@ import torch
 from test_ForeignWeights import assert_same_logits, randomize
 from torch import Tensor, nn
 
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.EfficientNet_Model import OTHER_EPS_IN_TIMM
 from MLPipeline.Errors import DataError
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.Weights import LOOK_ALIKES, load_weights
 from tests.support.paths import ROOT

@@ -10,8 +10,8 @@ import pandas as pd
 from MLPipeline.audit.Findings import Finding
 from MLPipeline.audit.Judgement import Forecast, Judgement, LearningCurve
 from MLPipeline.audit.Shortcuts import PROPORTIONS, Shortcuts
+from MLPipeline.decoding.Levels import Levels
 from MLPipeline.images.Fixes import Fix
-from MLPipeline.images.Levels import Levels
 from MLPipeline.images.ScanFolders import ImageIndex
 
 _LINES_OF_SERIOUS, _LINES_OF_OTHERS, _LINES_OF_SUSPECTS = 5, 2, 5

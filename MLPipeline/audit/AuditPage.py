@@ -14,7 +14,7 @@ import numpy as np
 from MLPipeline.audit.Audit import Audit, forecast_line
 from MLPipeline.audit.Findings import Finding
 from MLPipeline.audit.Judgement import LearningCurve
-from MLPipeline.images.Preprocessing import Preprocessing
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.report.Page import write_page
 from MLPipeline.report.Thumbnails import Thumbnail, embed
 

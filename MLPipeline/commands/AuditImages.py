@@ -28,6 +28,7 @@ from MLPipeline.audit.Judgement import Judgement, judgement_file, read_judgement
 from MLPipeline.audit.Shortcuts import find_shortcuts, metadata_signals
 from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, resumable_reading, say
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Errors import GateMissedError, ResourceError
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.RunFolder import check_output
@@ -36,7 +37,6 @@ from MLPipeline.images.Duplicates import find_duplicates, group_images
 from MLPipeline.images.Fixes import Fix, write_fixes
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
-from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
 

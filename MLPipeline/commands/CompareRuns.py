@@ -9,10 +9,10 @@ from typing import Any
 
 from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
 from MLPipeline.console.Console import say
+from MLPipeline.decoding.Levels import LEVELS_FILE, Levels, are_levels
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.RunFolder import Run, find_run, recorded_data
-from MLPipeline.images.Levels import LEVELS_FILE, Levels, are_levels
-from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.report.ComparisonPage import write_comparison
 from MLPipeline.scoring.Comparison import Comparison, compare
 

@@ -14,13 +14,13 @@ from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.commands.OpenRun import named_images, open_run
 from MLPipeline.Config import DEFAULT_DATA, Config, read_settings
 from MLPipeline.console.Console import note, progress, say
+from MLPipeline.decoding.EncodeImage import encode_jpeg
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError, UsageError
 from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.CsvFile import open_csv
 from MLPipeline.files.RunFolder import Run, recorded_data
 from MLPipeline.files.SortedCopies import SortedCopies
-from MLPipeline.images.EncodeImage import encode_jpeg
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadAhead import no_progress
 from MLPipeline.Predict import Answer, answer_columns, predict

@@ -15,6 +15,7 @@ import numpy as np
 from MLPipeline.commands.OpenRun import OpenedRun
 from MLPipeline.Config import DEFAULT_DATA, Config
 from MLPipeline.console.Console import note, progress
+from MLPipeline.decoding.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import digest
@@ -25,7 +26,6 @@ from MLPipeline.images.ImageWalk import ImageWalk, Skipped
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads, read_ahead
-from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.images.RunSplits import OwnImages, read_splits, same_contents
 from MLPipeline.images.ScanFolders import SPLITS, TRAIN, UNSPLIT, VAL, ImageIndex
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from MLPipeline.decoding.Fit import STRETCH
 from MLPipeline.files.Cache import RowStore, has_room
-from MLPipeline.images.Fit import STRETCH
 from MLPipeline.images.Inspect import Finding
 
 if TYPE_CHECKING:  # loads torch, which an audit needs only where files have changed

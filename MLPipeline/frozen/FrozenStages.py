@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from MLPipeline.Classifier import Classifier
+from MLPipeline.decoding.Fit import STRETCH
+from MLPipeline.decoding.ReadImage import DECODER
 from MLPipeline.Device import fast_dtypes
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.frozen.FastForward import FastForward, forward_batch
-from MLPipeline.images.Fit import STRETCH
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ReadImage import DECODER
 
 METHOD = 2  # increases with every change to the numbers that `FastForward` returns
 Item = TypeVar("Item")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from MLPipeline.CreateDataset import Reading, read_images
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.images.SplitImages import without
 

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from MLPipeline.decoding.ReadImage import UnreadableImage
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.SamePicture import is_same_picture
 
 MAX_REFUTED = 6  # checks an image may fail; its copy is the picture most like it even among X-rays

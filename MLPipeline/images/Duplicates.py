@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from MLPipeline.decoding.ReadImage import read_thumbnail
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.AtomicFile import write_file
@@ -30,7 +31,6 @@ from MLPipeline.images.Fingerprint import GREY, IDENTITY
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ReadImage import read_thumbnail
 from MLPipeline.images.SamePicture import READ_SIDE
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from MLPipeline.files.Cache import DIGEST_BYTES, digest
-from MLPipeline.images.Fit import STRETCH
-from MLPipeline.images.Levels import EACH_ITS_OWN, depth_of, value_range
-from MLPipeline.images.ReadHeader import PARSERS
-from MLPipeline.images.ReadImage import (
+from MLPipeline.decoding.Fit import STRETCH
+from MLPipeline.decoding.Levels import EACH_ITS_OWN, depth_of, value_range
+from MLPipeline.decoding.ReadHeader import PARSERS
+from MLPipeline.decoding.ReadImage import (
     DECODER,
     Picture,
     UnreadableImage,
@@ -25,6 +24,7 @@ from MLPipeline.images.ReadImage import (
     decodes_alike,
     resize,
 )
+from MLPipeline.files.Cache import DIGEST_BYTES, digest
 
 FORMAT = 2  # goes up with every change of what a row holds or means
 KINDS = ("", *PARSERS)  # "JPEG", "PNG", ...; what `kind` counts

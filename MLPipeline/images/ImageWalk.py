@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from MLPipeline.images.ReadImage import FOREIGN_SUFFIXES, IMAGE_SUFFIXES
+from MLPipeline.decoding.ReadImage import FOREIGN_SUFFIXES, IMAGE_SUFFIXES
 
 _NUMBER = re.compile(r"\d+")
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found", "@eadir"}

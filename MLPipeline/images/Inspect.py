@@ -20,15 +20,15 @@ from typing import Protocol
 
 import numpy as np
 
+from MLPipeline.decoding.Fit import STRETCH
+from MLPipeline.decoding.Levels import EACH_ITS_OWN, Levels, find_levels, unknown_depth
+from MLPipeline.decoding.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import DIGEST_BYTES, RowStore, digest
 from MLPipeline.images.Fingerprint import DEEP, FINGERPRINT, IDENTITY, NOTED, ROW, UNREADABLE, make_rows
-from MLPipeline.images.Fit import STRETCH
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
-from MLPipeline.images.Levels import EACH_ITS_OWN, Levels, find_levels, unknown_depth
 from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
-from MLPipeline.images.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.images.ScanFolders import UNSPLIT, ImageIndex
 from MLPipeline.images.SplitGaps import Gap
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from MLPipeline.decoding.ReadImage import IMAGE_SUFFIXES
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
 from MLPipeline.files.TableFile import TableFile, cell_key, plain_cell
 from MLPipeline.images.ClassNames import check_names, class_name
 from MLPipeline.images.ImageWalk import ImageWalk, count_reasons, natural_order
 from MLPipeline.images.LabelColumns import Columns, choose_columns
-from MLPipeline.images.ReadImage import IMAGE_SUFFIXES
 from MLPipeline.images.ScanFolders import SPLITS, TRAIN, UNSPLIT, ImageIndex
 from MLPipeline.images.SplitNames import split_of_name
 

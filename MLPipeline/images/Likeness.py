@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from MLPipeline.images.ReadImage import cv2
+from MLPipeline.decoding.ReadImage import cv2
 
 MIN_COARSE = 0.93  # share explained at half the size that makes a fine fit worth its time
 MAX_LOCAL_ERROR = 0.32  # of the contrast, in the worst of 8 x 8 blocks: another face on the same form is more

@@ -21,10 +21,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from MLPipeline.decoding.EncodeImage import encode_png
 from MLPipeline.Errors import ResourceError
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.Download import download
-from MLPipeline.images.EncodeImage import encode_png
 
 LOCK_TIMEOUT_S = 600.0  # another run, or another process of this one, may be downloading
 NOT_IN_FOLDER_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')  # on one system or another

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from MLPipeline.images.ReadImage import cv2, resize
+from MLPipeline.decoding.ReadImage import cv2, resize
 
 SIDES = (128, 640)  # longest sides at which two pictures are compared
 READ_SIDE = 704  # pixels the longest side needs so that what is left after cropping still has 640

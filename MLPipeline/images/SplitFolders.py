@@ -15,10 +15,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from MLPipeline.decoding.ReadImage import IMAGE_SUFFIXES
 from MLPipeline.Errors import DataError
 from MLPipeline.images.ClassNames import class_name, name_key
 from MLPipeline.images.ImageWalk import is_junk, visible
-from MLPipeline.images.ReadImage import IMAGE_SUFFIXES
 from MLPipeline.images.SplitNames import is_generic, is_unlabelled, split_of_name
 
 EXPECTED_LAYOUT = "Expected one folder per class, as in Data/cat/1.jpg and Data/dog/2.jpg"

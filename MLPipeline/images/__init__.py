@@ -1,1 +1,1 @@
-"""Finding, reading, inspecting and splitting image files; duplicates and corrected labels."""
+"""Which images there are: folders, label tables, names; inspection, copies, splits, corrected labels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.report.Page import write_page
 from MLPipeline.report.Thumbnails import embed
 from MLPipeline.scoring.Comparison import Comparison

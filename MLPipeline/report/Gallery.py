@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from MLPipeline.decoding.Levels import Levels
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.Evaluate import SplitPredictions
-from MLPipeline.images.Levels import Levels
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.report.Drawing import Order, drawing
 from MLPipeline.report.Names import drawable

@@ -15,8 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from MLPipeline.decoding.EncodeImage import encode_png
 from MLPipeline.files.AtomicFile import write_file
-from MLPipeline.images.EncodeImage import encode_png
 from MLPipeline.report.Fonts import DEFAULT_FAMILY, families_for
 
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#777777", "#E8E8E8"

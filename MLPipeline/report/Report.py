@@ -16,15 +16,15 @@ import torch
 
 from MLPipeline.Augment import Augmentation, make_augmentation
 from MLPipeline.Config import Config
+from MLPipeline.decoding.Levels import LEVELS_FILE
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.decoding.ReadImage import UnreadableImage
 from MLPipeline.Errors import one_line
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.Levels import LEVELS_FILE
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
-from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import Gap
 from MLPipeline.Recipes import flags_of

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from MLPipeline.Config import Config
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.images.ScanFolders import SPLITS, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import Gap
 from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram

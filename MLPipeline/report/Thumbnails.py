@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from MLPipeline.images.EncodeImage import encode_jpeg
-from MLPipeline.images.Fit import matching_parts
-from MLPipeline.images.Levels import Levels
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.decoding.EncodeImage import encode_jpeg
+from MLPipeline.decoding.Fit import matching_parts
+from MLPipeline.decoding.Levels import Levels
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.decoding.ReadImage import UnreadableImage, read_thumbnail, resize
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ReadImage import UnreadableImage, read_thumbnail, resize
 
 SIDE = 160  # pixels: sharp enough to see why, small enough for hundreds
 QUALITY = 78

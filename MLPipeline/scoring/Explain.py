@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from MLPipeline.Classifier import Classifier
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.decoding.ReadImage import UnreadableImage
 from MLPipeline.Device import autocast, training_dtype
 from MLPipeline.Errors import UsageError
-from MLPipeline.images.Preprocessing import PLAIN, Preprocessing
-from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.scoring.Predictions import in_eval_mode
 

@@ -22,10 +22,10 @@ from MLPipeline.augmentation.Pixels import affine, move
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import read_images
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images.Inspect import Inspection
-from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 from MLPipeline.steps.Prepare import preprocessing_of

@@ -14,10 +14,10 @@ from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
 from MLPipeline.console.Console import say
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.RunFolder import Run
 from MLPipeline.images.Inspect import Inspection
-from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.report.Drawing import Order
 from MLPipeline.report.Report import summary_lines

@@ -10,6 +10,7 @@ import torch
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, resumable_reading
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.RunFolder import check_output, recorded_data
@@ -19,7 +20,6 @@ from MLPipeline.Head import make_head
 from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
-from MLPipeline.images.Preprocessing import Preprocessing
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from MLPipeline.images.ReadImage import cv2
+from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.images.ScanFolders import scan_folders
 from tests.benchmarks.Ranks import ROOT, arguments, rates
 

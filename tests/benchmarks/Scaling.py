@@ -19,8 +19,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from MLPipeline.images.EncodeImage import encode_jpeg
-from MLPipeline.images.ReadImage import read_image
+from MLPipeline.decoding.EncodeImage import encode_jpeg
+from MLPipeline.decoding.ReadImage import read_image
 
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
 SIDE = 64

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from MLPipeline.Checkpoint import load_checkpoint, save_checkpoint
-from MLPipeline.images.ReadImage import read_image
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
 from tests.support.harness import Outcome, content, refuse, succeed, train
 

@@ -24,7 +24,7 @@ CHILD = f"""
 import faulthandler, random, sys
 from pathlib import Path
 from MLPipeline.images.Fingerprint import UNREADABLE, make_rows
-from MLPipeline.images.ReadImage import UnreadableImage, decode_image
+from MLPipeline.decoding.ReadImage import UnreadableImage, decode_image
 
 faulthandler.dump_traceback_later({TIME_LIMIT_S - 20}, exit=True)
 seeds = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]

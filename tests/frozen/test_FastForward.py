@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, cosine_similarity
 
 from MLPipeline.Classifier import Classifier
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.frozen.FrozenStages import frozen_hash
 from MLPipeline.frozen.FuseConvolutions import FusedConvolution, fuse, mean_inputs
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.Weights import load_weights
 from tests.support.paths import CLOTHING

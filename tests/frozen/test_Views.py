@@ -14,11 +14,11 @@ import torch
 
 from MLPipeline.Augment import make_augmentation
 from MLPipeline.Classifier import Classifier
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.Errors import DataError
 from MLPipeline.Features import NO_VIEWS, Dataset, Views, extract
 from MLPipeline.files.Cache import RowStore, digest, has_room
 from MLPipeline.frozen.Rows import CachedRows, FileRows
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex, scan_folders
 from MLPipeline.images.SplitImages import split_images
 from tests.support.made_up_net import build

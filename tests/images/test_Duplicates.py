@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.Errors import UsageError
 from MLPipeline.images import Duplicates
 from MLPipeline.images.Duplicates import Pairs, find_conflicts, find_leaks, group_images
 from MLPipeline.images.Fingerprint import UNREADABLE
 from MLPipeline.images.Likeness import compare
-from MLPipeline.images.ReadImage import cv2
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
 from tests.support.duplicate_cases import CHANGES, duplicates_among, encode, inspection_of, listed, row_of, scene
 from tests.support.split_cases import index_from

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from MLPipeline.decoding.ReadImage import decode_image
 from MLPipeline.files.Cache import digest
 from MLPipeline.images.Fingerprint import (
     ANIMATED,
@@ -21,7 +22,6 @@ from MLPipeline.images.Fingerprint import (
     UNREADABLE,
     make_rows,
 )
-from MLPipeline.images.ReadImage import decode_image
 from tests.support.duplicate_cases import CHANGES, encode, row_of, scene
 
 

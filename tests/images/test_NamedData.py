@@ -16,11 +16,11 @@ import pytest
 from filelock import FileLock
 from torchvision import datasets
 
+from MLPipeline.decoding.EncodeImage import encode_png
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.Errors import ResourceError
 from MLPipeline.images import NamedData
-from MLPipeline.images.EncodeImage import encode_png
 from MLPipeline.images.NamedData import named_data
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TEST, TRAIN, scan_folders
 
 CLASSES = ["airplane", "automobile", "cat"]

@@ -11,10 +11,10 @@ import pytest
 from test_NamedData import md5, pixels, put, tar
 from torchvision import datasets
 
+from MLPipeline.decoding.EncodeImage import encode_jpeg
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.Errors import ResourceError
-from MLPipeline.images.EncodeImage import encode_jpeg
 from MLPipeline.images.NamedData import SOURCES, named_data
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, scan_folders
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from MLPipeline.images.EncodeImage import encode_jpeg
-from MLPipeline.images.ReadImage import cv2, decode_image, read_thumbnail
+from MLPipeline.decoding.EncodeImage import encode_jpeg
+from MLPipeline.decoding.ReadImage import cv2, decode_image, read_thumbnail
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
 from MLPipeline.report import Gallery as GalleryFile
 from MLPipeline.report.Gallery import Answers, answers_of, choose_order, gallery_of, order_photos, samples_of

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from MLPipeline.Config import Config
+from MLPipeline.decoding.Preprocessing import PLAIN
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.Preprocessing import PLAIN
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex, scan_folders
 from MLPipeline.images.SplitImages import split_images
 from MLPipeline.report import Plots, Report

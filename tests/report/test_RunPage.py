@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.ReadImage import cv2
 from MLPipeline.report.RunPage import ReportContent, write_report
 from MLPipeline.scoring.Unknown import UnknownRule
 from tests.support.page_cases import NO_WEIGHTS, content_of, index_of, records

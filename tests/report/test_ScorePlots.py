@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from MLPipeline.images.ReadImage import read_image
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.report.ScorePlots import (
     FIGURES,
     per_class_figure,

@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 
 from MLPipeline.Checkpoint import load_checkpoint
 from MLPipeline.Classifier import Classifier
+from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.Errors import UsageError
-from MLPipeline.images.ReadImage import read_image
 from MLPipeline.images.ScanFolders import scan_folders
 from MLPipeline.Models import build_model
 from MLPipeline.scoring.Explain import _colours, draw_heat, explain_images, heat_maps, overlay

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from MLPipeline.decoding.ReadImage import cv2, decode_image
 from MLPipeline.images.Duplicates import Pairs, find_duplicates
 from MLPipeline.images.Fingerprint import make_rows
 from MLPipeline.images.Inspect import Inspection
-from MLPipeline.images.ReadImage import cv2, decode_image
 from MLPipeline.images.ScanFolders import UNSPLIT
 from tests.support.split_cases import index_from
 

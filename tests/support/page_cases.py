@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from MLPipeline.Config import Config
+from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.ReadImage import cv2
 from MLPipeline.images.ScanFolders import TEST, VAL, ImageIndex
 from MLPipeline.report.Report import measure
 from MLPipeline.report.RunPage import ReportContent

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from MLPipeline.images.ReadImage import UnreadableImage, decode_image
+from MLPipeline.decoding.ReadImage import UnreadableImage, decode_image
 
 
 def scene(width: int = 96, height: int = 64) -> np.ndarray:

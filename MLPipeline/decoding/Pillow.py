@@ -7,7 +7,7 @@ import warnings
 
 from PIL import Image
 
-from MLPipeline.images.ImageHeader import MAX_PIXELS
+from MLPipeline.decoding.ImageHeader import MAX_PIXELS
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # the header was checked against it
 warnings.filterwarnings("ignore", module=r"PIL\b")  # the reader reports what is wrong, with the name of the file

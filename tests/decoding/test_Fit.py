@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from MLPipeline.images.EncodeImage import encode_png
+from MLPipeline.decoding.EncodeImage import encode_png
+from MLPipeline.decoding.Fit import matching_parts
+from MLPipeline.decoding.ReadImage import decode_image, resize
 from MLPipeline.images.Fingerprint import make_rows
-from MLPipeline.images.Fit import matching_parts
-from MLPipeline.images.ReadImage import decode_image, resize
 
 
 def thirds(width: int, height: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from MLPipeline.images.ImageHeader import ImageHeader
-from MLPipeline.images.TiffTags import exif_orientation
+from MLPipeline.decoding.ImageHeader import ImageHeader
+from MLPipeline.decoding.TiffTags import exif_orientation
 
 END = b"\xff\xd9"
 PROGRESSIVE = frozenset({0xC2, 0xCA})

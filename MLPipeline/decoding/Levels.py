@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from MLPipeline.images.ImageHeader import UnreadableImage
-from MLPipeline.images.StoredPixels import StoredPixels
+from MLPipeline.decoding.ImageHeader import UnreadableImage
+from MLPipeline.decoding.StoredPixels import StoredPixels
 
 LEVELS_FILE = "levels.json"  # in the folder of a run, where there are any
 # The largest values of 8, 10, 12, 14 and 16 bits: cameras and scanners store 10, 12 or 14 bits in 16.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
-from MLPipeline.images.OpenCv import cv2
-from MLPipeline.images.StoredPixels import StoredPixels
+from MLPipeline.decoding.ImageHeader import ImageHeader, UnreadableImage
+from MLPipeline.decoding.OpenCv import cv2
+from MLPipeline.decoding.StoredPixels import StoredPixels
 
 
 def decode_first_frame(data: bytes, header: ImageHeader) -> StoredPixels:
@@ -15,7 +15,7 @@ def decode_first_frame(data: bytes, header: ImageHeader) -> StoredPixels:
     Raises:
         Exception: what Pillow raises for a file that is cut off or damaged.
     """
-    from MLPipeline.images.Pillow import open_image
+    from MLPipeline.decoding.Pillow import open_image
 
     with open_image(data, header.kind) as image:
         has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from MLPipeline.decoding.Fit import STRETCH
+from MLPipeline.decoding.Levels import Levels
+from MLPipeline.decoding.ReadHeader import read_header
+from MLPipeline.decoding.ReadImage import Picture, decode_image, read_image
 from MLPipeline.files.Cache import digest
-from MLPipeline.images.Fit import STRETCH
-from MLPipeline.images.Levels import Levels
-from MLPipeline.images.ReadHeader import read_header
-from MLPipeline.images.ReadImage import Picture, decode_image, read_image
 
 _WHAT_FITS = {
     "crop": "the shorter side of each image fills the square, the centre is used",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from MLPipeline.images.ImageHeader import ImageHeader
+from MLPipeline.decoding.ImageHeader import ImageHeader
 
 Alpha = Literal["none", "straight", "premultiplied"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from MLPipeline.images.ReadImage import decode_image
+from MLPipeline.decoding.ReadImage import decode_image
 from tests.support.picture_cases import distance, encode, photo, png_chunk, refusal, scene
 
 EXIF_ORIENTATION = 0x112

@@ -10,8 +10,8 @@ import struct
 
 import numpy as np
 
-from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
-from MLPipeline.images.StoredPixels import StoredPixels
+from MLPipeline.decoding.ImageHeader import ImageHeader, UnreadableImage
+from MLPipeline.decoding.StoredPixels import StoredPixels
 
 _RGB, _BITFIELDS, _ALPHABITFIELDS = 0, 3, 6  # compressions
 _DEFAULT_MASKS = {16: (0x7C00, 0x03E0, 0x001F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
@@ -42,7 +42,7 @@ def decode_bmp(data: bytes, header: ImageHeader) -> StoredPixels:
         depth, compression = struct.unpack_from("<HI", data, 28)
         if depth in _DEFAULT_MASKS and compression in (_RGB, _BITFIELDS, _ALPHABITFIELDS):
             return _decode_masked(data, header, depth, compression)
-    from MLPipeline.images.Pillow import open_image
+    from MLPipeline.decoding.Pillow import open_image
 
     with open_image(data, "BMP") as image:
         return StoredPixels(np.array(image if image.mode == "L" else image.convert("RGB")), 8, header)

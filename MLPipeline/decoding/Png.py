@@ -6,8 +6,8 @@ import struct
 
 import numpy as np
 
-from MLPipeline.images.ImageHeader import ImageHeader
-from MLPipeline.images.StoredPixels import StoredPixels
+from MLPipeline.decoding.ImageHeader import ImageHeader
+from MLPipeline.decoding.StoredPixels import StoredPixels
 
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from MLPipeline.images.ImageHeader import MAX_PIXELS
+from MLPipeline.decoding.ImageHeader import MAX_PIXELS
 
 # OpenCV reads this once, while it is imported; a value that is no number would abort the process.
 if not os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "").isdigit():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from MLPipeline.images.ImageHeader import ImageHeader
+from MLPipeline.decoding.ImageHeader import ImageHeader
 
 WIDTH, HEIGHT, BITS, COMPRESSION, ORIENTATION, PROFILE = 256, 257, 258, 259, 274, 34675
 # Type of a tag's values -> (format, bytes): SHORT, LONG, UNDEFINED and LONG8.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from MLPipeline.images.ReadImage import UnreadableImage, decode_image, read_bytes, read_image
+from MLPipeline.decoding.ReadImage import UnreadableImage, decode_image, read_bytes, read_image
 from tests.support.paths import CLOTHING, ROOT
 from tests.support.picture_cases import distance, encode, photo, scene
 
@@ -85,7 +85,7 @@ def child(code: str, environment: dict[str, str], timeout_s: float) -> subproces
 
 
 def test_a_pixel_limit_that_is_no_number_does_not_abort_the_process():
-    code = "import MLPipeline.images.ReadImage, os; print(os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'])"
+    code = "import MLPipeline.decoding.ReadImage, os; print(os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'])"
     result = child(code, {"OPENCV_IO_MAX_IMAGE_PIXELS": "lots"}, 60)
     assert (result.returncode, result.stdout.strip()) == (0, "250000000")
 
@@ -96,7 +96,7 @@ def test_a_small_png_of_64_megapixels_is_read_in_bounded_memory(tmp_path):
     Image.new("RGBA", (8000, 8000), (10, 200, 30, 128)).save(path, compress_level=9)
     assert path.stat().st_size < 1_000_000
     code = (
-        "import resource, sys; from pathlib import Path; from MLPipeline.images.ReadImage import read_image\n"
+        "import resource, sys; from pathlib import Path; from MLPipeline.decoding.ReadImage import read_image\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"pixels = read_image(Path({str(path)!r}), (200, 200)).pixels\n"
         "print(pixels[0, 0], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"

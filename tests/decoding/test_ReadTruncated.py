@@ -14,8 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from MLPipeline.images.ReadHeader import read_header
-from MLPipeline.images.ReadImage import UnreadableImage, decode_image
+from MLPipeline.decoding.ReadHeader import read_header
+from MLPipeline.decoding.ReadImage import UnreadableImage, decode_image
 from tests.support.format_cases import tiff
 from tests.support.paths import INPUTS
 from tests.support.picture_cases import encode, png_chunk, refusal, scene

@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from MLPipeline.files.Cache import digest
-from MLPipeline.images.Fingerprint import make_rows
-from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
-from MLPipeline.images.Inspect import Inspection, inspect_images
-from MLPipeline.images.Levels import (
+from MLPipeline.decoding.ImageHeader import ImageHeader, UnreadableImage
+from MLPipeline.decoding.Levels import (
     EACH_ITS_OWN,
     Level,
     Levels,
@@ -24,11 +21,14 @@ from MLPipeline.images.Levels import (
     to_8_bits,
     value_range,
 )
-from MLPipeline.images.OpenCv import cv2
-from MLPipeline.images.Preprocessing import Preprocessing
-from MLPipeline.images.ReadImage import decode_image, read_image
+from MLPipeline.decoding.OpenCv import cv2
+from MLPipeline.decoding.Preprocessing import Preprocessing
+from MLPipeline.decoding.ReadImage import decode_image, read_image
+from MLPipeline.decoding.StoredPixels import StoredPixels
+from MLPipeline.files.Cache import digest
+from MLPipeline.images.Fingerprint import make_rows
+from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ScanFolders import scan_folders
-from MLPipeline.images.StoredPixels import StoredPixels
 from tests.support.paths import INPUTS
 
 RAMP = np.tile(np.linspace(200, 4000, 96).astype(np.uint16), (96, 1))

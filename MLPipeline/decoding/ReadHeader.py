@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from MLPipeline.images.Bmp import parse_bmp
-from MLPipeline.images.HeaderColour import avif_colour, png_colour
-from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
-from MLPipeline.images.JpegStructure import parse_jpeg
-from MLPipeline.images.TiffTags import exif_orientation, parse_tiff
+from MLPipeline.decoding.Bmp import parse_bmp
+from MLPipeline.decoding.HeaderColour import avif_colour, png_colour
+from MLPipeline.decoding.ImageHeader import ImageHeader, UnreadableImage
+from MLPipeline.decoding.JpegStructure import parse_jpeg
+from MLPipeline.decoding.TiffTags import exif_orientation, parse_tiff
 
 # How a file begins, in the order of the checks; the last ones are often found under the name of an image.
 SIGNATURES = {

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from MLPipeline.images.ColourProfile import lab_to_srgb, to_srgb
-from MLPipeline.images.ImageHeader import MAX_PIXELS, ImageHeader, UnreadableImage
-from MLPipeline.images.JpegStructure import END
-from MLPipeline.images.OpenCv import cv2
-from MLPipeline.images.StoredPixels import Alpha, StoredPixels
+from MLPipeline.decoding.ColourProfile import lab_to_srgb, to_srgb
+from MLPipeline.decoding.ImageHeader import MAX_PIXELS, ImageHeader, UnreadableImage
+from MLPipeline.decoding.JpegStructure import END
+from MLPipeline.decoding.OpenCv import cv2
+from MLPipeline.decoding.StoredPixels import Alpha, StoredPixels
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9
 _NUM_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from MLPipeline.images.HeaderColour import UNREADABLE
+from MLPipeline.decoding.HeaderColour import UNREADABLE
 
 Convert = Callable[[np.ndarray], np.ndarray]
 _PILLOW_MODES = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}

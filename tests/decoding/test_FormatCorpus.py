@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from MLPipeline.images.Levels import EACH_ITS_OWN
-from MLPipeline.images.ReadImage import decode_image
+from MLPipeline.decoding.Levels import EACH_ITS_OWN
+from MLPipeline.decoding.ReadImage import decode_image
 from tests.support.format_cases import (
     ADOBE_RGB,
     DISPLAY_P3,

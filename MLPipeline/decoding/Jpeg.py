@@ -17,9 +17,9 @@ from collections.abc import Callable
 import numpy as np
 import simplejpeg
 
-from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
-from MLPipeline.images.JpegStructure import END, PROGRESSIVE, JpegBody, parse_body
-from MLPipeline.images.StoredPixels import StoredPixels
+from MLPipeline.decoding.ImageHeader import ImageHeader, UnreadableImage
+from MLPipeline.decoding.JpegStructure import END, PROGRESSIVE, JpegBody, parse_body
+from MLPipeline.decoding.StoredPixels import StoredPixels
 
 MAX_ROWS_LOST = 0.01  # of all rows, at the bottom, that a picture may lack and still be used
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB})
@@ -163,7 +163,7 @@ def _rows_lost(data: bytes, header: ImageHeader, decode: Decoder) -> int:
 
 def _decode_by_pillow(data: bytes, header: ImageHeader, scale: int) -> StoredPixels:
     """Return the pixels of a file that simplejpeg does not take, decoded by the same libjpeg-turbo through Pillow."""
-    from MLPipeline.images.Pillow import open_image
+    from MLPipeline.decoding.Pillow import open_image
 
     def decode(content: bytes) -> np.ndarray:
         with open_image(content, "JPEG") as image:

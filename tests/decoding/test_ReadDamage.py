@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from MLPipeline.images.ReadImage import decode_image
+from MLPipeline.decoding.ReadImage import decode_image
 from tests.support.picture_cases import encode, photo, png_chunk, refusal, scene
 
 

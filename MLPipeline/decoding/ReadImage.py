@@ -19,18 +19,18 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from MLPipeline.images.Bmp import decode_bmp
-from MLPipeline.images.ColourProfile import from_gamma, to_srgb
-from MLPipeline.images.Fit import STRETCH, matching_parts
-from MLPipeline.images.Frames import decode_avif, decode_first_frame
-from MLPipeline.images.ImageHeader import ImageHeader, UnreadableImage
-from MLPipeline.images.Jpeg import decode_jpeg, reduction
-from MLPipeline.images.Levels import Levels, depth_of, to_8_bits
-from MLPipeline.images.OpenCv import cv2
-from MLPipeline.images.Png import decode_png
-from MLPipeline.images.ReadHeader import read_header
-from MLPipeline.images.StoredPixels import StoredPixels
-from MLPipeline.images.Tiff import decode_tiff
+from MLPipeline.decoding.Bmp import decode_bmp
+from MLPipeline.decoding.ColourProfile import from_gamma, to_srgb
+from MLPipeline.decoding.Fit import STRETCH, matching_parts
+from MLPipeline.decoding.Frames import decode_avif, decode_first_frame
+from MLPipeline.decoding.ImageHeader import ImageHeader, UnreadableImage
+from MLPipeline.decoding.Jpeg import decode_jpeg, reduction
+from MLPipeline.decoding.Levels import Levels, depth_of, to_8_bits
+from MLPipeline.decoding.OpenCv import cv2
+from MLPipeline.decoding.Png import decode_png
+from MLPipeline.decoding.ReadHeader import read_header
+from MLPipeline.decoding.StoredPixels import StoredPixels
+from MLPipeline.decoding.Tiff import decode_tiff
 
 for _name in ("imagecodecs", "tifffile", "PIL"):  # the reader reports what is wrong, with the name of the file
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from MLPipeline.images.ReadImage import cv2
+from MLPipeline.decoding.ReadImage import cv2
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
