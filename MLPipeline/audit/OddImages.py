@@ -1,4 +1,4 @@
-"""Images that look unlike the others of their folder: blank, dark, light, blurred, of another size or shape.
+"""Images that look unlike the others of the data set: blank, dark, bright, blurred, of another size or shape.
 
 Not by a fixed rule, which a folder of night shots or of icons would break, but by the distance from the median in units
 of the median absolute deviation (Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers": 3.5 is far).
@@ -27,7 +27,8 @@ class Oddity:
 
     name: str
     title: str
-    advice: str
+    common: str  # what is said if it holds for much of the set
+    advice: str  # what to do if it is rare
     places: np.ndarray  # (M,) in the records given, the oddest first
     texts: tuple[str, ...]  # what is odd about each
 
@@ -46,23 +47,44 @@ def find_odd_images(prints: np.ndarray) -> list[Oddity]:
     greys = [f"mean grey {value:.0f} of 255" for value in brightness]
     blur = [f"sharpness {value:.3g}, median {np.median(prints['sharpness']):.3g}" for value in prints["sharpness"]]
 
-    def oddity(name: str, title: str, advice: str, is_odd: np.ndarray, by: np.ndarray, texts: Sequence[str]) -> Oddity:
+    def oddity(
+        name: str, title: str, common: str, advice: str, is_odd: np.ndarray, by: np.ndarray, texts: Sequence[str]
+    ) -> Oddity:
         places = np.flatnonzero(is_odd)
         places = places[np.argsort(-by[places], kind="stable")]
-        return Oddity(name, title, advice, places, tuple(texts[place] for place in places.tolist()))
+        return Oddity(name, title, common, advice, places, tuple(texts[place] for place in places.tolist()))
 
     dark = seen & (((prints["light"] < DARK) & ~is_deep) | (grey < -FAR))
     light = seen & (((prints["shadow"] > LIGHT) & ~is_deep) | (grey > FAR))
-    lost = "Delete them, unless you will ask about such pictures."
+    advice = "Delete them, unless the model will see such images in use."
+    thumbnails = "Check whether thumbnails or scans are among the photographs."
+    squeezed = "Resizing distorts them: crop them, or train with --fit pad."
+    is_blurred, is_odd_size = seen & (sharpness < -FAR), np.abs(area) > FAR
     return [
-        oddity("blank", "Blank images", "There is nothing to learn from. Delete them.", ~seen, -contrast, greys),
-        oddity("dark", "Dark images", lost, dark, -grey, greys),
-        oddity("light", "Light images", lost, light, grey, greys),
-        oddity("blurred", "Blurred images", lost, seen & (sharpness < -FAR), -sharpness, blur),
         oddity(
-            "size", "Odd sizes", "Look for thumbnails and scans among photos.", np.abs(area) > FAR, np.abs(area), sizes
+            "blank", "Blank images", "blank", "They show nothing to learn from: delete them.", ~seen, -contrast, greys
         ),
-        oddity("shape", "Odd proportions", "They come out squeezed: crop them.", elongation > FAR, elongation, sizes),
+        oddity("dark", "Dark images", "dark", advice, dark, -grey, greys),
+        oddity("light", "Bright images", "very bright", advice, light, grey, greys),
+        oddity("blurred", "Blurred images", "blurred", advice, is_blurred, -sharpness, blur),
+        oddity(
+            "size",
+            "Unusual sizes",
+            "much larger or smaller than the others",
+            thumbnails,
+            is_odd_size,
+            np.abs(area),
+            sizes,
+        ),
+        oddity(
+            "shape",
+            "Unusual proportions",
+            "much longer than wide, or wider than long",
+            squeezed,
+            elongation > FAR,
+            elongation,
+            sizes,
+        ),
     ]
 
 
