@@ -69,7 +69,8 @@ def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str
         yield _line(
             "",
             f"  {classes[each.label]} by {each.signal}: recall {100 * each.found:.0f} %, "
-            f"{100 * each.false:.0f} % of the others confused with it (typically {each.typical}; others {each.typical_of_others})",
+            f"{100 * each.false:.0f} % of the others confused with it "
+            f"(typically {each.typical}; others {each.typical_of_others})",
         )
     yield _line("", "A model may learn this instead of what the pictures show: store the files of all classes alike.")
     if shortcuts.per_signal.get(PROPORTIONS, 0) - shortcuts.baseline > (1 - shortcuts.baseline) / 2:

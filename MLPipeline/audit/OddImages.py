@@ -56,7 +56,7 @@ def find_odd_images(prints: np.ndarray) -> list[Oddity]:
 
     dark = seen & (((prints["light"] < DARK) & ~is_deep) | (grey < -FAR))
     light = seen & (((prints["shadow"] > LIGHT) & ~is_deep) | (grey > FAR))
-    advice = "Delete them, unless the model will see such images in use."
+    advice = "Delete them unless the model will see such images in use."
     thumbnails = "Check whether thumbnails or scans are among the photographs."
     squeezed = "Resizing distorts them: crop them, or train with --fit pad."
     is_blurred, is_odd_size = seen & (sharpness < -FAR), np.abs(area) > FAR

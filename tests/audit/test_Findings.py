@@ -93,7 +93,7 @@ def of_greys(tmp_path: Path, greys: list[int]) -> dict[str, Finding]:
     for name in "ab":
         (tmp_path / "Data" / name).mkdir(parents=True)
     for number, grey in enumerate(greys):
-        picture = np.clip(cv2.resize(rng.normal(grey, grey / 5, (8, 8, 3)), (48, 48)), 0, 255).astype(np.uint8)
+        picture = np.clip(cv2.resize(rng.normal(grey, 15, (8, 8, 3)), (48, 48)), 0, 255).astype(np.uint8)
         assert cv2.imwrite(str(tmp_path / "Data" / "ab"[number % 2] / f"{number:03}.png"), picture)
     return faults(tmp_path / "Data", tmp_path / "cache")
 
