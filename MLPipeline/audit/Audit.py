@@ -72,7 +72,9 @@ def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str
             f"{100 * each.false:.0f} % of the others confused with it "
             f"(typically {each.typical}; others {each.typical_of_others})",
         )
-    yield _line("", "A model may learn this instead of what the pictures show: store the files of all classes alike.")
+    yield _line(
+        "", "If this is not what distinguishes the classes, store the files of all classes alike: a model may learn it."
+    )
     if shortcuts.per_signal.get(PROPORTIONS, 0) - shortcuts.baseline > (1 - shortcuts.baseline) / 2:
         yield _line("", "Train with --fit crop: the square of a stretched or padded image reveals its proportions.")
 

@@ -42,7 +42,15 @@ class Finding:
     @property
     def headline(self) -> str:
         """The title, with the number of examples where they are counted."""
-        return self.title if self.is_property else f"{self.title}: {len(self.examples):,}"
+        if self.is_property:
+            return self.title
+        number = f"{len(self.examples):,}"
+        is_pair = bool(self.examples) and len(self.examples[0].paths) == 2
+        return (
+            f"{self.title}: {number} pair{'s' if len(self.examples) > 1 else ''}"
+            if is_pair
+            else f"{self.title}: {number}"
+        )
 
 
 def find_faults(index: ImageIndex, inspection: Inspection, pairs: Pairs, groups: np.ndarray) -> list[Finding]:

@@ -29,7 +29,9 @@ _NUM_FLOORS = 40
 
 
 def learning_curve(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> LearningCurve | None:
-    """Return how accuracy has grown with the number of images and where it leads; None where a class has under 10, or under 5 groups.
+    """Return how accuracy has grown with the number of images and where it leads; None where too few.
+
+    Every class needs at least 10 images in 5 groups.
 
     Args:
         features: (N, D), one row per image, a memory-mapped file perhaps.

@@ -19,7 +19,7 @@ from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.SamePicture import is_same_picture
 
 MAX_DIFFERENT = 6  # images that one may differ from; even among X-rays its copy is the one that looks most like it
-_PAIRS_AT_ONCE = 64
+_PAIRS_AT_ONCE = 16  # few, because what is linked in one round need not be compared in the next
 _PICTURES_KEPT = 48  # 1.5 MB each at most
 
 
