@@ -32,7 +32,7 @@ def confirmed(monkeypatch: pytest.MonkeyPatch, path_of, are_copies: bool) -> tup
 
 def test_frames_that_are_all_copies_are_linked_in_few_comparisons(monkeypatch, path_of) -> None:
     is_copy, number, pairs = confirmed(monkeypatch, path_of, are_copies=True)
-    assert number == is_copy.sum() <= 2 * NUM_IMAGES
+    assert number == is_copy.sum() <= 6 * NUM_IMAGES  # of 1,770 pairs; a few are compared at the same time
     assert set(pairs[:, is_copy].ravel()) == set(range(NUM_IMAGES))
 
 
