@@ -7,6 +7,7 @@ others is compared with no more of them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -19,7 +20,7 @@ from MLPipeline.images.ReadImage import UnreadableImage
 from MLPipeline.images.SamePicture import is_same_picture
 
 MAX_DIFFERENT = 6  # images that one may differ from; even among X-rays its copy is the one that looks most like it
-_PAIRS_AT_ONCE = 16  # few, because what is linked in one round need not be compared in the next
+_PAIRS_AT_ONCE = 16
 _PICTURES_KEPT = 48  # 1.5 MB each at most
 
 
@@ -52,14 +53,22 @@ def confirm_copies(
         return one is not None and other is not None and is_same_picture(one, other)
 
     is_copy, links = np.zeros(len(first), bool), _Links()
-    order = np.argsort(-likeness, kind="stable").tolist()
+    waiting = deque(np.argsort(-likeness, kind="stable").tolist())
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
-        for start in range(0, len(order), _PAIRS_AT_ONCE):
-            pairs = [(pair, int(first[pair]), int(second[pair])) for pair in order[start : start + _PAIRS_AT_ONCE]]
-            pairs = [(pair, one, other) for pair, one, other in pairs if links.leave_open(one, other)]
-            for (pair, one, other), is_same in zip(pairs, threads.map(check, [pair[0] for pair in pairs]), strict=True):
+        while waiting:
+            chosen: list[int] = []
+            later: list[int] = []
+            ends: set[int] = set()  # of this round: a pair between two of them may be linked by the end of it
+            while waiting and len(chosen) < _PAIRS_AT_ONCE and len(later) < _PAIRS_AT_ONCE:
+                pair = waiting.popleft()
+                one, other = int(first[pair]), int(second[pair])
+                if links.leave_open(one, other):
+                    (later if {one, other} <= ends else chosen).append(pair)
+                    ends |= {one, other}
+            for pair, is_same in zip(chosen, threads.map(check, chosen), strict=True):
                 is_copy[pair] = is_same
-                links.add(one, other, is_same)
+                links.add(int(first[pair]), int(second[pair]), is_same)
+            waiting.extendleft(reversed(later))
     return is_copy
 
 
