@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from MLPipeline.images.Levels import Levels
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ReadImage import UnreadableImage
-from MLPipeline.images.SamePicture import is_same_picture
+from MLPipeline.images.ReadImage import UnreadableImage, read_thumbnail
+from MLPipeline.images.SamePicture import READ_SIDE, is_same_picture
 
 MAX_DIFFERENT = 6  # images that one may differ from; even among X-rays its copy is the one that looks most like it
 _PAIRS_AT_ONCE = 16
@@ -58,13 +59,14 @@ def confirm_copies(
         while waiting:
             chosen: list[int] = []
             later: list[int] = []
-            ends: set[int] = set()  # of this round: a pair between two of them may be linked by the end of it
+            met: set[int] = set()  # groups in this round: two of them may be linked by the end of it
             while waiting and len(chosen) < _PAIRS_AT_ONCE and len(later) < _PAIRS_AT_ONCE:
                 pair = waiting.popleft()
                 one, other = int(first[pair]), int(second[pair])
                 if links.leave_open(one, other):
-                    (later if {one, other} <= ends else chosen).append(pair)
-                    ends |= {one, other}
+                    groups = {links.root(one), links.root(other)}
+                    (later if groups <= met else chosen).append(pair)
+                    met |= groups
             for pair, is_same in zip(chosen, threads.map(check, chosen), strict=True):
                 is_copy[pair] = is_same
                 links.add(int(first[pair]), int(second[pair]), is_same)
@@ -82,17 +84,18 @@ class _Links:
     def leave_open(self, one: int, other: int) -> bool:
         """Return whether these two are still to be compared."""
         most = max(self.different.get(one, 0), self.different.get(other, 0))
-        return most < MAX_DIFFERENT and self._root(one) != self._root(other)
+        return most < MAX_DIFFERENT and self.root(one) != self.root(other)
 
     def add(self, one: int, other: int, is_same: bool) -> None:
         """Remember whether these two are copies."""
         if is_same:
-            self.parents[self._root(other)] = self._root(one)
+            self.parents[self.root(other)] = self.root(one)
         else:
             for image in (one, other):
                 self.different[image] = self.different.get(image, 0) + 1
 
-    def _root(self, image: int) -> int:
+    def root(self, image: int) -> int:
+        """Return the image that stands for the group of copies of `image`."""
         while (parent := self.parents.get(image, image)) != image:
             self.parents[image] = self.parents.get(parent, parent)  # halves the way for the next time
             image = parent
