@@ -174,7 +174,9 @@ def test_depth_that_gives_the_class_away_is_a_shortcut(tmp_path: Path) -> None:
         pixels = (brightness(0, 250)(rng, 1)).clip(0, 255).astype(np.uint8)
         path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     audit = succeed(["audit", "--data", data, "--output", tmp_path / "output", "--device", "cpu"]).out
-    assert "class0 by bits per channel: 100 % told, 0 % of the others taken for it (8; others 16)" in audit
+    assert (
+        "class0 by bits per channel: recall 100 %, 0 % of the others confused with it (typically 8; others 16)" in audit
+    )
     assert "90 grey, 60 of more than 8 bits" in audit
 
 

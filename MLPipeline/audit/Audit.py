@@ -1,4 +1,4 @@
-"""All that an audit has found, and the lines that say it on one page of the console."""
+"""The results of an audit, and the lines that the console shows of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINES_OF_SERIOUS, _LINES_OF_OTHERS, _LINES_OF_SUSPECTS = 5, 2, 5
 
 @dataclass(frozen=True)
 class Audit:
-    """The results, as the console, the page and the table need them."""
+    """The results, as the console, the page and the table show them."""
 
     index: ImageIndex
     facts: dict[str, str]
@@ -36,7 +36,7 @@ class Audit:
 
 
 def fact_lines(facts: dict[str, str]) -> list[str]:
-    """Return what the images are like."""
+    """Return the lines that describe the images."""
     return [_line(name.lower() if name != "Rotated by EXIF" else "rotated", text) for name, text in facts.items()]
 
 
@@ -44,22 +44,22 @@ def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield a headline per finding with its worst examples and what to do."""
     for each in findings:
         shown = _LINES_OF_SERIOUS if each.is_serious else _LINES_OF_OTHERS
-        yield _line("SERIOUS" if each.is_serious else "look at", f"{each.title}: {len(each.examples):,}")
+        yield _line("SERIOUS" if each.is_serious else "look at", each.headline)
         for example in each.examples[:shown]:
             yield _line("", f"  {' = '.join(example.paths)}{': ' if example.paths else ''}{example.text}")
         if len(each.examples) > shown:
             yield _line("", f"  and {len(each.examples) - shown:,} more")
         yield _line("", each.advice)
     if not any(each.is_serious for each in findings):
-        yield _line("fine", "every file can be read; no picture is under two labels or in two splits")
+        yield _line("fine", "every file can be read; no picture has two labels or is in two splits")
 
 
 def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str]:
-    """Yield whether the files give the classes away, and by what."""
+    """Yield how well the classes can be predicted without looking at the pictures, and by what."""
     low, high = shortcuts.interval
     figures = (
-        f"{100 * shortcuts.accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f} %) told right by size, format, mean "
-        f"colour and border alone; always the largest class: {100 * shortcuts.baseline:.1f} %"
+        f"size, format, mean colour and border alone predict {100 * shortcuts.accuracy:.1f} % of the classes correctly "
+        f"({100 * low:.1f} to {100 * high:.1f} %); majority-class baseline {100 * shortcuts.baseline:.1f} %"
     )
     if not shortcuts.is_alarming:
         yield _line("fine", f"no shortcut: {figures}")
@@ -68,10 +68,13 @@ def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str
     for each in shortcuts.giveaways:
         yield _line(
             "",
-            f"  {classes[each.label]} by {each.signal}: {100 * each.found:.0f} % told, "
-            f"{100 * each.false:.0f} % of the others taken for it ({each.typical}; others {each.typical_of_others})",
+            f"  {classes[each.label]} by {each.signal}: recall {100 * each.found:.0f} %, "
+            f"{100 * each.false:.0f} % of the others confused with it "
+            f"(typically {each.typical}; others {each.typical_of_others})",
         )
-    yield _line("", "A model learns this instead of what the pictures show. Make the files of all classes alike.")
+    yield _line(
+        "", "If this is not what distinguishes the classes, store the files of all classes alike: a model may learn it."
+    )
     if shortcuts.per_signal.get(PROPORTIONS, 0) - shortcuts.baseline > (1 - shortcuts.baseline) / 2:
         yield _line("", "Train with --fit crop: the square of a stretched or padded image reveals its proportions.")
 
@@ -80,16 +83,22 @@ def suspect_lines(fixes: Sequence[Fix], num_images: int, accuracy: float) -> Ite
     """Yield how many labels look wrong, and the most suspicious."""
     yield _line(
         "labels",
-        f"{len(fixes):,} of {num_images:,} look wrong; a quick classifier agrees with {100 * accuracy:.1f} % of all",
+        f"{len(fixes):,} of {num_images:,} labels look{'s' if len(fixes) == 1 else ''} wrong; "
+        f"a quick classifier agrees with {100 * accuracy:.1f} % of all labels",
     )
     for fix in fixes[:_LINES_OF_SUSPECTS]:
-        yield _line("", f"  {fix.path}: {fix.suggested} rather than {fix.label}, {100 * fix.confidence:.0f} % sure")
+        yield _line(
+            "", f"  {fix.path}: labelled {fix.label}, more likely {fix.suggested} ({100 * fix.confidence:.0f} %)"
+        )
 
 
 def forecast_line(curve: LearningCurve, classes: Sequence[str]) -> str:
     """Return the sentence that says what twice as many images would bring."""
     label, most = next(iter(curve.per_class.items()))
-    return f"twice as many images: {_forecast(curve.overall, 1)}; most to gain: {classes[label]}, {_forecast(most, 0)}"
+    return (
+        f"with twice as many images: accuracy {_forecast(curve.overall, 1)}; "
+        f"largest gain: recall of {classes[label]} {_forecast(most, 0)}"
+    )
 
 
 def findings_table(audit: Audit) -> pd.DataFrame:
@@ -100,7 +109,7 @@ def findings_table(audit: Audit) -> pd.DataFrame:
         for example in each.examples
     ]
     rows += [
-        ("suspect", False, fix.path, "", f"{fix.suggested} rather than {fix.label}, {fix.confidence:.3f}")
+        ("suspect", False, fix.path, "", f"labelled {fix.label}, more likely {fix.suggested}, {fix.confidence:.3f}")
         for fix in audit.fixes
     ]
     rows += [
@@ -109,7 +118,8 @@ def findings_table(audit: Audit) -> pd.DataFrame:
             False,
             "",
             "",
-            f"{audit.index.classes[each.label]} by {each.signal}: {each.typical}; others {each.typical_of_others}",
+            f"{audit.index.classes[each.label]} by {each.signal}: "
+            f"typically {each.typical}; others {each.typical_of_others}",
         )
         for each in audit.shortcuts.giveaways
     ]
@@ -120,7 +130,7 @@ def _forecast(forecast: Forecast, decimals: int) -> str:
     now, then, low, high = (
         f"{100 * share:.{decimals}f}" for share in (forecast.now, forecast.then, *forecast.interval)
     )
-    return f"{now} % now, then about {then} % ({low} to {high})"
+    return f"{now} % now, about {then} % then ({low} to {high} %)"
 
 
 def _line(head: str, text: str) -> str:

@@ -1,4 +1,4 @@
-"""`audit.html`: what an audit has found, with the pictures, on one self-contained page."""
+"""`audit.html`: the results of an audit with the pictures concerned, on one self-contained page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CurveChart:
 
 
 def write_audit_page(page: Path, audit: Audit, fixes: Path) -> None:
-    """Write what was found to `page`; `fixes` is the table that it tells people to edit.
+    """Write what was found to `page`; `fixes` is the table of label corrections to edit.
 
     Raises:
         ResourceError: it cannot be written.
@@ -73,7 +73,7 @@ def write_audit_page(page: Path, audit: Audit, fixes: Path) -> None:
 
 def _layout(finding: Finding) -> str:
     """Return how the examples of `finding` are shown: as pairs or single pictures, or as rows of a table."""
-    if finding.name in WITHOUT_PICTURES:
+    if finding.name in WITHOUT_PICTURES or not finding.examples[0].paths:
         return "table"
     return "pairs" if len(finding.examples[0].paths) == 2 else "pictures"
 

@@ -1,14 +1,15 @@
-"""What is wrong with a folder of images: the findings of an audit, each with all its examples and what to do."""
+"""What is wrong with a data set: the findings of an audit, each with all its examples and a hint what to do."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from MLPipeline.audit.OddImages import find_odd_images
+from MLPipeline.audit.InProportion import PROPERTY_HINT, is_property, proportion, tally
+from MLPipeline.audit.OddImages import Oddity, find_odd_images
 from MLPipeline.images.Duplicates import Pairs, find_conflicts, find_leaks
 from MLPipeline.images.Fingerprint import ANIMATED, DEEP, GREY, KINDS, TRANSPARENT
 from MLPipeline.images.ImageWalk import Skipped
@@ -21,7 +22,7 @@ SMALL_CLASS, UNEQUAL = 20, 10  # images of a class; times those of the smallest 
 
 @dataclass(frozen=True)
 class Example:
-    """An image, two that belong together, or none, and what is to be said of them."""
+    """An image, a pair of images, or none, and a remark about it."""
 
     paths: tuple[str, ...]  # relative to the data folder
     text: str
@@ -36,21 +37,32 @@ class Finding:
     is_serious: bool  # it makes the figures of a model wrong: --strict refuses it
     advice: str
     examples: tuple[Example, ...]  # all of them, the worst first
+    is_property: bool = False  # it holds for much of the set, which one example says
+
+    @property
+    def headline(self) -> str:
+        """The title, with the number of examples where they are counted."""
+        if self.is_property:
+            return self.title
+        number = f"{len(self.examples):,}"
+        is_pair = bool(self.examples) and len(self.examples[0].paths) == 2
+        return (
+            f"{self.title}: {number} pair{'s' if len(self.examples) > 1 else ''}"
+            if is_pair
+            else f"{self.title}: {number}"
+        )
 
 
 def find_faults(index: ImageIndex, inspection: Inspection, pairs: Pairs, groups: np.ndarray) -> list[Finding]:
     """Return what was found, the serious first; kinds of which there are none are left out.
 
-    `pairs` show the same picture; `groups` (N,) are those of `group_images`.
+    `pairs` are copies of one picture; `groups` (N,) are those of `group_images`.
     """
     usable = np.flatnonzero(inspection.is_readable)
-    odd = [
-        Finding(each.name, each.title, False, each.advice, _examples(index, usable[each.places], each.texts))
-        for each in find_odd_images(inspection.prints[usable])
-    ]
+    odd = [_odd(index, usable, each) for each in find_odd_images(inspection.prints[usable])]
     unreadable = _files("unreadable", "Files that cannot be read", "Replace or delete them.", inspection.skipped(index))
-    unusual = _files("unusual", "Used, but unusual", "Save them anew to be sure.", inspection.notes(index))
-    left_out = _files("left-out", "Files that are not used", "Only images in a class folder are.", index.skipped)
+    unusual = _unusual(inspection.notes(index), len(usable))
+    left_out = _files("left-out", "Files that are not used", "Only images in a class folder are used.", index.skipped)
     found = [replace(unreadable, is_serious=True), *_duplicates(index, pairs, groups), _small_classes(index), *odd]
     found += [_proportions(inspection.prints[usable]), unusual, left_out]
     return sorted((each for each in found if each.examples), key=lambda each: not each.is_serious)
@@ -74,13 +86,33 @@ def describe(index: ImageIndex, inspection: Inspection) -> dict[str, str]:
     }
 
 
+def _odd(index: ImageIndex, usable: np.ndarray, oddity: Oddity) -> Finding:
+    """Return the finding for one way to be odd; `usable` (N,) are the positions of the images that were looked at."""
+    number, total = len(oddity.places), len(usable)
+    if is_property(number, total):
+        said = (Example((), f"{oddity.common}: {proportion(number, total)}"),)
+        return Finding(oddity.name, oddity.title, False, PROPERTY_HINT, said, is_property=True)
+    examples = _examples(index, usable[oddity.places], oddity.texts)
+    return Finding(oddity.name, oddity.title, False, oddity.advice, examples)
+
+
+def _unusual(notes: Sequence[Skipped], total: int) -> Finding:
+    title = "Used, but unusual"
+    if is_property(len(notes), total):
+        lines = tally([note.reason for note in notes], total)
+        return Finding(
+            "unusual", title, False, PROPERTY_HINT, tuple(Example((), line) for line in lines), is_property=True
+        )
+    return _files("unusual", title, "Save them again as JPEG or PNG to be safe.", notes)
+
+
 def _proportions(prints: np.ndarray) -> Finding:
     """Return whether images are distorted very differently when all of them are stretched to a square."""
     low, high = np.quantile(prints["width"] / prints["height"], (0.05, 0.95))
     text = f"width divided by height is {low:.2f} to {high:.2f} in 90 % of the images"
     advice = "Train with --fit pad, which shows the whole image undistorted, or --fit crop, which shows its centre."
     examples = (Example((), text),) if high > VARIED * low else ()
-    return Finding("proportions", "Different proportions", False, advice, examples)
+    return Finding("proportions", "Different proportions", False, advice, examples, is_property=True)
 
 
 def _examples(index: ImageIndex, positions: np.ndarray, texts: Iterable[str]) -> tuple[Example, ...]:
@@ -108,16 +140,30 @@ def _duplicates(index: ImageIndex, pairs: Pairs, groups: np.ndarray) -> list[Fin
     def label(first: int, _: int) -> str:
         return index.classes[index.labels[first]]
 
-    right = "No classifier gets both right: correct one label, or delete the image."
-    asked = "What was learnt by heart is asked again, so the figures come out too good: keep one of the two."
-    apart = "They count double, and stay on one side of our split: delete what you do not need."
+    right = "One of the labels is wrong: correct it, or delete the image."
+    asked = "The scores are too high, because the model has seen these images in training: keep one image of each pair."
+    apart = (
+        "They count twice in training and in every score. The split keeps them together; delete those you do not need."
+    )
     copies, near = is_harmless & pairs.are_copies, is_harmless & ~pairs.are_copies
     return [
         Finding("conflict", "The same picture under two labels", True, right, alike(is_conflict, classes)),
         Finding("leak", "The same picture in two splits", True, asked, _pairs(index, leaks, splits)),
         Finding("copy", "The same file twice", False, apart, alike(copies, label)),
-        Finding("near-duplicate", "Nearly the same picture", False, apart, alike(near, label)),
+        Finding(
+            "near-duplicate", "Near-duplicates", False, _about_near(pairs, near, len(index), apart), alike(near, label)
+        ),
     ]
+
+
+def _about_near(pairs: Pairs, chosen: np.ndarray, total: int, advice: str) -> str:
+    """Return what to do about the `chosen` near-duplicates: nothing where the set consists of them, as video does."""
+    number = len(np.unique(np.concatenate([pairs.first[chosen], pairs.second[chosen]])))
+    if not is_property(number, total):
+        return advice
+    return (
+        f"They make up {proportion(number, total)}, as in a set of video frames. Each split gets whole groups of them."
+    )
 
 
 def _pairs(index: ImageIndex, pairs: np.ndarray, say: Callable[[int, int], str]) -> tuple[Example, ...]:

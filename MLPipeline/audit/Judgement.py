@@ -12,7 +12,7 @@ import numpy as np
 
 from MLPipeline.files.AtomicFile import write_text
 
-_FORMAT = 1  # goes up with every change of what a judgement holds, or of how it is made
+_FORMAT = 2  # goes up with every change of what a judgement holds, or of how it is made
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Which labels are probably wrong: images that a classifier takes for another class without having learnt from them.
+"""Which labels are probably wrong: images that a classifier assigns to another class without being trained on them.
 
-Each image is judged by a head fitted on the other folds (out of fold), so that no label vouches for itself; cleanlab
-weighs the probabilities (Confident Learning, arXiv:1911.00068).
+The probabilities of each image come from a head fitted on the other folds (out of fold), so no label supports itself;
+cleanlab ranks the labels by them (Confident Learning, arXiv:1911.00068).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from MLPipeline.audit.LinearHead import assign_folds, sum_up
 from MLPipeline.Errors import ResourceError
 
 NUM_FOLDS = 5
-# A suspect's label gets less probability than the first, another more than the second. Of 60 wrong labels planted among
-# 3,781 this finds 51 to 54, and names 52 others; without the limits cleanlab's estimate finds 55 and names 120 others.
+# The label of a suspect has less than the first probability, and another class more than the second. Of 60 wrong labels
+# planted among 3,781 this finds 51 to 54, and 52 others; without the limits cleanlab finds 55, and 120 others.
 DOUBT, BELIEF = 0.05, 0.4
-MIN_IMAGES = 10  # of a class: with fewer it is hardly learnt, and all of its labels are doubted
+MIN_IMAGES = 10  # of a class: with fewer the classifier hardly learns it, and all of its labels look wrong
 _TEMPERATURES = np.geomspace(0.1, 100, 61)
 _IMAGES_FOR_TEMPERATURE = 20_000
 
@@ -28,8 +28,8 @@ def find_suspects(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
 
     Args:
         features: one row per image, a memory-mapped file perhaps.
-        labels: a whole number per image.
-        groups: a number per image, the same for copies of one picture: they are judged together.
+        labels: an integer per image.
+        groups: a number per image, the same for copies of one picture, which are in one fold.
         seed: draws the folds.
 
     Raises:
@@ -40,7 +40,8 @@ def find_suspects(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
     probabilities = out_of_fold(features, codes, groups, seed)
     predicted = probabilities.argmax(axis=1)
     quality = rank.get_label_quality_scores(codes, probabilities, method="self_confidence")
-    is_learnable = np.bincount(codes)[codes] >= MIN_IMAGES
+    num_groups = np.bincount(codes[np.unique(groups, return_index=True)[1]], minlength=len(classes))
+    is_learnable = ((np.bincount(codes) >= MIN_IMAGES) & (num_groups >= NUM_FOLDS))[codes]  # in folds it is not in
     doubtful = np.flatnonzero(is_learnable & (quality < DOUBT) & (probabilities.max(axis=1) > BELIEF))
     number = count.num_label_issues(codes, probabilities) if len(doubtful) else 0
     worst = doubtful[np.argsort(quality[doubtful], kind="stable")][:number]
@@ -49,7 +50,7 @@ def find_suspects(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
 
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Return calibrated probabilities (N, C), each image's by a head that has seen neither it nor its copies."""
+    """Return calibrated probabilities (N, C) for each image, from a head fitted on neither it nor its copies."""
     num_classes = int(labels.max()) + 1
     folds = assign_folds(labels, groups, NUM_FOLDS, seed)
     members = [np.flatnonzero(folds == fold) for fold in range(NUM_FOLDS)]
@@ -62,7 +63,7 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, se
 
 
 def _temperature(logits: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Return the divisor that makes the probabilities as sure as they are right (arXiv:1706.04599)."""
+    """Return the temperature that calibrates the probabilities (arXiv:1706.04599)."""
     chosen = np.random.default_rng(seed).permutation(len(labels))[:_IMAGES_FOR_TEMPERATURE]
 
     def loss(temperature: float) -> float:

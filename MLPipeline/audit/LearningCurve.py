@@ -29,7 +29,9 @@ _NUM_FLOORS = 40
 
 
 def learning_curve(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> LearningCurve | None:
-    """Return how accuracy has grown with the number of images and where it leads; None where a class has under 10.
+    """Return how accuracy has grown with the number of images and where it leads; None where too few.
+
+    Every class needs at least 10 images in 5 groups.
 
     Args:
         features: (N, D), one row per image, a memory-mapped file perhaps.
@@ -39,7 +41,8 @@ def learning_curve(features: np.ndarray, labels: np.ndarray, groups: np.ndarray,
     """
     classes, codes = np.unique(labels, return_inverse=True)
     smallest = np.bincount(codes).min()
-    if len(classes) < 2 or smallest < MIN_IMAGES:
+    num_groups = np.bincount(codes[np.unique(groups, return_index=True)[1]], minlength=len(classes))
+    if len(classes) < 2 or smallest < MIN_IMAGES or num_groups.min() < NUM_FOLDS:
         return None
     shares = SHARES[SHARES * smallest >= 2.5]  # learns from two images of every class at least
     runs = list(_repeats(features, codes, groups, shares, seed))

@@ -1,4 +1,4 @@
-"""Images that look unlike the others of their folder: blank, dark, light, blurred, of another size or shape.
+"""Images that look unlike the others of the data set: blank, dark, bright, blurred, of another size or shape.
 
 Not by a fixed rule, which a folder of night shots or of icons would break, but by the distance from the median in units
 of the median absolute deviation (Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers": 3.5 is far).
@@ -20,6 +20,25 @@ DARK, LIGHT = 60, 205  # greys that 95 % of the pixels lie below, or above
 # sharpness; greys.
 _AREA, _SHAPE, _SHARPNESS, _GREYS = 0.4, 0.15, 0.3, 10.0
 
+_UNLESS_SEEN_IN_USE = "Delete them unless the model will see such images in use."
+# Title; what is said if it holds for much of the set; what to do if it is rare.
+_WORDS = {
+    "blank": ("Blank images", "blank", "They show nothing to learn from: delete them."),
+    "dark": ("Dark images", "dark", _UNLESS_SEEN_IN_USE),
+    "light": ("Bright images", "very bright", _UNLESS_SEEN_IN_USE),
+    "blurred": ("Blurred images", "blurred", _UNLESS_SEEN_IN_USE),
+    "size": (
+        "Unusual sizes",
+        "much larger or smaller than the others",
+        "Check whether thumbnails or scans are among the photographs.",
+    ),
+    "shape": (
+        "Unusual proportions",
+        "much longer in one direction than the others",
+        "Resizing distorts them: crop them, or train with --fit pad.",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Oddity:
@@ -27,7 +46,8 @@ class Oddity:
 
     name: str
     title: str
-    advice: str
+    common: str  # what is said if it holds for much of the set
+    advice: str  # what to do if it is rare
     places: np.ndarray  # (M,) in the records given, the oddest first
     texts: tuple[str, ...]  # what is odd about each
 
@@ -46,23 +66,20 @@ def find_odd_images(prints: np.ndarray) -> list[Oddity]:
     greys = [f"mean grey {value:.0f} of 255" for value in brightness]
     blur = [f"sharpness {value:.3g}, median {np.median(prints['sharpness']):.3g}" for value in prints["sharpness"]]
 
-    def oddity(name: str, title: str, advice: str, is_odd: np.ndarray, by: np.ndarray, texts: Sequence[str]) -> Oddity:
+    def oddity(name: str, is_odd: np.ndarray, by: np.ndarray, texts: Sequence[str]) -> Oddity:
         places = np.flatnonzero(is_odd)
         places = places[np.argsort(-by[places], kind="stable")]
-        return Oddity(name, title, advice, places, tuple(texts[place] for place in places.tolist()))
+        return Oddity(name, *_WORDS[name], places, tuple(texts[place] for place in places.tolist()))
 
     dark = seen & (((prints["light"] < DARK) & ~is_deep) | (grey < -FAR))
     light = seen & (((prints["shadow"] > LIGHT) & ~is_deep) | (grey > FAR))
-    lost = "Delete them, unless you will ask about such pictures."
     return [
-        oddity("blank", "Blank images", "There is nothing to learn from. Delete them.", ~seen, -contrast, greys),
-        oddity("dark", "Dark images", lost, dark, -grey, greys),
-        oddity("light", "Light images", lost, light, grey, greys),
-        oddity("blurred", "Blurred images", lost, seen & (sharpness < -FAR), -sharpness, blur),
-        oddity(
-            "size", "Odd sizes", "Look for thumbnails and scans among photos.", np.abs(area) > FAR, np.abs(area), sizes
-        ),
-        oddity("shape", "Odd proportions", "They come out squeezed: crop them.", elongation > FAR, elongation, sizes),
+        oddity("blank", ~seen, -contrast, greys),
+        oddity("dark", dark, -grey, greys),
+        oddity("light", light, grey, greys),
+        oddity("blurred", seen & (sharpness < -FAR), -sharpness, blur),
+        oddity("size", np.abs(area) > FAR, np.abs(area), sizes),
+        oddity("shape", elongation > FAR, elongation, sizes),
     ]
 
 

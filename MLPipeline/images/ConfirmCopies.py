@@ -1,64 +1,102 @@
 """Pairs of images that look alike when small -> which are copies, after reading both files again at a larger size.
 
 The work is bounded where very many images look alike, as in a video: the most alike pairs are checked first, images
-that are already known to be copies of one picture by way of others are not compared again, and an image that has
-differed from several others is left alone.
+that are already linked as copies of one picture are not compared again, and an image that has differed from several
+others is compared with no more of them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from MLPipeline.decoding.ReadImage import UnreadableImage
+from MLPipeline.decoding.Levels import Levels
+from MLPipeline.decoding.ReadImage import UnreadableImage, read_thumbnail
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.SamePicture import is_same_picture
+from MLPipeline.images.SamePicture import READ_SIDE, is_same_picture
 
-MAX_REFUTED = 6  # checks an image may fail; its copy is the picture most like it even among X-rays
-_PAIRS_AT_ONCE = 64
+MAX_DIFFERENT = 6  # images that one may differ from; even among X-rays its copy is the one that looks most like it
+_PAIRS_AT_ONCE = 16
 _PICTURES_KEPT = 48  # 1.5 MB each at most
 
 
 def confirm_copies(
-    first: np.ndarray, second: np.ndarray, likeness: np.ndarray, picture_of: Callable[[int], np.ndarray]
+    first: np.ndarray,
+    second: np.ndarray,
+    likeness: np.ndarray,
+    path_of: Callable[[int], Path],
+    levels: Levels | None = None,
 ) -> np.ndarray:
-    """Return which pairs of images (K,) are copies, (K,) bool: enough of them to link every copy with its original.
+    """Return which pairs of images (K,) are copies, (K,) bool: enough of them to link each copy with the others.
 
     Args:
         first: (K,) int64 positions of images.
         second: (K,) likewise.
         likeness: (K,) how much alike they look; the most alike are checked first.
-        picture_of: returns the image at a position, (H, W, 3) uint8 RGB, of READ_SIDE pixels at most.
+        path_of: returns the file of the image at a position.
+        levels: of pictures of more than 8 bits.
     """
-    is_copy, refuted = np.zeros(len(first), bool), np.zeros(max(second.max(initial=-1), first.max(initial=-1)) + 1, int)
-    group = np.arange(len(refuted))
-    order = np.argsort(-likeness, kind="stable")
 
     @lru_cache(_PICTURES_KEPT)
     def read(position: int) -> np.ndarray | None:
         try:
-            return picture_of(position)
-        except UnreadableImage:
-            return None  # changed since it was inspected: reading it for training says so
+            return read_thumbnail(path_of(position), READ_SIDE, levels)
+        except UnreadableImage:  # it has changed since it was inspected: training reads it again and says so
+            return None
 
     def check(pair: int) -> bool:
         one, other = read(int(first[pair])), read(int(second[pair]))
         return one is not None and other is not None and is_same_picture(one, other)
 
+    is_copy, links = np.zeros(len(first), bool), _Links()
+    waiting = deque(np.argsort(-likeness, kind="stable").tolist())
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
-        for start in range(0, len(order), _PAIRS_AT_ONCE):
-            chosen = order[start : start + _PAIRS_AT_ONCE]
-            one, other = first[chosen], second[chosen]
-            is_open = (group[one] != group[other]) & (np.maximum(refuted[one], refuted[other]) < MAX_REFUTED)
-            chosen = chosen[is_open]
-            is_copy[chosen] = list(threads.map(check, chosen.tolist()))
-            for pair in chosen.tolist():
-                ends = first[pair], second[pair]
-                if is_copy[pair]:
-                    group[group == group[ends[1]]] = group[ends[0]]
-                else:
-                    refuted[list(ends)] += 1
+        while waiting:
+            chosen: list[int] = []
+            later: list[int] = []
+            met: set[int] = set()  # groups in this round: two of them may be linked by the end of it
+            while waiting and len(chosen) < _PAIRS_AT_ONCE and len(later) < _PAIRS_AT_ONCE:
+                pair = waiting.popleft()
+                one, other = int(first[pair]), int(second[pair])
+                if links.leave_open(one, other):
+                    groups = {links.root(one), links.root(other)}
+                    (later if groups <= met else chosen).append(pair)
+                    met |= groups
+            for pair, is_same in zip(chosen, threads.map(check, chosen), strict=True):
+                is_copy[pair] = is_same
+                links.add(int(first[pair]), int(second[pair]), is_same)
+            waiting.extendleft(reversed(later))
     return is_copy
+
+
+class _Links:
+    """What is known so far of which images are copies."""
+
+    def __init__(self) -> None:
+        self.parents: dict[int, int] = {}
+        self.different: dict[int, int] = {}  # how many images each has differed from
+
+    def leave_open(self, one: int, other: int) -> bool:
+        """Return whether these two are still to be compared."""
+        most = max(self.different.get(one, 0), self.different.get(other, 0))
+        return most < MAX_DIFFERENT and self.root(one) != self.root(other)
+
+    def add(self, one: int, other: int, is_same: bool) -> None:
+        """Remember whether these two are copies."""
+        if is_same:
+            self.parents[self.root(other)] = self.root(one)
+        else:
+            for image in (one, other):
+                self.different[image] = self.different.get(image, 0) + 1
+
+    def root(self, image: int) -> int:
+        """Return the image that stands for the group of copies of `image`."""
+        while (parent := self.parents.get(image, image)) != image:
+            self.parents[image] = self.parents.get(parent, parent)  # halves the way for the next time
+            image = parent
+        return image

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from MLPipeline.decoding.ReadImage import read_thumbnail
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.AtomicFile import write_file
@@ -31,7 +30,6 @@ from MLPipeline.images.Fingerprint import GREY, IDENTITY
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.SamePicture import READ_SIDE
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 
 NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs trimmed by 3 % on every side among 54,000 images
@@ -73,10 +71,11 @@ class Pairs:
 
 
 def find_duplicates(index: ImageIndex, inspection: Inspection, cache: Path | None = None) -> Pairs:
-    """Return the pairs of images that show the same picture; of a picture's copies the first is paired with each.
+    """Return the pairs of images that are copies of one picture.
 
-    Mirrored and turned pictures, other shots of the same thing and pictures without contrast are not found. The same
-    images in the same order are searched once: the `cache` keeps the pairs.
+    Of files with the same bytes the first is paired with each other one. Of near-duplicates there are enough pairs to
+    link them all. Mirrored and rotated pictures, other shots of the same thing and pictures without contrast are not
+    found. The same images in the same order are searched once: the `cache` keeps the pairs.
 
     Raises:
         ResourceError: the cache cannot be written.
@@ -203,11 +202,7 @@ def _near_duplicates(index: ImageIndex, inspection: Inspection, compared: np.nda
         for _ in threads.map(look, range(0, len(first), _PAIRS_AT_ONCE)):
             pass
     likely = np.flatnonzero(likeness >= MIN_LIKENESS)
-
-    def picture_of(position: int) -> np.ndarray:
-        return read_thumbnail(index.path(position), READ_SIDE, inspection.levels)
-
-    found = likely[confirm_copies(first[likely], second[likely], likeness[likely], picture_of)]
+    found = likely[confirm_copies(first[likely], second[likely], likeness[likely], index.path, inspection.levels)]
     return Pairs(first[found], second[found], np.minimum(likeness[found], np.float32(0.9999)))
 
 

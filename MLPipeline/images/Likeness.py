@@ -9,7 +9,7 @@ import numpy as np
 from MLPipeline.decoding.ReadImage import cv2
 
 MIN_COARSE = 0.93  # share explained at half the size that makes a fine fit worth its time
-MAX_LOCAL_ERROR = 0.32  # of the contrast, in the worst of 8 x 8 blocks: another face on the same form is more
+MAX_LOCAL_ERROR = 0.6  # of the contrast, in the worst of 8 x 8 blocks: a cropped copy of a form reaches 0.4
 _BLOCKS = 8
 _EDGE = 2  # pixels left out all around: gradients are one-sided there, and what was trimmed shows
 _MAX_MOTION = 0.1  # of half a side

@@ -20,16 +20,17 @@ from MLPipeline.decoding.ReadImage import cv2, resize
 
 SIDES = (128, 640)  # longest sides at which two pictures are compared
 READ_SIDE = 704  # pixels the longest side needs so that what is left after cropping still has 640
-MAX_MOTION = 0.09  # cropping 3 % on every side stretches by 0.06
+MAX_STRETCH, MAX_SHIFT = 0.09, 0.02  # cropping 3 % on every side stretches by 0.06; beyond what cropping explains
 GAINS = (0.55, 1.8)  # brightness and contrast both lowered by 20 % give 0.64, both raised 1.44
 
 # How far copies may differ, in levels of 255: (in smooth parts, in addition per level of local standard deviation).
 # Measured on photographs, documents and drawn scenes that were rescaled by 0.5 to 1.5, saved as JPEG of quality 30 to
 # 95, cropped by 3 %, relit by 20 %, and two of these together.
-MAX_STROKE = (30.0, 0.2)  # beyond the darkest and lightest of the 3 x 3 pixels around
-MAX_SHADE = (5.0, 0.5)  # mean of 9 x 9 pixels
-MAX_COLOUR = (15.0, 0.6)  # mean of 5 x 5 pixels, of Cr and Cb
-MIN_NOISE, MAX_SHARED_NOISE, MAX_NOISY = 6.0, 0.25, 0.25  # variance; share of it in common; share of the pixels
+MAX_STROKE = (32.0, 0.25)  # beyond the darkest and lightest of the 3 x 3 pixels around
+MAX_SHADE = (4.0, 0.7)  # mean of 9 x 9 pixels
+MAX_WIDE_SHADE = (2.0, 0.3)  # mean of 25 x 25 pixels
+MAX_COLOUR = (15.0, 0.8)  # mean of 5 x 5 pixels, of Cr and Cb
+MIN_NOISE, MAX_SHARED_NOISE, MAX_NOISY = 6.0, 0.15, 0.28  # variance; correlation; share of the pixels
 
 _DARK, _LIGHT = 4, 251  # levels at which darker or lighter parts may have been clipped
 _GREY, _COLOURED, _MIN_COLOURED = 8.0, 12.0, 0.2  # colour of a grey version; of its original, in this share of it
@@ -56,7 +57,7 @@ def is_same_picture(first: np.ndarray, second: np.ndarray) -> bool:
     for side in SIDES:
         target = _shrink(second, side)
         motion = _align(first, target, motion, is_rough=side == SIDES[0])
-        if np.abs(motion).max() > MAX_MOTION or _differs(first, target, motion):
+        if not _is_cropping(motion) or _differs(first, target, motion):
             return False
         if max(second.shape) <= side:
             break
@@ -67,6 +68,13 @@ def _shrink(picture: np.ndarray, side: int) -> np.ndarray:
     height, width = picture.shape[:2]
     scale = min(1.0, side / max(height, width))
     return resize(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def _is_cropping(motion: np.ndarray) -> bool:
+    """Return whether one of the pictures lies within the other."""
+    shift, stretch = np.abs(motion[::2]), motion[1::2]
+    is_within = bool(np.all(shift + stretch <= MAX_SHIFT)) or bool(np.all(shift - stretch <= MAX_SHIFT))
+    return is_within and bool(np.all(np.abs(stretch) <= MAX_STRETCH))
 
 
 # ---- alignment ------------------------------------------------------------------------------------------------------
@@ -149,10 +157,15 @@ def _tone(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """
     height, width = target.shape[:2]
     size = max(1, min(width, _TONE_SIDE)), max(1, min(height, _TONE_SIDE))
-    kept = np.bitwise_and(cv2.inRange(source, *_limits(source)), cv2.inRange(target, *_limits(target)))
+    kept = cv2.bitwise_and(cv2.inRange(source, *_limits(source)), cv2.inRange(target, *_limits(target)))
     is_kept = resize(kept, size).reshape(-1) == 255
     x, y = (resize(each, size).reshape(size[0] * size[1], -1) for each in (source, target))
     fits = [_line(x[chosen].ravel(), y[chosen].ravel()) for chosen in (is_kept, np.ones_like(is_kept)) if chosen.any()]
+    step = max(1, height * width // _TONE_SIDE**2)
+    x, y = (
+        source.reshape(height * width, -1)[::step],
+        target.reshape(height * width, -1)[::step],
+    )  # clipped, not averaged
     return min(fits, key=lambda fit: float(np.abs(np.clip(x * fit[0] + fit[1], 0, 255) - y).mean()))
 
 
@@ -185,7 +198,7 @@ def _differs(first: np.ndarray, second: np.ndarray, motion: np.ndarray) -> bool:
     source: np.ndarray = _warp(reduced, motion, (width, height))[rows, columns].astype(np.float32)
     target: np.ndarray = second[rows, columns].astype(np.float32)
     if _is_grey_version(source, target) or _is_grey_version(target, source):
-        source, target = (cv2.merge([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY)] * 3) for each in (source, target))
+        source, target = _without_colour(source), _without_colour(target)
     gain, offset = _tone(source, target)
     if not GAINS[0] <= gain <= GAINS[1]:
         return True
@@ -199,7 +212,7 @@ def _differs(first: np.ndarray, second: np.ndarray, motion: np.ndarray) -> bool:
 
 def _shared(side: int, shift: float, stretch: float) -> slice:
     """Return which of `side` pixels show what the other picture has, too."""
-    seen = np.flatnonzero(np.abs(_places(side) * (1 + stretch) + shift) < 1 - 1 / side)
+    seen = np.flatnonzero(np.abs(_places(side) * (1 + stretch) + shift) <= max(0.0, 1 - 1 / side))
     return slice(int(seen[0]), int(seen[-1]) + 1)
 
 
@@ -214,21 +227,33 @@ def _is_grey_version(picture: np.ndarray, original: np.ndarray) -> bool:
     return bool(colour(picture).max() <= _GREY and (colour(original) > _COLOURED).mean() > _MIN_COLOURED)
 
 
+def _without_colour(picture: np.ndarray) -> np.ndarray:
+    return np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+
+
 def _planes(picture: np.ndarray) -> _Planes:
     light, red, blue = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb))
     return _Planes(light, (red, blue), _deviation(light), np.maximum(_deviation(red), _deviation(blue)))
 
 
 def _deviation(plane: np.ndarray) -> np.ndarray:
-    """Return the standard deviation within the 9 x 9 pixels around each."""
-    mean = cv2.blur(plane, (9, 9))
-    return cv2.sqrt(np.maximum(cv2.sqrBoxFilter(plane, -1, (9, 9)) - mean * mean, 0))
+    """Return how much edges and texture vary within 9 x 9 pixels, the largest of the values around each pixel.
+
+    So an edge counts for the pixels on either side of it, even where the two pictures are a pixel out of step; a
+    gradual change of light does not count.
+    """
+    detail = plane - cv2.blur(plane, (9, 9))
+    variance = np.maximum(cv2.blur(detail * detail, (9, 9)), 0)  # the running sums may end just below 0
+    return cv2.dilate(cv2.sqrt(variance), np.ones((5, 5)))
 
 
 def _planes_differ(one: _Planes, other: _Planes) -> bool:
     texture = np.minimum(one.light_texture, other.light_texture)  # what is in one alone excuses nothing
-    shade = np.abs(cv2.blur(one.light - other.light, (9, 9)))
-    if np.any(shade > MAX_SHADE[0] + MAX_SHADE[1] * texture):
+    difference = one.light - other.light
+    if np.any(np.abs(cv2.blur(difference, (9, 9))) > MAX_SHADE[0] + MAX_SHADE[1] * texture):
+        return True
+    limit = MAX_WIDE_SHADE[0] + MAX_WIDE_SHADE[1] * cv2.blur(texture, (25, 25))
+    if np.any(np.abs(cv2.blur(difference, (25, 25))) > limit):
         return True
     first, second = _blurred(one.light, 0.7), _blurred(other.light, 0.7)
     stroke = np.maximum(_outside(first, second), _outside(second, first))
@@ -251,13 +276,15 @@ def _is_noisy(one: np.ndarray, other: np.ndarray, own: np.ndarray) -> bool:
 
     A copy has the noise of its original, or less of it. `own` is what the first had before it was moved, which blurs.
     """
+    if min(*one.shape, *own.shape) < 2:
+        return False
     first, second, own = _mixed(one), _mixed(other), _mixed(own)
     of_first, of_second, shared = (
         cv2.blur(products, (9, 9)) for products in (first * first, second * second, first * second)
     )
     of_own = cv2.resize(cv2.blur(own * own, (9, 9)), first.shape[::-1], interpolation=cv2.INTER_NEAREST)
     least = np.minimum(of_own, of_second)
-    is_own = (least > MIN_NOISE) & (shared < MAX_SHARED_NOISE * np.minimum(of_first, of_second))
+    is_own = (least > MIN_NOISE) & (shared < MAX_SHARED_NOISE * cv2.sqrt(np.maximum(of_first * of_second, 0)))
     return bool(is_own.mean() > MAX_NOISY)
 
 

@@ -66,12 +66,22 @@ def split_images(
         _require_training_images(index, before, splits)
         for split in shares:
             if not np.any(splits == split):
-                hint = f"Add images, or say --{SPLITS[split]}-fraction 0"
-                raise DataError(f"{index.root}: too few images to take any for {SPLITS[split]}", hint)
+                raise _too_few(index, groups[free], split)
         if record is not None:
             new = free[old == UNSPLIT]
             record.append(list(_keys(index, new)), splits[new, None])
     return dataclasses.replace(index, splits=splits)
+
+
+def _too_few(index: ImageIndex, groups: np.ndarray, split: int) -> DataError:
+    """Return the error that there are no images for `split`, with the cause; `groups` (M,) are those to take from."""
+    what, hint = f"{index.root}: too few images to take any for {SPLITS[split]}", f"say --{SPLITS[split]}-fraction 0"
+    num_groups = len(np.unique(groups))
+    if num_groups == len(groups):
+        return DataError(what, f"Add images, or {hint}")
+    number = "one group" if num_groups == 1 else f"only {num_groups} groups"
+    what += f": {len(groups)} images form {number} of near-duplicates or of --group, and a group stays in one split"
+    return DataError(what, f"Run `audit` to see the near-duplicates, add other images, or {hint}")
 
 
 def _shares_to_carve(index: ImageIndex, fractions: Mapping[int, float]) -> dict[int, float]:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from MLPipeline.audit.Findings import Finding, find_faults
 from MLPipeline.audit.OddImages import deviations, find_odd_images
+from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.images.Duplicates import find_duplicates, group_images
 from MLPipeline.images.Inspect import inspect_images
 from MLPipeline.images.ScanFolders import scan_folders
@@ -83,6 +85,54 @@ def test_pairs_are_sorted_by_the_harm_they_do(tmp_path: Path, make_images: MakeI
     }
     assert found["conflict"].examples[0].text == "cat or dog?" and found["leak"].examples[0].text == "in train and test"
     assert [finding.is_serious for finding in found.values()] == [True, True, False]
+
+
+def of_greys(tmp_path: Path, greys: list[int]) -> dict[str, Finding]:
+    """Return what is found among pictures of such mean greys, all different."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "Data" / name).mkdir(parents=True)
+    for number, grey in enumerate(greys):
+        picture = np.clip(cv2.resize(rng.normal(grey, 15, (8, 8, 3)), (48, 48)), 0, 255).astype(np.uint8)
+        assert cv2.imwrite(str(tmp_path / "Data" / "ab"[number % 2] / f"{number:03}.png"), picture)
+    return faults(tmp_path / "Data", tmp_path / "cache")
+
+
+def test_two_dark_pictures_are_outliers(tmp_path: Path) -> None:
+    found = of_greys(tmp_path, [30, 30, *[140] * 78])["dark"]
+    assert found.headline == "Dark images: 2" and found.advice.startswith("Delete them unless")
+
+
+@pytest.mark.parametrize(("number", "share"), [(20, "20 of 80 images, 1 in 4"), (48, "48 of 80 images, 60 %")])
+def test_what_holds_for_much_of_the_set_is_a_property_that_no_one_is_told_to_delete(
+    tmp_path: Path, number: int, share: str
+) -> None:
+    found = of_greys(tmp_path, [30] * number + [140] * (80 - number))["dark"]
+    assert found.headline == "Dark images" and found.is_property
+    assert [(each.paths, each.text) for each in found.examples] == [((), f"dark: {share}")]
+    assert "nothing to delete" in found.advice and "Delete" not in found.advice
+
+
+def test_a_note_on_every_file_is_a_property(tmp_path: Path, make_images: MakeImages) -> None:
+    root = make_images(tmp_path / "Data", {"cat": 30, "dog": 30})
+    for path in root.glob("cat/*.png"):
+        pages = [Image.open(path), Image.new("RGB", (8, 8))]
+        pages[0].save(path.with_suffix(".tif"), save_all=True, append_images=pages[1:])
+        path.unlink()
+    found = faults(root, tmp_path / "cache")["unusual"]
+    assert [each.text for each in found.examples] == ["first of 2 pages: 30 of 60 images, 1 in 2"]
+    assert found.is_property and "Save them" not in found.advice
+
+
+def test_near_duplicates_that_make_up_much_of_the_set_are_a_property(tmp_path: Path, make_images: MakeImages) -> None:
+    rng, folder = np.random.default_rng(0), make_images(tmp_path / "Data", {"b": 6}) / "a"
+    folder.mkdir()
+    still = cv2.resize(rng.uniform(40, 210, (8, 8, 3)), (64, 64), interpolation=cv2.INTER_CUBIC)
+    for number in range(6):
+        frame = np.clip(still + rng.normal(0, 1.5, still.shape), 0, 255).astype(np.uint8)
+        assert cv2.imwrite(str(folder / f"{number}.png"), frame)
+    found = faults(tmp_path / "Data", tmp_path / "cache")["near-duplicate"]
+    assert "They make up 6 of 12 images, 1 in 2" in found.advice and "delete" not in found.advice.lower()
 
 
 def test_unusable_files_and_small_classes(tmp_path: Path, make_images: MakeImages) -> None:

@@ -55,6 +55,15 @@ def test_a_copy_does_not_vouch_for_a_wrong_label() -> None:
     assert (probabilities[[0, 60, 61], 0] > 0.8).all()
 
 
+def test_a_class_whose_images_are_all_copies_of_one_picture_is_not_judged() -> None:
+    """No fold can learn it from the others, so a classifier would call all of its labels wrong."""
+    features, labels = clusters(200)
+    groups = alone(labels)
+    groups[labels == 3] = 3
+    assert not (labels[find_suspects(features, labels, groups).positions] == 3).any()
+    assert (out_of_fold(features, labels, groups, seed=0)[labels == 3].argmax(axis=1) != 3).all()
+
+
 def test_probabilities_are_as_sure_as_they_are_right() -> None:
     features, labels = clusters(4000, noise=2.5)
     probabilities = out_of_fold(features, labels, alone(labels), seed=0)

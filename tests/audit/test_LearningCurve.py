@@ -52,6 +52,13 @@ def test_it_says_nothing_where_a_class_has_under_ten_images() -> None:
     assert learning_curve(features[kept], labels[kept], alone(kept)) is None
 
 
+def test_it_says_nothing_where_a_class_consists_of_copies_of_one_picture() -> None:
+    features, labels = clusters(80)
+    groups = alone(labels)
+    groups[labels == 1] = 1
+    assert learning_curve(features, labels, groups) is None
+
+
 def test_subsets_are_nested_and_keep_the_proportions() -> None:
     labels = np.repeat([0, 1], [160, 32])
     shells = LearningCurve._shells(labels, SHARES, np.random.default_rng(0))

@@ -40,6 +40,13 @@ def test_a_split_that_would_be_empty_is_refused_with_the_flag_to_say(counts, spl
         split_images(index_of(*counts), 0.15, 0.15, seed=0)
 
 
+def test_a_split_that_is_empty_because_of_groups_names_them():
+    cause = "too few images to take any for test: 12 images form only 2 groups of near-duplicates or of --group"
+    with pytest.raises(DataError, match=cause) as caught:
+        split_images(index_of(6, 6), 0.15, 0.15, seed=0, groups=np.repeat([0, 6], 6))
+    assert "Run `audit` to see the near-duplicates" in str(caught.value)
+
+
 def test_missing_splits_are_carved_out_of_train_and_given_ones_stand(caplog):
     assert counts_of(split_images(index_of(20, 40, splits=(TRAIN,)), 0.1, 0.2, seed=0)) == [[14, 2, 4], [28, 4, 8]]
     assert "no images in a test folder: 20 % of train taken" in caplog.text
