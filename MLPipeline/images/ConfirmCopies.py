@@ -57,21 +57,27 @@ def confirm_copies(
     waiting = deque(np.argsort(-likeness, kind="stable").tolist())
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
         while waiting:
-            chosen: list[int] = []
-            later: list[int] = []
-            met: set[int] = set()  # groups in this round: two of them may be linked by the end of it
-            while waiting and len(chosen) < _PAIRS_AT_ONCE and len(later) < _PAIRS_AT_ONCE:
-                pair = waiting.popleft()
-                one, other = int(first[pair]), int(second[pair])
-                if links.leave_open(one, other):
-                    groups = {links.root(one), links.root(other)}
-                    (later if groups <= met else chosen).append(pair)
-                    met |= groups
+            chosen = _next_round(waiting, links, first, second)
             for pair, is_same in zip(chosen, threads.map(check, chosen), strict=True):
                 is_copy[pair] = is_same
                 links.add(int(first[pair]), int(second[pair]), is_same)
-            waiting.extendleft(reversed(later))
     return is_copy
+
+
+def _next_round(waiting: deque[int], links: _Links, first: np.ndarray, second: np.ndarray) -> list[int]:
+    """Return the next pairs to compare together, taken from `waiting`: none that the others of the round may link."""
+    chosen: list[int] = []
+    later: list[int] = []
+    met: set[int] = set()  # groups in this round: two of them may be linked by the end of it
+    while waiting and len(chosen) < _PAIRS_AT_ONCE and len(later) < _PAIRS_AT_ONCE:
+        pair = waiting.popleft()
+        one, other = int(first[pair]), int(second[pair])
+        if links.leave_open(one, other):
+            groups = {links.root(one), links.root(other)}
+            (later if groups <= met else chosen).append(pair)
+            met |= groups
+    waiting.extendleft(reversed(later))
+    return chosen
 
 
 class _Links:

@@ -32,6 +32,7 @@ from MLPipeline import Models
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.images.ImageWalk import ImageWalk
 from MLPipeline.report.Drawing import drawing
+from MLPipeline.report.RunPage import PreparedReport
 from MLPipeline.steps import FinishRun, FitPhases, Prepare  # noqa: F401  imported once, for all
 from MLPipeline.training import Resume
 from MLPipeline.training.TrainState import TrainState
@@ -48,8 +49,8 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "replace": (os, "replace"),
     "plot": (FigureCanvasAgg, "draw"),
     "head": (FitPhases, "predict_split"),
-    "score": (FinishRun, "judge"),
-    "report": (FinishRun, "write_report"),
+    "score": (FinishRun, "calibrate_and_score"),
+    "report": (PreparedReport, "write"),
     "record": (FinishRun, "record_run"),
 }
 MADE_UP = {"epochs": 3, "batch_size": 4, "optimizer": "adam", "lr": 0.01, "image_size": 8, "freeze": "backbone"}
