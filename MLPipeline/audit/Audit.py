@@ -1,4 +1,4 @@
-"""The results of an audit, and the lines that the console shows of them."""
+"""The results of an audit, and the lines in which the console shows them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Audit:
     shortcuts: Shortcuts
     judgement: Judgement
     fixes: list[Fix]  # the suspects of the judgement, the most suspicious first
-    levels: Levels | None = None  # at which pictures of more than 8 bits are shown
+    levels: Levels | None = None  # black and white levels for showing images of more than 8 bits
 
     @property
     def serious(self) -> list[Finding]:
-        """The findings that --strict refuses."""
+        """The findings that make `--strict` fail."""
         return [each for each in self.findings if each.is_serious]
 
 
@@ -41,7 +41,7 @@ def fact_lines(facts: dict[str, str]) -> list[str]:
 
 
 def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield a headline per finding with its worst examples and what to do."""
+    """Yield a headline per finding, with its worst examples and advice."""
     for each in findings:
         shown = _LINES_OF_SERIOUS if each.is_serious else _LINES_OF_OTHERS
         yield _line("SERIOUS" if each.is_serious else "look at", each.headline)
@@ -55,7 +55,7 @@ def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str]:
-    """Yield how well the classes can be predicted without looking at the pictures, and by what."""
+    """Yield how well the classes can be predicted without the content of the images, and from which signals."""
     low, high = shortcuts.interval
     figures = (
         f"size, format, mean colour and border alone predict {100 * shortcuts.accuracy:.1f} % of the classes correctly "
@@ -73,14 +73,16 @@ def shortcut_lines(shortcuts: Shortcuts, classes: Sequence[str]) -> Iterator[str
             f"(typically {each.typical}; others {each.typical_of_others})",
         )
     yield _line(
-        "", "If this is not what distinguishes the classes, store the files of all classes alike: a model may learn it."
+        "",
+        "If this is not what distinguishes the classes, store the files of all classes in the same way: "
+        "a model may learn it.",
     )
     if shortcuts.per_signal.get(PROPORTIONS, 0) - shortcuts.baseline > (1 - shortcuts.baseline) / 2:
         yield _line("", "Train with --fit crop: the square of a stretched or padded image reveals its proportions.")
 
 
 def suspect_lines(fixes: Sequence[Fix], num_images: int, accuracy: float) -> Iterator[str]:
-    """Yield how many labels look wrong, and the most suspicious."""
+    """Yield how many labels look wrong, and the most suspicious ones."""
     yield _line(
         "labels",
         f"{len(fixes):,} of {num_images:,} labels look{'s' if len(fixes) == 1 else ''} wrong; "
@@ -93,7 +95,7 @@ def suspect_lines(fixes: Sequence[Fix], num_images: int, accuracy: float) -> Ite
 
 
 def forecast_line(curve: LearningCurve, classes: Sequence[str]) -> str:
-    """Return the sentence that says what twice as many images would bring."""
+    """Return the forecast for twice as many images in one line."""
     label, most = next(iter(curve.per_class.items()))
     return (
         f"with twice as many images: accuracy {_forecast(curve.overall, 1)}; "
@@ -102,7 +104,7 @@ def forecast_line(curve: LearningCurve, classes: Sequence[str]) -> str:
 
 
 def findings_table(audit: Audit) -> pd.DataFrame:
-    """Return the rows of `audit.csv`: everything found, one row an image or pair."""
+    """Return the rows of `audit.csv`: all findings, one row per image or pair."""
     rows = [
         (each.name, each.is_serious, *(*example.paths, "", "")[:2], example.text)
         for each in audit.findings

@@ -1,4 +1,4 @@
-"""What stored features say of the labels, kept in the cache: the same images under the same labels are judged once."""
+"""What the stored features say about the labels, kept in the cache: unchanged images and labels are evaluated once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 
 from MLPipeline.files.AtomicFile import write_text
 
-_FORMAT = 2  # goes up with every change of what a judgement holds, or of how it is made
+_FORMAT = 2  # incremented whenever the content of a judgement, or the way it is computed, changes
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """The labels that look wrong, the most suspicious first; all arrays are (M,)."""
+    """Images whose labels look wrong, the most suspicious first; all arrays are (M,)."""
 
-    positions: np.ndarray  # of the images, among those judged
-    suggested: np.ndarray  # label each is taken for
+    positions: np.ndarray  # of the images, among those evaluated
+    suggested: np.ndarray  # predicted label
     confidence: np.ndarray  # probability of that label, 0 to 1
-    accuracy: float  # share of all images whose labels agree with a head that has not seen them
+    accuracy: float  # share of all images whose label is predicted by a head that was not fitted on them
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -30,7 +30,7 @@ class Suspects:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What twice as many images would come to; shares from 0 to 1."""
+    """An accuracy or recall now, and as expected with twice as many images; shares from 0 to 1."""
 
     now: float
     then: float
@@ -38,31 +38,31 @@ class Forecast:
 
     @property
     def gain(self) -> float:
-        """By how much the share would rise."""
+        """The expected increase."""
         return self.then - self.now
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Accuracy over the number of images learnt from, and what twice as many would bring."""
+    """Accuracy as a function of the number of training images, and the forecast for twice as many."""
 
     num_images: np.ndarray  # (S,) ascending
     accuracy: np.ndarray  # (S,) mean over the repeats
     interval: np.ndarray  # (2, S) 95 %
     overall: Forecast  # accuracy
-    per_class: dict[int, Forecast]  # recall by label, the most to gain first
+    per_class: dict[int, Forecast]  # recall by label, the largest gain first
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the features say: which labels look wrong, and whether more images would help; None: not to be said."""
+    """Which labels look wrong, and whether more images would help; None if it could not be determined."""
 
     suspects: Suspects | None
     curve: LearningCurve | None
 
 
 def judgement_file(cache: Path, about: str, *arrays: np.ndarray) -> Path:
-    """Return where a judgement is kept that depends on `about` (network, seed) and `arrays` (contents, labels)."""
+    """Return the file of a judgement that depends on `about` (network, size, seed) and `arrays` (contents, labels)."""
     state = hashlib.blake2b(f"{_FORMAT} {about}".encode(), digest_size=12)
     for array in arrays:
         state.update(f"{array.shape} {array.dtype.str}".encode() + array.tobytes())
@@ -70,7 +70,7 @@ def judgement_file(cache: Path, about: str, *arrays: np.ndarray) -> Path:
 
 
 def write_judgement(file: Path, judgement: Judgement) -> None:
-    """Keep `judgement` for the next time.
+    """Store `judgement` for later audits.
 
     Raises:
         ResourceError: it cannot be written.
@@ -79,7 +79,7 @@ def write_judgement(file: Path, judgement: Judgement) -> None:
 
 
 def read_judgement(file: Path) -> Judgement | None:
-    """Return the judgement kept in `file`, None if there is none that is whole."""
+    """Return the judgement stored in `file`; None if there is none, or it is damaged."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         return Judgement(_suspects(stored["suspects"]), _curve(stored["curve"]))

@@ -15,10 +15,10 @@ from MLPipeline.audit.LinearHead import assign_folds, sum_up
 from MLPipeline.Errors import ResourceError
 
 NUM_FOLDS = 5
-# The label of a suspect has less than the first probability, and another class more than the second. Of 60 wrong labels
-# planted among 3,781 this finds 51 to 54, and 52 others; without the limits cleanlab finds 55, and 120 others.
+# The label of a suspect has a probability below the first limit, and another class one above the second. Of 60 wrong
+# labels planted among 3,781, this finds 51 to 54, and 52 others; without the limits, cleanlab finds 55, and 120 others.
 DOUBT, BELIEF = 0.05, 0.4
-MIN_IMAGES = 10  # of a class: with fewer the classifier hardly learns it, and all of its labels look wrong
+MIN_IMAGES = 10  # of a class: with fewer, the classifier hardly learns the class, and all of its labels look wrong
 _TEMPERATURES = np.geomspace(0.1, 100, 61)
 _IMAGES_FOR_TEMPERATURE = 20_000
 
@@ -27,9 +27,9 @@ def find_suspects(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
     """Return the images of `features` (N, D) whose `labels` (N,) look wrong, at most as many as cleanlab estimates.
 
     Args:
-        features: one row per image, a memory-mapped file perhaps.
+        features: one row per image; may be memory-mapped.
         labels: an integer per image.
-        groups: a number per image, the same for copies of one picture, which are in one fold.
+        groups: an integer per image, the same for copies of one image, which are in the same fold.
         seed: draws the folds.
 
     Raises:
@@ -41,7 +41,7 @@ def find_suspects(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
     predicted = probabilities.argmax(axis=1)
     quality = rank.get_label_quality_scores(codes, probabilities, method="self_confidence")
     num_groups = np.bincount(codes[np.unique(groups, return_index=True)[1]], minlength=len(classes))
-    is_learnable = ((np.bincount(codes) >= MIN_IMAGES) & (num_groups >= NUM_FOLDS))[codes]  # in folds it is not in
+    is_learnable = ((np.bincount(codes) >= MIN_IMAGES) & (num_groups >= NUM_FOLDS))[codes]  # from the other folds
     doubtful = np.flatnonzero(is_learnable & (quality < DOUBT) & (probabilities.max(axis=1) > BELIEF))
     number = count.num_label_issues(codes, probabilities) if len(doubtful) else 0
     worst = doubtful[np.argsort(quality[doubtful], kind="stable")][:number]
@@ -50,7 +50,7 @@ def find_suspects(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
 
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Return calibrated probabilities (N, C) for each image, from a head fitted on neither it nor its copies."""
+    """Return calibrated probabilities (N, C), each row from a head fitted on neither the image nor its copies."""
     num_classes = int(labels.max()) + 1
     folds = assign_folds(labels, groups, NUM_FOLDS, seed)
     members = [np.flatnonzero(folds == fold) for fold in range(NUM_FOLDS)]
@@ -67,8 +67,8 @@ def _temperature(logits: np.ndarray, labels: np.ndarray, seed: int) -> float:
     chosen = np.random.default_rng(seed).permutation(len(labels))[:_IMAGES_FOR_TEMPERATURE]
 
     def loss(temperature: float) -> float:
-        right = _softmax(logits[chosen] / temperature)[np.arange(len(chosen)), labels[chosen]]
-        return float(-np.log(np.maximum(right, 1e-12)).mean())
+        of_labels = _softmax(logits[chosen] / temperature)[np.arange(len(chosen)), labels[chosen]]
+        return float(-np.log(np.maximum(of_labels, 1e-12)).mean())
 
     return min(_TEMPERATURES, key=loss)
 

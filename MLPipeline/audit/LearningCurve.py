@@ -1,12 +1,13 @@
-"""How many more images: accuracy on growing subsets of the stored features, and where twice as many would lead.
+"""Learning curve: accuracy on growing subsets of the stored features, and a forecast for twice as many images.
 
-The subsets are nested and keep the proportions of the classes; every image is held out once a round. The error follows
-a power law (arXiv:1712.00409): a floor, and above it a part that falls by the same factor with every doubling. The
-intervals come from a bootstrap of the repeats, and are at least as wide as Wilson's for that many images: a handful of
-images, all classified correctly in every repeat, would otherwise have an interval of no width.
+The subsets are nested and stratified by class; every image is held out once per round. The error is modelled by a
+power law (arXiv:1712.00409): a floor, plus a part that falls by the same factor with every doubling. The intervals
+come from a bootstrap over the repeats, and are at least as wide as the Wilson interval for that many images: a few
+images that are all classified correctly in every repeat would otherwise have an interval of zero width.
 
-Checked by hiding half of the images and foretelling the accuracy with all of them: 85.8 % (84.1 to 86.6) and 86.2 %
-(85.2 to 87.3) where it came to 85.6 %; 73.9 % (72.4 to 75.5) and 75.4 % (73.4 to 77.4) where it came to 73.9 %.
+Checked by hiding half of the images and forecasting the accuracy with all of them: 85.8 % (84.1 to 86.6) and 86.2 %
+(85.2 to 87.3) where the measured accuracy was 85.6 %; 73.9 % (72.4 to 75.5) and 75.4 % (73.4 to 77.4) where it was
+73.9 %.
 """
 
 from __future__ import annotations
@@ -22,21 +23,22 @@ from MLPipeline.scoring.Intervals import wilson_interval
 SHARES = np.array([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
 GROWTH = 2  # "twice as many"
 NUM_FOLDS = 5
-MIN_IMAGES = 10  # of the smallest class: with fewer a fold may have none of it
-_IMAGES_FOR_ONE_ROUND = 20_000  # so many held-out images need no second round
+MIN_IMAGES = 10  # of the smallest class: with fewer, a fold may contain no image of it
+_IMAGES_FOR_ONE_ROUND = 20_000  # with more images, one round of cross-validation suffices
 _NUM_DRAWS = 400
 _NUM_FLOORS = 40
 
 
 def learning_curve(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> LearningCurve | None:
-    """Return how accuracy has grown with the number of images and where it leads; None where too few.
+    """Return accuracy as a function of the number of images, with a forecast; None if there are too few images.
 
-    Every class needs at least 10 images in 5 groups.
+    Requires at least two classes, and for every class at least 10 images in 5 groups.
 
     Args:
-        features: (N, D), one row per image, a memory-mapped file perhaps.
-        labels: (N,) a whole number per image.
-        groups: (N,) a number per image, the same for copies of one picture: never learnt from and tested on.
+        features: (N, D), one row per image; may be memory-mapped.
+        labels: (N,) an integer per image.
+        groups: (N,) an integer per image, the same for copies of one image, which are never split between training
+            and test.
         seed: draws folds, subsets and repeats.
     """
     classes, codes = np.unique(labels, return_inverse=True)
@@ -44,7 +46,7 @@ def learning_curve(features: np.ndarray, labels: np.ndarray, groups: np.ndarray,
     num_groups = np.bincount(codes[np.unique(groups, return_index=True)[1]], minlength=len(classes))
     if len(classes) < 2 or smallest < MIN_IMAGES or num_groups.min() < NUM_FOLDS:
         return None
-    shares = SHARES[SHARES * smallest >= 2.5]  # learns from two images of every class at least
+    shares = SHARES[SHARES * smallest >= 2.5]  # at least two training images of every class
     runs = list(_repeats(features, codes, groups, shares, seed))
     hits, tested = (np.stack(counts) for counts in zip(*runs, strict=True))  # (R, S, 1 + C), (R, 1 + C)
     draws = np.random.default_rng([seed, 1]).integers(len(runs), size=(_NUM_DRAWS, len(runs)))
@@ -65,7 +67,7 @@ def learning_curve(features: np.ndarray, labels: np.ndarray, groups: np.ndarray,
 def _repeats(
     features: np.ndarray, labels: np.ndarray, groups: np.ndarray, shares: np.ndarray, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield per repeat the right answers (S, 1 + C), of all classes and of each, and the images tested (1 + C,)."""
+    """Yield per repeat the numbers of correct predictions (S, 1 + C) and test images (1 + C,): in total, per class."""
     num_classes = int(labels.max()) + 1
     for number in range(1 if len(labels) > _IMAGES_FOR_ONE_ROUND else 2):
         folds = assign_folds(labels, groups, NUM_FOLDS, seed + number)
@@ -82,7 +84,7 @@ def _repeats(
 def _heads(
     features: np.ndarray, labels: np.ndarray, num_classes: int, shells: Sequence[np.ndarray]
 ) -> Iterator[LinearHead]:
-    """Yield what is learnt from the first of `shells`, from the first two, and so on."""
+    """Yield the heads fitted on the first of `shells`, on the first two, and so on."""
     sums = None
     for number, shell in enumerate(shells, start=1):
         chosen = np.concatenate(shells[:number])
@@ -95,13 +97,13 @@ def _heads(
 
 
 def _shells(labels: np.ndarray, shares: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Return for each image (N,) the first of the nested subsets that holds it, each a share of every class."""
+    """Return for each image (N,) the smallest nested subset that contains it; a subset holds a share of every class."""
     order = draw.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels)
-    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the class
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the class
     shells = np.empty(len(labels), np.int64)
-    shells[order] = np.searchsorted(shares, (place + 0.5) / np.repeat(counts, counts))
+    shells[order] = np.searchsorted(shares, (rank + 0.5) / np.repeat(counts, counts))
     return shells
 
 
@@ -118,26 +120,27 @@ def _forecast(shares: np.ndarray, mean: np.ndarray, drawn: np.ndarray, num_image
 
 
 def _widened(bounds: np.ndarray, values: np.ndarray, num_images: int) -> np.ndarray:
-    """Return the bounds (2, S) of `values` (S,), at least as wide as Wilson's interval for that many images."""
+    """Return the bounds (2, S) of `values` (S,), widened to the Wilson interval for that many images if narrower."""
     wilson = np.array([wilson_interval(value * num_images, num_images) for value in values.tolist()]).T
     return np.stack([np.minimum(bounds[0], wilson[0]), np.maximum(bounds[1], wilson[1])])
 
 
 def grown_error(shares: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Return the error (...) that a power law through `errors` (..., S) at `shares` (S,) gives for GROWTH x the last.
+    """Return the error (...) at GROWTH x the last share, from a power law fitted to `errors` (..., S) at `shares` (S,).
 
-    `floor + scale * share ** -exponent` by weighted least squares of the logarithm, for the best of 40 floors; the last
-    error measured is scaled by what the law says of the two, so that a misfit there does no harm.
+    `floor + scale * share ** exponent` with an exponent of at most 0 is fitted to the logarithm by weighted least
+    squares, for the best of 40 floors. The last measured error is then multiplied by the ratio of the two fitted
+    errors, so that a poor fit at the last share does no harm.
     """
     errors = np.maximum(errors, 1e-9)
     floors = errors.min(axis=-1, keepdims=True) * np.linspace(0, 0.98, _NUM_FLOORS)  # (..., F)
     excess = errors[..., None, :] - floors[..., None]  # (..., F, S)
-    weights = excess**2 / (excess**2).sum(axis=-1, keepdims=True)  # an error in log(excess) counts times the excess
+    weights = excess**2 / (excess**2).sum(axis=-1, keepdims=True)  # a residual of log(excess) is relative to it
     x, y = np.log(shares), np.log(excess)
     centred_x = x - (weights * x).sum(axis=-1, keepdims=True)
     mean_y = (weights * y).sum(axis=-1, keepdims=True)
     variance = np.maximum((weights * centred_x**2).sum(axis=-1, keepdims=True), 1e-12)
-    slope = np.minimum((weights * centred_x * y).sum(axis=-1, keepdims=True) / variance, 0)  # never worse with more
+    slope = np.minimum((weights * centred_x * y).sum(axis=-1, keepdims=True) / variance, 0)  # no worse with more images
     fitted = np.exp(mean_y + slope * centred_x)  # above the floor
     best = ((fitted - excess) ** 2).sum(axis=-1).argmin(axis=-1)[..., None]
     floor, last, exponent = (

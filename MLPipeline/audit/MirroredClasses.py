@@ -1,11 +1,11 @@
-"""Whether mirrored or rotated images still belong to their class: of "left" and "right" arrows they do not.
+"""Whether mirrored or rotated images still belong to their class: images of "left" and "right" arrows do not.
 
-A linear head is fitted out of fold, and classifies each image twice: as it is, and moved (mirrored, say). Two classes
-are exchanged by the move if, of the images that are classified correctly as they are, most of the one class are
-classified as the other when moved, and a significant part of the other as the one. Both directions are required,
-because mirroring twice restores the image: images that merely look strange when mirrored end up in one class, and
-nothing comes back. Checked on photographs of clothing and on CIFAR-10 (nothing is exchanged by mirroring left to right)
-and on arrows (all of 80 are).
+A linear head, fitted out of fold, classifies each image twice: unchanged and transformed (mirrored, for example). A
+transformation exchanges two classes if, among the correctly classified images, it changes the prediction of most
+images of the first class to the second, and that of a significant share of the second class to the first. Both
+directions are required, because mirroring twice restores the image: images that merely look unusual when mirrored are
+all assigned to one class, and none changes in the opposite direction. Checked on photographs of clothing and on
+CIFAR-10 (mirroring left to right exchanges no classes) and on arrows (all 80 are exchanged).
 N images, C classes, D features.
 """
 
@@ -20,21 +20,21 @@ from MLPipeline.audit.LinearHead import assign_folds, head_of_few
 from MLPipeline.scoring.Intervals import wilson_interval
 
 NUM_FOLDS = 5
-MIN_CORRECT = 8  # images of each of the two classes that are classified correctly: with fewer nothing is significant
-MOST = 0.5  # share of the one class that becomes the other
-MOST_LOW, PART_LOW = 0.3, 0.1  # lower ends of the intervals of that share, and of the share that comes back
+MIN_CORRECT = 8  # correctly classified images of each of the two classes: with fewer, nothing is significant
+MOST = 0.5  # share of the first class that is assigned to the second
+MOST_LOW, PART_LOW = 0.3, 0.1  # lower ends of the intervals of that share, and of the share that changes back
 _Z = 2.58  # of these intervals: 99 %
 _CELLS, _ORIENTATIONS = 4, 16
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Two classes that a move exchanges."""
+    """Two classes that a transformation exchanges."""
 
     first: int
     second: int
-    number: int  # images of the first class that are classified as the second when moved
-    total: int  # images of the first class that are classified correctly as they are
+    number: int  # images of the first class that are classified as the second when transformed
+    total: int  # images of the first class that are classified correctly when unchanged
 
     def to_text(self, classes: Sequence[str]) -> str:
         """Return `37 of 40 images of left are classified as right`."""
@@ -44,12 +44,12 @@ class Exchange:
 def find_exchange(
     features: np.ndarray, moved: Sequence[np.ndarray], back: Sequence[np.ndarray], labels: np.ndarray, num_classes: int
 ) -> Exchange | None:
-    """Return the two classes that a move exchanges most clearly; None if it exchanges none.
+    """Return the two classes that a transformation exchanges most clearly; None if it exchanges none.
 
     Args:
-        features: (N, D) float32 of the images as they are.
-        moved: the features (N, D) of the moved images, one array for each variant: rotations by different angles, say.
-        back: those of the inverse move of each variant; of a mirror image the same.
+        features: (N, D) float32 of the unchanged images.
+        moved: the features (N, D) of the transformed images, one array per variant (rotations by different angles).
+        back: the features for the inverse of each variant; mirroring is its own inverse.
         labels: (N,) int64.
         num_classes: C.
     """
@@ -63,26 +63,25 @@ def find_exchange(
         for answer, rows in zip(answers, (features, *moved, *back), strict=True):
             answer[held_out] = head.logits(rows[held_out]).argmax(axis=1)
     is_right = answers[0] == labels
-    there, here = answers[1 : 1 + len(moved)], answers[1 + len(moved) :]
     found = [
         exchange
-        for forth, return_ in zip(there, here, strict=True)
-        if (exchange := _most_exchanged(labels[is_right], forth[is_right], return_[is_right], num_classes))
+        for forward, inverse in zip(answers[1 : 1 + len(moved)], answers[1 + len(moved) :], strict=True)
+        if (exchange := _most_exchanged(labels[is_right], forward[is_right], inverse[is_right], num_classes))
     ]
     return max(found, key=lambda each: each.number / each.total, default=None)
 
 
-def _most_exchanged(labels: np.ndarray, forth: np.ndarray, back: np.ndarray, num_classes: int) -> Exchange | None:
-    """Return the pair of classes of which most images change from one to the other, and a part changes back."""
+def _most_exchanged(labels: np.ndarray, forward: np.ndarray, inverse: np.ndarray, num_classes: int) -> Exchange | None:
+    """Return the pair of classes with the largest share of images that change class, if enough of them change back."""
     totals = np.bincount(labels, minlength=num_classes)
-    there, here = (
+    changed, changed_back = (  # confusion matrices (C, C)
         np.bincount(labels * num_classes + each, minlength=num_classes**2).reshape(num_classes, num_classes)
-        for each in (forth, back)
+        for each in (forward, inverse)
     )
     found = []
-    for first, second in np.argwhere(there >= MOST * np.maximum(totals, 1)[:, None]).tolist():
-        number, total = int(there[first, second]), int(totals[first])
-        returned, other = int(here[second, first]), int(totals[second])
+    for first, second in np.argwhere(changed >= MOST * np.maximum(totals, 1)[:, None]).tolist():
+        number, total = int(changed[first, second]), int(totals[first])
+        returned, other = int(changed_back[second, first]), int(totals[second])
         if first == second or min(total, other) < MIN_CORRECT:
             continue
         if wilson_interval(number, total, _Z)[0] > MOST_LOW and wilson_interval(returned, other, _Z)[0] > PART_LOW:
@@ -91,9 +90,9 @@ def _most_exchanged(labels: np.ndarray, forth: np.ndarray, back: np.ndarray, num
 
 
 def edge_histograms(pictures: np.ndarray) -> np.ndarray:
-    """Return histograms (N, 272) float32 of the directions of edges, of whole pictures and of 4 x 4 cells of each.
+    """Return histograms (N, 272) float32 of the edge directions in each whole image and in its 4 x 4 cells.
 
-    The directions are signed, from dark to bright, so that mirrored shapes have other histograms.
+    The directions are signed, from dark to bright, so that mirrored shapes have different histograms.
 
     Args:
         pictures: (N, H, W) uint8 grey.
@@ -118,5 +117,5 @@ def edge_histograms(pictures: np.ndarray) -> np.ndarray:
 
 
 def _normalized(histograms: np.ndarray) -> np.ndarray:
-    """Return the square roots of the shares (Hellinger): strong edges do not hide the others."""
+    """Return the square roots of the relative frequencies (Hellinger), so that strong edges do not dominate."""
     return np.sqrt(histograms / (histograms.sum(axis=1, keepdims=True) + 1e-6))

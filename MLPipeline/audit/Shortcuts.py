@@ -1,8 +1,8 @@
-"""Does the file give the class away? How well classes are told apart by size, format, mean colour or border alone.
+"""Shortcuts: how well the classes can be predicted from size, format, mean colour or border alone.
 
-A classifier finds such a shortcut first: where all cats are PNG files or have a white frame, it need not learn what a
-cat is, and fails on the first one that comes otherwise. A small model per signal (naive Bayes on bins, judged out of
-fold) says how much that signal tells.
+A classifier learns such a shortcut first: where all cats are PNG files or have a white frame, it need not learn what a
+cat looks like, and it fails on the first cat that differs. A small model per signal (naive Bayes on bins, evaluated
+out of fold) measures how much the signal reveals about the class.
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ from MLPipeline.images.Fingerprint import KINDS
 from MLPipeline.scoring.Intervals import wilson_interval
 
 NUM_BINS, NUM_FOLDS = 16, 5
-# How far from a guess (0) to certainty (1) a signal tells a class, at the lower end of its interval, to be named.
-# Subjects of different shape and colour reach 0.25 in photographs of clothes and 0.33 in CIFAR-10.
+# A signal is reported from this strength on: 0 is chance, 1 is certainty, at the lower end of the interval.
+# Differences in shape and colour between the subjects reach 0.25 on photographs of clothing and 0.33 on CIFAR-10.
 ALARM = 0.6
 FORMAT, PROPORTIONS = "file format", "proportions"
-_MAX_CELLS = 20_000_000  # images x classes looked at: 160 MB
+_MAX_CELLS = 20_000_000  # images x classes that are evaluated: 160 MB
 _COLOURS = ("red", "green", "blue", "spread")
 _CHANNELS = {1: "grey", 3: "colour", 4: "with alpha or CMYK"}
 
 
 @dataclass(frozen=True)
 class Giveaway:
-    """A class that one signal gives away."""
+    """A class, and how well one signal predicts it."""
 
     signal: str
     label: int
-    found: float  # share of the class's images that the signal tells
-    false: float  # share of all other images that it takes for this class
-    strength: float  # `found - false` at the lower end of its 95 % interval: 0 a guess, 1 certain (Youden's J)
-    typical: str = ""  # what the signal is like for this class, and for all others
+    found: float  # recall: share of the images of the class that the signal assigns to it
+    false: float  # false positive rate: share of all other images that the signal assigns to this class
+    strength: float  # `found - false` at the lower end of its 95 % interval: 0 chance, 1 certainty (Youden's J)
+    typical: str = ""  # typical values of the signal for this class, and for all others
     typical_of_others: str = ""
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """How well the classes are told apart without a look at what the pictures show; shares from 0 to 1."""
+    """How well the classes can be predicted without the content of the images; shares from 0 to 1."""
 
     accuracy: float  # with all signals together
     interval: tuple[float, float]  # 95 %
     baseline: float  # share of the largest class
-    per_signal: dict[str, float]  # accuracy with one signal alone, the best first
-    strongest: tuple[Giveaway, ...]  # the signal that tells most, for each class; the worst class first
+    per_signal: dict[str, float]  # accuracy with one signal alone, the highest first
+    strongest: tuple[Giveaway, ...]  # the strongest signal of each class, in descending order of strength
 
     @property
     def giveaways(self) -> tuple[Giveaway, ...]:
-        """The classes to worry about."""
+        """The classes with a signal of at least the strength ALARM."""
         return tuple(each for each in self.strongest if each.strength >= ALARM)
 
     @property
     def is_alarming(self) -> bool:
-        """Whether a class is given away, or all signals together come half-way from the baseline to certainty."""
+        """Whether there are giveaways, or all signals together reach half-way from the baseline to certainty."""
         return bool(self.giveaways) or self.interval[0] - self.baseline > (1 - self.baseline) / 2
 
 
 def metadata_signals(records: np.ndarray) -> dict[str, np.ndarray]:
-    """Return (N, k) numbers per signal from the FINGERPRINT records (N,) of images that can be read."""
+    """Return an array (N, k) per signal, from the FINGERPRINT records (N,) of readable images."""
     width, height, size = (records[name].astype(float) for name in ("width", "height", "size"))
     return {
         FORMAT: np.column_stack([records["kind"], records["channels"]]),
@@ -81,10 +81,10 @@ def metadata_signals(records: np.ndarray) -> dict[str, np.ndarray]:
 def find_shortcuts(
     signals: Mapping[str, np.ndarray], labels: np.ndarray, groups: np.ndarray, seed: int = 0
 ) -> Shortcuts:
-    """Return how far `signals`, (N, k) numbers each by name, tell the `labels` (N,) apart.
+    """Return how well `signals`, arrays (N, k) by name, predict the `labels` (N,).
 
-    `groups` (N,) holds the same number for copies of one picture; `seed` draws the folds, and the images looked at
-    where there are too many.
+    `groups` (N,) holds the same number for copies of one image. `seed` draws the folds and, where there are too many
+    images, the subset to evaluate.
     """
     classes, codes = np.unique(labels, return_inverse=True)
     chosen = np.random.default_rng(seed).permutation(len(codes))[: _MAX_CELLS // len(classes)]
@@ -96,7 +96,8 @@ def find_shortcuts(
         of_class, of_others = _evidence(values[chosen], codes, folds, len(classes))
         together += of_class
         alone[name] = float(((of_class + prior).argmax(axis=1) == codes).mean())
-        giveaways.append([_giveaway(name, k, codes == k, told) for k, told in enumerate((of_class > of_others).T)])
+        is_assigned = of_class > of_others  # (N, C): each class against all others
+        giveaways.append([_giveaway(name, k, codes == k, is_assigned[:, k]) for k in range(len(classes))])
     hits = int((together.argmax(axis=1) == codes).sum())
     strongest = [max(of_class, key=lambda each: each.strength) for of_class in zip(*giveaways, strict=True)]
     return Shortcuts(
@@ -116,15 +117,16 @@ def find_shortcuts(
     )
 
 
-def _giveaway(signal: str, label: int, is_member: np.ndarray, is_told: np.ndarray) -> Giveaway:
-    found, false, members = int(is_told[is_member].sum()), int(is_told[~is_member].sum()), int(is_member.sum())
+def _giveaway(signal: str, label: int, is_member: np.ndarray, is_assigned: np.ndarray) -> Giveaway:
+    found, false = int(is_assigned[is_member].sum()), int(is_assigned[~is_member].sum())
+    members = int(is_member.sum())
     others = len(is_member) - members
     strength = wilson_interval(found, members)[0] - wilson_interval(false, others)[1]
     return Giveaway(signal, label, found / max(members, 1), false / max(others, 1), strength)
 
 
 def _typical(signal: str, values: np.ndarray) -> str:
-    """Return the commonest format among `values` (N, k) with its share, or the medians of any other signal."""
+    """Return the most common format in `values` (N, k) with its share, or the medians of any other signal."""
     if not len(values):
         return ""
     if signal == FORMAT:
@@ -137,23 +139,23 @@ def _typical(signal: str, values: np.ndarray) -> str:
 def _evidence(
     values: np.ndarray, codes: np.ndarray, folds: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log likelihoods (N, C) of the `values` (N, k) under each class and under all others, out of fold."""
+    """Return the out-of-fold log likelihoods (N, C) of `values` (N, k) under each class, and under all others."""
     of_class, of_others = np.zeros((2, len(codes), num_classes))
     for column in values.T:
         bins = _bins(column)
         num_bins = int(bins.max()) + 1
         counts = np.zeros((NUM_FOLDS, num_classes, num_bins))
         np.add.at(counts, (folds, codes, bins), 1)
-        known = counts.sum(axis=0) - counts  # (folds, C, bins): what the other folds hold
-        others = known.sum(axis=1, keepdims=True) - known
-        for total, number in ((of_class, known), (of_others, others)):
+        training = counts.sum(axis=0) - counts  # (folds, C, bins): the counts in the other folds
+        others = training.sum(axis=1, keepdims=True) - training
+        for total, number in ((of_class, training), (of_others, others)):
             likelihood = np.log((number + 0.5) / (number.sum(axis=2, keepdims=True) + 0.5 * num_bins))
             total += likelihood[folds, :, bins]
     return of_class, of_others
 
 
 def _bins(column: np.ndarray) -> np.ndarray:
-    """Return the bin (N,) of each value: one per distinct value, or NUM_BINS of about as many images each."""
+    """Return the bin (N,) of each value: one per distinct value, or NUM_BINS with about equal numbers of images."""
     distinct, codes = np.unique(column, return_inverse=True)
     if len(distinct) <= NUM_BINS:
         return codes

@@ -1,7 +1,7 @@
-"""`python Engine.py audit`: looks for what is wrong with the images, without training a model.
+"""`python Engine.py audit`: finds problems in the images without training a model.
 
-Files, duplicates and shortcuts take one pass over the images; labels and the learning curve take their features from a
-network with ImageNet weights. Both are kept in the cache: where nothing changed, the second audit takes a second.
+Files, duplicates and shortcuts are checked in one pass over the images; labels and the learning curve use features
+from a network with ImageNet weights. Both are cached: if nothing has changed, the next audit takes a second.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ if TYPE_CHECKING:  # these load torch
     from MLPipeline.Classifier import Classifier
     from MLPipeline.frozen.FrozenStages import FrozenStages
 
-NETWORK, IMAGE_SIZE = "efficientnet_lite0", 200  # its weights need no network, and `train` uses the same features
-MAX_IMAGES = {"cpu": 30_000, "gpu": 300_000}  # whose features take minutes to make, and 1.5 GB of memory
+NETWORK, IMAGE_SIZE = "efficientnet_lite0", 200  # its weights need no download, and `train` uses the same features
+MAX_IMAGES = {"cpu": 30_000, "gpu": 300_000}  # their features take minutes to compute, and 1.5 GB of memory
 
 
 def run(config: Config) -> None:
-    """Print one page about the images; write `output/audit/`: audit.html, audit.csv and fixes.csv.
+    """Print a summary of the images; write `output/audit/`: audit.html, audit.csv and fixes.csv.
 
     Raises:
         UsageError: `--output` or `--fixes` cannot be used.
@@ -90,7 +90,7 @@ def _say_all(lines: Iterable[str]) -> None:
 
 
 def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np.ndarray) -> Judgement:
-    """Return what features say of the labels: from the cache where these images were judged under these labels."""
+    """Return what the features say about the labels, from the cache if images, labels and groups are unchanged."""
     about = f"{NETWORK} {IMAGE_SIZE} {config.seed}"
     arrays = (inspection.row_keys(inspection.levels), index.labels, groups)
     file = judgement_file(config.output / "cache", about, *arrays)
@@ -99,7 +99,7 @@ def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np
     try:
         positions, features = _features(config, index, inspection)
     except ResourceError as error:
-        note(f"labels are not judged: {error}")
+        note(f"labels are not checked: {error}")
         return Judgement(None, None)
     from MLPipeline.audit.LabelSuspects import find_suspects
     from MLPipeline.audit.LearningCurve import learning_curve
@@ -117,14 +117,14 @@ def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np
 
 
 def _keeper(config: Config, index: ImageIndex) -> RowKeeper:
-    """Return what makes the features while the files are inspected; where none is read, it does not load torch."""
+    """Return the keeper that computes features while files are inspected; it loads torch only if a file is read."""
 
     def computation() -> FrozenStages | None:
         from MLPipeline.frozen.FrozenStages import FrozenStages
 
         try:
             model = _network(config.device, len(index.classes), len(index))
-        except ResourceError:  # which is said where the features are missed
+        except ResourceError:  # reported by `_judge`, which needs the features
             return None
         return FrozenStages(model, IMAGE_SIZE, config.precision)
 
@@ -135,7 +135,7 @@ def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tupl
     """Return the positions (M,) of the images that can be read, and their features (M, D).
 
     Raises:
-        ResourceError: there is no network for them, or it would take long.
+        ResourceError: the network is not available, or there are too many images for the device.
     """
     from MLPipeline.Features import extract
 
@@ -158,14 +158,20 @@ def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tupl
 
 
 def _network(device_name: str, num_classes: int, num_images: int) -> Classifier:
-    """Return the network for the features, or raise ResourceError."""
+    """Return the network that computes the features.
+
+    Raises:
+        ResourceError: its weights are not available, or there are too many images for the device.
+    """
     from MLPipeline.Device import choose_device
     from MLPipeline.Models import build_model, find_model
     from MLPipeline.Weights import load_weights
 
     device = choose_device(device_name)
-    if num_images > MAX_IMAGES["cpu" if device.type == "cpu" else "gpu"]:
-        raise ResourceError(f"{num_images:,} images are many for {device.type.upper()}", "Give fewer")
+    limit = MAX_IMAGES["cpu" if device.type == "cpu" else "gpu"]
+    if num_images > limit:
+        what = f"computing features of {num_images:,} images takes too long on {device.type.upper()}"
+        raise ResourceError(what, f"Use at most {limit:,} images")
     model = build_model(NETWORK, num_classes, IMAGE_SIZE)
     load_weights(model, find_model(NETWORK), "imagenet")
     model.freeze("backbone")
@@ -185,7 +191,7 @@ def _fix(index: ImageIndex, position: int, suggested: int, confidence: float) ->
 
 
 def _write(folder: Path, audit: Audit) -> None:
-    """Write the page and the tables, and say where they are and how to go on."""
+    """Write the page and the tables; print where they are and what to do next."""
     write_csv(findings_table(audit), folder / "audit.csv")
     written = ["audit.html", "audit.csv"]
     if audit.judgement.suspects is not None:

@@ -1,11 +1,11 @@
-"""Fingerprints -> which images are copies of one picture, and so must stay on one side of the split.
+"""Fingerprints -> which images are copies of one image and must therefore be in the same split.
 
-    hashes --sorted in 32 orders, neighbours compared--> candidates --small grey pictures fitted--> likely pairs
-           --both files read again, compared in colour and in every place--> pairs
+    hashes --sorted in 32 orders, neighbours compared--> candidates --grey thumbnails fitted--> likely pairs
+           --both files read again, compared in colour and at every position--> pairs
 
-Copies are the same bytes, or one picture rescaled, recompressed, relit, cropped or without its colour. Nothing grows
-with the square of the number of images: each is compared with its neighbours only. Documents on one form, frames in
-which one thing has moved, and shirts on one table stay apart.
+Copies have the same bytes, or are one image rescaled, recompressed, adjusted in brightness, cropped or converted to
+grey. No step is quadratic in the number of images: each image is compared with its neighbours only. Different documents
+on one form, frames in which one object has moved, and different shirts on one table are not copies.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 
-NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs trimmed by 3 % on every side among 54,000 images
-MAX_DISTANCE = 32  # bits of 128 that may differ; trimming by 3 % on every side changes up to 30
-MAX_CANDIDATES, MIN_CANDIDATES = 8, 1000  # per image, in all: bounds the time where all pictures look alike
+NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs cropped by 3 % on every side among 54,000 images
+MAX_DISTANCE = 32  # bits of 128 that may differ; cropping by 3 % on every side changes up to 30
+MAX_CANDIDATES, MIN_CANDIDATES = 8, 1000  # per image, in total: limits the time where all images look alike
 MIN_LIKENESS = 0.95  # of pairs worth reading again: copies of text reach 0.96, of photographs 0.98
-MAX_TINT = 0.12  # difference in the share of red, green or blue; more contrast in a dark picture gives 0.08
-MIN_CONTRAST = 4  # standard deviation of the greys below which there is nothing to compare
+MAX_TINT = 0.12  # difference in the share of red, green or blue; more contrast in a dark image gives 0.08
+MIN_CONTRAST = 4  # standard deviation of the grey values, below which there is nothing to compare
 _PAIRS_AT_ONCE = 256
 _SEARCH = f"2 {NUM_ORDERS} {NUM_NEIGHBOURS} {MAX_DISTANCE} {MIN_LIKENESS} {MAX_TINT} {IDENTITY}"  # what pairs depend on
 
@@ -46,11 +46,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images that show the same picture, `first[k] < second[k]` (K,) int64 positions in the index."""
+    """Exact and near-duplicates: `first[k] < second[k]`, both (K,) int64 positions in the index."""
 
     first: np.ndarray
     second: np.ndarray
-    likeness: np.ndarray  # (K,) float32 share of one picture that the other explains; 1 for copies alone
+    likeness: np.ndarray  # (K,) float32 share of one image that the other explains; 1 for exact duplicates only
 
     def __len__(self) -> int:
         return len(self.first)
@@ -61,7 +61,7 @@ class Pairs:
         return self.likeness == 1
 
     def table(self, index: ImageIndex) -> pd.DataFrame:
-        """Return one row per pair: path, class and split of both, and how alike they are."""
+        """Return one row per pair: path, class and split of both images, and their likeness."""
         columns: dict[str, list] = {}
         for prefix, positions in (("", self.first.tolist()), ("same_", self.second.tolist())):
             columns[f"{prefix}path"] = [index.name(position) for position in positions]
@@ -71,11 +71,12 @@ class Pairs:
 
 
 def find_duplicates(index: ImageIndex, inspection: Inspection, cache: Path | None = None) -> Pairs:
-    """Return the pairs of images that are copies of one picture.
+    """Return the pairs of images that are copies of one image.
 
-    Of files with the same bytes the first is paired with each other one. Of near-duplicates there are enough pairs to
-    link them all. Mirrored and rotated pictures, other shots of the same thing and pictures without contrast are not
-    found. The same images in the same order are searched once: the `cache` keeps the pairs.
+    Among files with the same bytes, the first is paired with each of the others. The pairs of near-duplicates are not
+    all of them, but enough to link all copies of an image. Mirrored and rotated images, different photographs of the
+    same object and images without contrast are not found. The same images in the same order are searched only once:
+    the `cache` keeps the pairs.
 
     Raises:
         ResourceError: the cache cannot be written.
@@ -105,13 +106,14 @@ def _search(index: ImageIndex, inspection: Inspection) -> Pairs:
 
 
 def group_images(index: ImageIndex, inspection: Inspection, pairs: Pairs, pattern: str | None = None) -> np.ndarray:
-    """Return for each image the number of its group (N,) int64: that of the group's first image; -1 if unreadable.
+    """Return the group of each image (N,) int64: the position of the first image of the group; -1 if unreadable.
 
-    A group is what shows one picture, directly or by way of others, and what `pattern` finds alike in the paths below
-    the data folder: its first bracket, or the whole match. Files without a match stand alone.
+    A group contains copies of one image, linked directly or through others, and images for which `pattern` matches the
+    same text in the path below the data folder: its first capturing group, or the whole match. An image whose path does
+    not match is not grouped by `pattern`.
 
     Raises:
-        UsageError: `pattern` is no regular expression.
+        UsageError: `pattern` is not a regular expression.
     """
     first, second = pairs.first, pairs.second
     if index.groups is not None:
@@ -126,9 +128,9 @@ def group_images(index: ImageIndex, inspection: Inspection, pairs: Pairs, patter
 
 
 def find_leaks(index: ImageIndex, groups: np.ndarray) -> np.ndarray:
-    """Return pairs (K, 2) of positions that are of one group and in different splits; warns if there are any.
+    """Return pairs (K, 2) of positions in the same group but in different splits; warns if there are any.
 
-    Each image outside its group's first split (train before val before test) is paired with an image of that split.
+    Each image outside the first split of its group (train before val before test) is paired with an image of that one.
     """
     used = np.flatnonzero((groups >= 0) & (index.splits >= 0))
     used = used[np.lexsort((index.splits[used], groups[used]))]
@@ -137,13 +139,13 @@ def find_leaks(index: ImageIndex, groups: np.ndarray) -> np.ndarray:
     leaks = pairs[index.splits[pairs[:, 0]] != index.splits[pairs[:, 1]]]
     if len(leaks):
         one, other = (index.name(position) for position in leaks[0].tolist())
-        what = "%d images of val or test are the same as, or of one group with, images of another split: %s and %s"
-        logger.warning(what + "; figures on them are too good", len(leaks), one, other)
+        what = "%d images of val or test are copies of, or in the same group as, images of another split: %s and %s"
+        logger.warning(what + "; scores on them are too optimistic", len(leaks), one, other)
     return leaks
 
 
 def find_conflicts(index: ImageIndex, pairs: Pairs) -> np.ndarray:
-    """Return which pairs (K,) bool show one picture under two labels; warns if there are any."""
+    """Return which pairs (K,) bool have different labels; warns if there are any."""
     is_conflict = index.labels[pairs.first] != index.labels[pairs.second]
     for number in np.flatnonzero(is_conflict)[:1].tolist():
         one, other = (index.name(int(each[number])) for each in (pairs.first, pairs.second))
@@ -152,7 +154,7 @@ def find_conflicts(index: ImageIndex, pairs: Pairs) -> np.ndarray:
 
 
 def _keys(index: ImageIndex, pattern: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions (M,) whose path `pattern` matches, and a digest (M,) of what it finds there."""
+    """Return the positions (M,) of the images whose path matches `pattern`, and a digest (M,) of the matched text."""
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -162,13 +164,13 @@ def _keys(index: ImageIndex, pattern: str) -> tuple[np.ndarray, np.ndarray]:
     number = 1 if expression.groups else 0
     kept = [(position, match[number]) for position, match in matches if match and match[number] is not None]
     if not kept:
-        logger.warning("--group %s matches no file: every image stands for itself", pattern)
+        logger.warning("--group %s matches no file and groups no images", pattern)
     digests = b"".join(digest(key.encode("utf-8", "surrogateescape")) for _, key in kept)
     return np.array([position for position, _ in kept], np.int64), np.frombuffer(digests, "V16")
 
 
 def _join(number: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return for each of `number` items the first one it is linked to by pairs, directly or by way of others."""
+    """Return for each of `number` items the first item that it is linked to by pairs, directly or through others."""
     root = np.arange(number)
     while True:
         one, other = root[first], root[second]
@@ -180,7 +182,7 @@ def _join(number: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _copies(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the places that come first with their digest, then (first, second) for each that repeats one."""
+    """Return the positions where a digest first occurs, then (first, second) for each position that repeats one."""
     _, first, inverse = np.unique(digests.view(f"S{digests.itemsize}"), return_index=True, return_inverse=True)
     original = first[inverse]
     repeats = np.flatnonzero(original != np.arange(len(digests)))
@@ -207,10 +209,10 @@ def _near_duplicates(index: ImageIndex, inspection: Inspection, compared: np.nda
 
 
 def _candidates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of places (first < second) whose hashes (N, 2) uint64 differ in few bits: nearly all such pairs.
+    """Return nearly all pairs of positions (first < second) whose hashes (N, 2) uint64 differ in few bits.
 
-    Sorted by their bits in a random order, hashes that agree in the leading ones are neighbours; 32 orders give 32
-    chances (Charikar 2002, "Similarity estimation techniques from rounding algorithms", section 3).
+    When hashes are sorted by randomly permuted bits, those that agree in the leading bits are neighbours; 32 random
+    orders give 32 chances (Charikar 2002, "Similarity estimation techniques from rounding algorithms", section 3).
     """
     number = len(hashes)
     bits = np.ascontiguousarray(np.unpackbits(hashes.view(np.uint8), axis=1).T)
@@ -226,15 +228,14 @@ def _candidates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             near = np.flatnonzero(distance <= MAX_DISTANCE)
             one, other = order[near], order[near + step]
             new.append((distance[near] * number + np.minimum(one, other)) * number + np.maximum(one, other))
-        found = np.unique(np.concatenate(new))[
-            : max(MAX_CANDIDATES * number, MIN_CANDIDATES)
-        ]  # the closest, where all look alike
+        limit = max(MAX_CANDIDATES * number, MIN_CANDIDATES)
+        found = np.unique(np.concatenate(new))[:limit]  # the closest pairs first
     first, second = np.divmod(found, max(number, 1))
     return first % max(number, 1), second
 
 
 def _count_bits(numbers: np.ndarray) -> np.ndarray:
-    """Return how many bits are set in each uint64 (as `np.bitwise_count`, which numpy has from 2.0 on)."""
+    """Return the number of bits set in each uint64, like `np.bitwise_count`, which requires NumPy 2.0."""
     pairs, nibbles, bytes_ = (np.uint64(0x0101010101010101 * byte) for byte in (0x55, 0x33, 0x0F))
     numbers = numbers - ((numbers >> np.uint64(1)) & pairs)
     numbers = (numbers & nibbles) + ((numbers >> np.uint64(2)) & nibbles)
@@ -242,7 +243,7 @@ def _count_bits(numbers: np.ndarray) -> np.ndarray:
 
 
 def _same_tint(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return which pairs of fingerprints have the same mean colour, whatever their brightness; grey suits any."""
+    """Return which pairs of fingerprints have the same mean colour, ignoring brightness; grey matches any colour."""
 
     def shares(prints: np.ndarray) -> np.ndarray:
         colour = prints["colour"].astype(np.float32) + 1

@@ -1,4 +1,4 @@
-"""Lists the image files below a folder in natural order, and what was left out; it opens no file."""
+"""Lists the image files below a folder in natural order, and the files left out; no file is opened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Skipped:
 def natural_order(name: str) -> str:
     """Return a sort key that puts `img2` before `img10` and ignores case.
 
-    One string, in which each number follows a zero character and its length: a million keys take 100 MB, as lists 600.
+    The key is one string, in which each number is preceded by a zero character and the number of its digits. A million
+    keys take 100 MB; lists would take 600 MB.
     """
     key = _NUMBER.sub(_numbered, name.casefold()) if _NUMBER.search(name) else name.casefold()
     return f"{key}\0\0{name}"
@@ -55,10 +56,10 @@ def visible(folder: Path) -> list[Path]:
 
 
 class ImageWalk:
-    """A walk below `root` that visits no folder twice, whatever links point to it, and records what it leaves out.
+    """A walk below `root` that visits no folder twice, even if links point to it, and records what it leaves out.
 
     `folders` are the folders to visit (default: `root`). A link into one of them, or to a folder that contains it, is
-    not followed, so that each image is found in its own folder and nowhere else.
+    not followed, so that each image is found only in its own folder.
     """
 
     def __init__(self, root: Path, follow_links: bool, folders: Sequence[Path] | None = None) -> None:
@@ -76,13 +77,13 @@ class ImageWalk:
         return map(Path, self.names(folder))
 
     def names(self, folder: Path) -> Iterator[str]:
-        """Yield the image files below `folder` in natural order, without the cost of an object for each path."""
-        waiting = [(str(folder), False)]  # a stack, not a recursion: folders may lie a thousand deep
+        """Yield the image files below `folder` in natural order, as strings: a `Path` for each would be slow."""
+        waiting = [(str(folder), False)]  # a stack instead of recursion: folders may be nested a thousand deep
         while waiting:
             name, is_file = waiting.pop()
             is_folder = not is_file and os.path.isdir(name)
             try:
-                # A folder's listing says which entries are files: a million of them need no further system call.
+                # The listing of a folder shows which entries are files: a million of them need no further system calls.
                 reason = _refuse_name(name) if is_file else self._refuse(Path(name), is_folder, name == str(folder))
                 inside = _entries(Path(name)) if is_folder and not reason else []
             except OSError as error:
@@ -94,7 +95,7 @@ class ImageWalk:
             waiting += reversed(inside)
 
     def _refuse(self, path: Path, is_folder: bool, is_first: bool) -> str:
-        is_linked = is_first or path.is_symlink()  # a parent of the first may be a link
+        is_linked = is_first or path.is_symlink()  # a parent of the first folder may be a link
         if is_linked and not self.follow_links and not _real(path).is_relative_to(self._real_root):
             return "link leads out of the data folder: only with --follow-links"
         return self._refuse_folder(path) if is_folder else _refuse_file(path)
@@ -117,7 +118,7 @@ class ImageWalk:
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:
-    """Return the paths that `visible` returns, each with whether it is a regular file and not a link to one."""
+    """Return the paths that `visible` returns, each with whether it is a regular file (and not a link to one)."""
     with os.scandir(folder) as entries:
         kept = [each for each in entries if not is_junk(each.name)]
     kept.sort(key=lambda each: natural_order(each.name))

@@ -1,10 +1,10 @@
-"""Index -> inspection: every new image is decoded once, in full, before training; later runs read no file again.
+"""Index -> inspection: every new image is decoded once, in full, before training; later runs do not read it again.
 
     inspection = inspect_images(index, cache=Path("output/cache"), workers=2)
     inspection.prints["width"]        one packed record per image, in the order of the index
 
-There are two stores in the cache: from the digest of a file to its row, and from the path, size and times of a file to
-its digest. So a renamed or copied image is read but not decoded, and an image that has not changed is not even opened.
+The cache has two stores: one maps the digest of a file to its row, the other maps the path, size and times of a file
+to its digest. So a renamed or copied image is read but not decoded, and an unchanged image is not even opened.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from MLPipeline.images.ScanFolders import UNSPLIT, ImageIndex
 from MLPipeline.images.SplitGaps import Gap
 
 VANISHED = os.strerror(errno.ENOENT).lower()
-MAX_VANISHED = 0.01  # share of the files that may disappear between the scan and the reading
+MAX_VANISHED = 0.01  # share of the files that may vanish between listing and reading them
 _BYTES = np.dtype(np.uint8)
-_HANDED_OVER = 256  # findings of a rank that wait to be written
-_AT_ONCE = 16  # files that a thread takes at once: fewer switches of the interpreter lock
-_BYTES_AT_ONCE = 2**22  # of decoded pixels, if these are kept
+_HANDED_OVER = 256  # findings that a rank collects before they are written
+_AT_ONCE = 16  # files that a thread processes at once: fewer switches of the interpreter lock
+_BYTES_AT_ONCE = 2**22  # of decoded pixels per thread, if they are kept
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What is known of each image of an index, in its order."""
 
-    prints: np.ndarray  # (N,) FINGERPRINT; 65 bytes an image
+    prints: np.ndarray  # (N,) FINGERPRINT; 65 bytes per image
     rows: np.ndarray  # (M,) ROW, memory-mapped
-    numbers: np.ndarray  # (N,) int32 row of each image; -1: the file could not even be opened
-    unopened: dict[int, str]  # position -> why
+    numbers: np.ndarray  # (N,) int32 row of each image; -1: the file could not be opened
+    unopened: dict[int, str]  # position -> reason
     num_read: int  # files that were read; the others had not changed
     seconds: float = 0.0  # duration of the inspection
-    gaps: tuple[Gap, ...] = ()  # classes that a split lacks, once the images are split
-    levels: Levels = EACH_ITS_OWN  # for images of more than 8 bits in `prints` and `thumbnails`
+    gaps: tuple[Gap, ...] = ()  # classes missing from a split, once the images are split
+    levels: Levels = EACH_ITS_OWN  # those of images of more than 8 bits in `prints` and `thumbnails`
 
     @property
     def is_readable(self) -> np.ndarray:
@@ -59,7 +59,7 @@ class Inspection:
         return (self.prints["flags"] & UNREADABLE) == 0
 
     def thumbnails(self, positions: np.ndarray) -> np.ndarray:
-        """Return the small grey versions (B, 64, 64) uint8 of readable images."""
+        """Return the grey thumbnails (B, 64, 64) uint8 of readable images."""
         small = self.rows["thumbnail"][self.numbers[positions]]
         deep = np.flatnonzero(self.prints["flags"][positions] & DEEP)
         if len(deep):
@@ -68,7 +68,7 @@ class Inspection:
         return small
 
     def levels_of(self, positions: np.ndarray) -> Levels:
-        """Return the levels of the images at `positions`; those of the training images are the ones to train with."""
+        """Return the levels of the images at `positions`; training uses those of the training images."""
         deep = positions[(self.prints["flags"][positions] & DEEP) > 0]
         return find_levels(*self.measured(deep))
 
@@ -80,7 +80,7 @@ class Inspection:
         )
 
     def unknown_depths(self, index: ImageIndex, levels: Levels | None) -> tuple[Skipped, ...]:
-        """Return the images in a split whose depth has no level in `levels`, with a note that says so."""
+        """Return the images in a split whose depth is missing from `levels`, each with a note."""
         if levels is None:
             return ()
         deep = np.flatnonzero((self.prints["flags"] & DEEP > 0) & (index.splits != UNSPLIT))
@@ -136,13 +136,13 @@ class Finding:
 
 
 class Keeper(Protocol):
-    """Uses the pixels of the images that are decoded, squares of `image_size` pixels made as `fit` says."""
+    """Uses the pixels of the decoded images: squares of side `image_size`, fitted by the method `fit`."""
 
     image_size: int
     fit: str
 
     def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:
-        """Yield the findings in their order, and use their pixels on the way."""
+        """Yield the findings in order, after using their pixels."""
 
 
 def inspect_images(
@@ -153,10 +153,10 @@ def inspect_images(
     progress: Progress = no_progress,
     keeper: Keeper | None = None,
 ) -> Inspection:
-    """Return what is known of each image of `index`; only files that have changed are read, with `verify` all files.
+    """Return the inspection of all images of `index`; reads only files that have changed, or all files with `verify`.
 
     All decoded images pass through `keeper`, if one is given, so that training need not decode them again. A file has
-    changed if its path, size, times or inode have. With several ranks, each reads its share and rank 0 writes.
+    changed if its path, size, times or inode have changed. With several ranks, each reads its share and rank 0 writes.
 
     Raises:
         DataError: no image can be read, or more than 1 % have vanished since the scan.
@@ -186,7 +186,7 @@ def inspect_images(
 
 
 class _Files:
-    """The files of an index, and the numbers of their rows as far as they are known."""
+    """The files of an index, and the numbers of the rows that are known so far."""
 
     def __init__(self, index: ImageIndex, contents: RowStore, store: RowStore, keeper: Keeper | None) -> None:
         self.index, self.contents, self.store = index, contents, store
@@ -206,7 +206,7 @@ class _Files:
         return positions[self.numbers[positions] < 0]
 
     def read(self, positions: Sequence[int]) -> list[Finding]:
-        """Read files, and decode those whose content has no row yet. Safe to call from several threads."""
+        """Read files and decode those whose content has no row yet. Safe to call from several threads."""
         findings: list[Finding] = []
         rows, pixels = make_rows(self._unknown(positions, findings), self.image_size, self.fit)
         made = zip(rows, pixels, strict=True)
@@ -219,7 +219,7 @@ class _Files:
         """Yield the content of each file that needs a row, one at a time; add a finding for every file."""
         for position in positions:
             path = self.index.path(position)
-            state = _state(path)  # before reading: a change in between is noticed the next time
+            state = _state(path)  # before reading: if the file changes in between, the next run notices it
             try:
                 data = read_bytes(path)
             except UnreadableImage as error:
@@ -231,7 +231,7 @@ class _Files:
                 yield data
 
     def add(self, finding: Finding) -> None:
-        """Keep a finding without its pixels, which have been used by now."""
+        """Add a finding without its pixels, which have already been used."""
         finding.pixels = None
         self.findings.append(finding)
 
@@ -269,8 +269,8 @@ def _state(path: Path) -> bytes:
     try:
         status = os.stat(path)
     except OSError:
-        return os.urandom(DIGEST_BYTES)  # never in the store, so the file is read, which says what is wrong with it
-    times = status.st_mtime_ns, status.st_ctime_ns  # the second changes even if a tool resets the first
+        return os.urandom(DIGEST_BYTES)  # never in the store, so the file is read, and reading reports the error
+    times = status.st_mtime_ns, status.st_ctime_ns  # ctime changes even if a tool resets mtime
     return digest(os.fsencode(path) + f"\0{status.st_size} {times} {status.st_ino}".encode())
 
 
@@ -282,7 +282,7 @@ def _prints(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _levelled(inspection: Inspection) -> Inspection:
-    """Return the inspection with images of more than 8 bits measured at the levels of all of them, not at their own."""
+    """Return the inspection with images of more than 8 bits measured at their common levels instead of their own."""
     deep = np.flatnonzero(inspection.prints["flags"] & DEEP)
     if not len(deep):
         return inspection
@@ -307,7 +307,7 @@ def _check(index: ImageIndex, inspection: Inspection) -> None:
     vanished = sum(reason == VANISHED for reason in inspection.unopened.values())
     if vanished > max(1, MAX_VANISHED * len(index)):
         what = f"{index.root}: {vanished} of {len(index)} files have vanished since the folders were listed"
-        raise DataError(what, "Leave the folder alone while it is read, and run the same command again")
+        raise DataError(what, "Do not change the folder while it is read, and run the same command again")
     if not inspection.is_readable.any():
         what = f"{index.root}: none of {len(index)} images can be read"
         raise DataError(what, count_reasons(inspection.skipped(index)))

@@ -2,7 +2,7 @@
 
     archives, checked by torchvision's md5 -> torchvision.datasets -> output/datasets/cifar10/train/<class>/00001.png
 
-The folder appears whole or not at all. Beside it, `archives/` keeps what was downloaded or placed there by hand.
+The folder is created in full or not at all. Next to it, `archives/` keeps what was downloaded or placed there by hand.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.Download import download
 
 LOCK_TIMEOUT_S = 600.0  # another run, or another process of this one, may be downloading
-NOT_IN_FOLDER_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')  # on one system or another
+NOT_IN_FOLDER_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')  # not allowed on at least one operating system
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Source:
     dataset: str  # its class in torchvision.datasets
     folder: str  # where that class expects its archives
     archives: Callable[[Any], list[tuple[str, str]]]  # class -> URL and md5 of each
-    splits: Mapping[str, Mapping[str, Any]]  # our folder -> how to ask the class for it
+    splits: Mapping[str, Mapping[str, Any]]  # split folder -> arguments of the class
     images: str = "data"  # attribute with the pixels (N, H, W[, 3]) uint8, or with the paths of image files
     labels: str = "targets"
 
@@ -75,9 +75,9 @@ SOURCES: Mapping[str, Source] = {
 
 
 def named_data(data: Path, output: Path) -> Path | None:
-    """Return the class folders of the data set that `data` names, created now if they do not exist yet.
+    """Return the folder of the data set that `data` names, created if it does not exist yet.
 
-    None where `data` is a folder of the user, which takes precedence, or not the name of a data set.
+    None if `data` is an existing path, which takes precedence, or not the name of a data set.
 
     Raises:
         ResourceError: the archives cannot be downloaded, are damaged, or cannot be unpacked into `output`.
@@ -106,8 +106,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _make_folders(source: Source, folder: Path) -> None:
-    """Download what is missing and unpack it into `folder`; a run that follows an interrupted one starts again."""
-    if folder.is_dir():  # created by the run that held the lock
+    """Download what is missing and unpack it into `folder`; after an interruption, unpacking starts again."""
+    if folder.is_dir():  # created by another run, while this one waited for the lock
         return
     from torchvision import datasets
 
@@ -134,7 +134,11 @@ def _make_folders(source: Source, folder: Path) -> None:
 
 
 def _fetch(url: str, folder: Path, md5: str) -> Path:
-    """Return the archive at `url`, from `folder` if it is there and undamaged."""
+    """Return the archive of `url` in `folder`, downloaded if it is not there yet.
+
+    Raises:
+        ResourceError: it cannot be downloaded, or it is damaged.
+    """
     from torchvision.datasets.utils import check_integrity
 
     archive = folder / url.rpartition("/")[2]
@@ -146,7 +150,7 @@ def _fetch(url: str, folder: Path, md5: str) -> Path:
 
 
 def _write_images(images: Any, classes: list[str], folder: Path) -> None:
-    """Put each image into the folder of its class: pixels as a PNG, a file as it is."""
+    """Put each image into the folder of its class: pixels as a PNG file, an image file unchanged."""
     names = {name: NOT_IN_FOLDER_NAMES.sub("-", name) for name in classes}
     for name in names.values():
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Processes many items in threads and yields the results in order, ahead of their use."""
+"""Processes items in threads, ahead of their use, and yields the results in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from MLPipeline.distributed.Ranks import ranks
 
-AHEAD_PER_THREAD = 8  # items processed ahead of their use: hides the latency of the disk, and bounds the memory
+AHEAD_PER_THREAD = 8  # items processed ahead of their use: hides disk latency and limits memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,7 +40,7 @@ def read_ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: i
 
 
 def decoding_threads(workers: int | None) -> int:
-    """Return the number of decoding threads: `workers`, or the cores of this process divided by the local ranks."""
+    """Return the number of decoding threads: `workers` if given, else the cores divided by the local ranks."""
     cores = os.cpu_count() or 1
     with contextlib.suppress(AttributeError):  # not on macOS and Windows
         cores = len(os.sched_getaffinity(0))

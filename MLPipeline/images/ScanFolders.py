@@ -1,7 +1,7 @@
-"""Folders -> index: which images there are, of which class, in which split; nothing is opened yet.
+"""Folders -> index: all images with their class and split; no image is opened yet.
 
-Accepts `root/<class>/...` and `root/<train|val|test>/<class>/...`. Hidden and system files are ignored; whatever else
-is left out is listed with the reason.
+Accepts `root/<class>/...` and `root/<train|val|test>/<class>/...`. Hidden and system files are ignored; all other files
+that are left out are listed with the reason.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """All images of a data folder, packed: a million images need no Python object each.
+    """All images of a data folder, packed into arrays, so that a million images need no Python object each.
 
-    `labels` (N,) int32 positions in `classes`; `splits` (N,) int8: 0 train, 1 val, 2 test, -1 not split yet;
-    `groups` (N,) int32 from a label table: images of one number stay on one side of the split, -1 stands alone.
+    `labels` (N,) int32: positions in `classes`; `splits` (N,) int8: 0 train, 1 val, 2 test, -1 not split yet;
+    `groups` (N,) int32 from a label table: images with the same number stay in one split, -1 is not in a group.
     """
 
     root: Path
@@ -41,7 +41,7 @@ class ImageIndex:
     labels: np.ndarray
     splits: np.ndarray
     skipped: tuple[Skipped, ...]
-    _names: bytes = field(repr=False)  # relative paths, one after the other, as the file system spells them
+    _names: bytes = field(repr=False)  # relative paths, concatenated, as spelled in the file system
     _ends: np.ndarray = field(repr=False)  # (N,) int64
     groups: np.ndarray | None = None
 
@@ -50,14 +50,14 @@ class ImageIndex:
 
     @property
     def identity(self) -> str:
-        """A hash of which images there are, of which classes, in which splits and groups."""
+        """A hash of the paths, classes, splits and groups of the images."""
         state = hashlib.blake2b("\0".join(self.classes).encode("utf-8", "surrogateescape"), digest_size=16)
         for part in (self.labels, self.splits, self._names, self._ends, self.groups):
             state.update(b"" if part is None else bytes(part))
         return state.hexdigest()
 
     def name(self, position: int) -> str:
-        """Return the path relative to the root; bytes that are no UTF-8 are kept as surrogates."""
+        """Return the path relative to the root; bytes that are not valid UTF-8 are kept as surrogates."""
         start = int(self._ends[position - 1]) if position else 0
         return os.fsdecode(self._names[start : int(self._ends[position])])
 
@@ -70,7 +70,7 @@ class ImageIndex:
         return np.flatnonzero(self.splits == split)
 
     def without(self, positions: np.ndarray, reason: str) -> ImageIndex:
-        """Return the index with the images at `positions` among those skipped."""
+        """Return the index without the images at `positions`, which are added to those skipped with this `reason`."""
         if not len(positions):
             return self
         is_kept = np.ones(len(self), bool)
@@ -92,13 +92,13 @@ def scan_folders(
 ) -> ImageIndex:
     """Return the index of the images below `root`, classes and files in natural order.
 
-    With `classes`, those of a trained model, folders are matched to them by name, and any number of them is enough.
-    `split_folders` says whether folders named like splits are splits: `auto`, `yes` or `no` (see `find_layout`).
+    With `classes`, those of a trained model, folders are matched to them by name, and any subset of them is sufficient.
+    `split_folders` determines whether folders named like splits are splits: `auto`, `yes` or `no` (see `find_layout`).
 
     Raises:
-        DataError: no such folder, no class folders, fewer than two classes with images, two spellings of one class,
-            a class that only val or test has, one that is not among `classes`, or a folder that may be a split as well
-            as a class.
+        DataError: the folder does not exist, or it contains no class folders, fewer than two classes with images, two
+            spellings of one class, a class that is only in val or test, a class that is not in `classes`, or a folder
+            that may be either a split or a class.
     """
     try:
         layout = find_layout(root, split_folders, classes)
@@ -134,9 +134,9 @@ class _Found:
     def __init__(self, split: int, folder: Path, root: Path, images: Iterable[Path]) -> None:
         self.split, self.folder = split, folder
         self.name = class_name(os.fsencode(folder.name).decode("utf-8", "backslashreplace"))
-        self.images = bytearray()  # their paths below `root`, one after the other
+        self.images = bytearray()  # their paths below `root`, concatenated
         self.lengths = array("i")
-        start = len(os.fsencode(root / "x")) - 1  # of what `root` adds, be it "." or "/"
+        start = len(os.fsencode(root / "x")) - 1  # length of the prefix that `root` adds, even if it is "." or "/"
         for image in images:
             name = os.fsencode(image)[start:]
             self.images += name
@@ -144,7 +144,7 @@ class _Found:
 
 
 def _skip_beside(layout: Layout, walk: ImageWalk) -> None:
-    """List what lies beside split folders or class folders and is neither."""
+    """Skip files and folders next to split or class folders that are neither."""
     used = layout.around.union(folder for _, folder in layout.class_folders)
     for path in (path for folder in sorted(layout.around) for path in visible(folder)):
         if path in layout.unlabelled:
@@ -154,7 +154,7 @@ def _skip_beside(layout: Layout, walk: ImageWalk) -> None:
 
 
 def _choose_classes(root: Path, found: Sequence[_Found]) -> tuple[str, ...]:
-    """Return the names of the classes that have images to learn from, in natural order."""
+    """Return the names of the classes that have training images, in natural order."""
     _check_spellings(root, found)
     trained = {each.name for each in found if each.split in (TRAIN, UNSPLIT) and each.lengths}
     for each in found:
@@ -176,9 +176,9 @@ def _choose_classes(root: Path, found: Sequence[_Found]) -> tuple[str, ...]:
 
 
 def _check_spellings(root: Path, found: Sequence[_Found]) -> None:
-    """Make sure that folders of one split have names that differ to the eye, and that splits spell them alike.
+    """Check that the class folders of a split have visibly different names, and that all splits spell them the same.
 
-    Composed and decomposed accents may differ from split to split: archives of different systems do.
+    Between splits, accents may be composed or decomposed: archives from different systems differ in this.
     """
     raw: dict[tuple[int, str], str] = {}
     for each in found:
@@ -197,7 +197,7 @@ def _known_classes(root: Path, found: Sequence[_Found], classes: Sequence[str]) 
 
 
 def folder_overview(root: Path) -> list[str]:
-    """Return one line per class of `root` with its number of images, or what makes it unusable."""
+    """Return one line per class of `root` with its number of images, or the reason why `root` cannot be used."""
     try:
         index = scan_folders(root)
     except DataError as error:

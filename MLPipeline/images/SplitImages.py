@@ -1,10 +1,10 @@
-"""Index -> index with every image in a split: each class in the same proportions, no group on two sides.
+"""Index -> index with every image in a split: stratified by class, each group in a single split.
 
     record = split_record(cache, index.root, 0.15, 0.15, seed=0)
     index = split_images(index, 0.15, 0.15, seed=0, groups=groups, record=record)
 
-The split of an image is drawn from (seed, its name) and recorded, so that old images keep their split when others are
-added. Without the record nearly all do; those at the edge of a share may change.
+The split of an image is drawn from the seed and its name, and recorded, so that old images keep their split when others
+are added. Without the record nearly all do, but those at the boundary between two splits may change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 def split_record(
     cache: Path, root: Path, val_fraction: float, test_fraction: float, seed: int, group: str | None = None
 ) -> RowStore:
-    """Return the record of the splits of the images below `root`; each way to split has its own."""
+    """Return the record of the splits of the images below `root`; there is one for each combination of arguments."""
     identity = f"{root.resolve()} {val_fraction} {test_fraction} {seed} {group}"
     return RowStore(cache, "splits", identity, (1,), np.dtype(np.int8))
 
@@ -44,25 +44,25 @@ def split_images(
     groups: np.ndarray | None = None,
     record: RowStore | None = None,
 ) -> ImageIndex:
-    """Return the index with every image in a split, each class in the same proportions as far as groups allow.
+    """Return the index with every image in a split, stratified by class as far as the groups allow.
 
-    Split folders are kept; a missing `val` or `test` is taken from `train`. Every class keeps a training image. Images
-    of one of the `groups` (N,) stay together, those of group -1 are in no split. Images in the `record` keep their
-    split, and new ones of their group follow them.
+    Split folders are kept; a missing `val` or `test` split is taken from `train`. Every class keeps a training image.
+    Images of one group, numbered in `groups` (N,), stay together; those of group -1 are in no split. Images in the
+    `record` keep their split, and new images of their group are added to the same split.
 
     Raises:
         DataError: a requested split is empty, or a class has no training image.
         ResourceError: the record cannot be written.
     """
     groups = np.arange(len(index)) if groups is None else groups
-    shares = _shares_to_carve(index, {TEST: test_fraction, VAL: val_fraction})
+    shares = _missing_shares(index, {TEST: test_fraction, VAL: val_fraction})
     splits = np.where(index.splits == UNSPLIT, TRAIN, index.splits).astype(np.int8)
     before, splits[groups < 0] = splits.copy(), UNSPLIT
     free = np.flatnonzero(splits == TRAIN)
     record = record if shares else None
     with contextlib.nullcontext() if record is None else record.writing():
         old = _recall(index, free, record)
-        splits[free] = _deal(index, free, groups[free], old, shares, seed)
+        splits[free] = _assign(index, free, groups[free], old, shares, seed)
         _require_training_images(index, before, splits)
         for split in shares:
             if not np.any(splits == split):
@@ -74,7 +74,7 @@ def split_images(
 
 
 def _too_few(index: ImageIndex, groups: np.ndarray, split: int) -> DataError:
-    """Return the error that there are no images for `split`, with the cause; `groups` (M,) are those to take from."""
+    """Return the error for an empty `split`, with its cause; `groups` (M,) are those of the images to split."""
     what, hint = f"{index.root}: too few images to take any for {SPLITS[split]}", f"say --{SPLITS[split]}-fraction 0"
     num_groups = len(np.unique(groups))
     if num_groups == len(groups):
@@ -84,8 +84,8 @@ def _too_few(index: ImageIndex, groups: np.ndarray, split: int) -> DataError:
     return DataError(what, f"Run `audit` to see the near-duplicates, add other images, or {hint}")
 
 
-def _shares_to_carve(index: ImageIndex, fractions: Mapping[int, float]) -> dict[int, float]:
-    """Return the fractions of the splits that have no folder; a warning says so where others have one."""
+def _missing_shares(index: ImageIndex, fractions: Mapping[int, float]) -> dict[int, float]:
+    """Return the fractions of the splits that have no folder; warns if other splits have one."""
     given = set(np.unique(index.splits).tolist()) - {UNSPLIT}
     shares = {split: share for split, share in fractions.items() if share and split not in given}
     for split in shares if given else ():
@@ -94,10 +94,10 @@ def _shares_to_carve(index: ImageIndex, fractions: Mapping[int, float]) -> dict[
 
 
 def without(index: ImageIndex, positions: list[int]) -> ImageIndex:
-    """Return the index with the images at `positions`, which turned out to be unreadable, in no split.
+    """Return the index with the images at `positions`, which cannot be read, in no split.
 
     Raises:
-        DataError: a class has lost all its training images.
+        DataError: a class has no training images left.
     """
     splits = index.splits.copy()
     splits[positions] = UNSPLIT
@@ -117,20 +117,20 @@ def _keys(index: ImageIndex, positions: np.ndarray) -> Iterator[bytes]:
 
 
 def _recall(index: ImageIndex, positions: np.ndarray, record: RowStore | None) -> np.ndarray:
-    """Return the recorded split (M,) int8 of each image; UNSPLIT where there is none."""
+    """Return the recorded split (M,) int8 of each image; UNSPLIT if it is not in the record."""
     if record is None:
         return np.full(len(positions), UNSPLIT, np.int8)
     numbers = np.array([-1 if (n := record.find(key)) is None else n for key in _keys(index, positions)], np.int64)
     return np.append(record.rows()[:, 0], np.int8(UNSPLIT))[numbers]
 
 
-def _deal(
+def _assign(
     index: ImageIndex, free: np.ndarray, groups: np.ndarray, old: np.ndarray, shares: Mapping[int, float], seed: int
 ) -> np.ndarray:
-    """Return the split (M,) of the images at `free`, of which `groups` and `old` are groups and recorded splits."""
-    old = np.where(np.isin(old, [TRAIN, *shares]), old, UNSPLIT)  # another split may have its own folder by now
-    labels, splits = index.labels[free], _follow(groups, old)
-    dealer = _Dealer(labels, splits, shares, len(index.classes))
+    """Return the split (M,) of the images at the positions `free`, given their `groups` and recorded splits `old`."""
+    old = np.where(np.isin(old, [TRAIN, *shares]), old, UNSPLIT)  # a recorded split may have its own folder by now
+    labels, splits = index.labels[free], _extend_to_groups(groups, old)
+    counts = _SplitCounts(labels, splits, shares, len(index.classes))
     for label in np.flatnonzero(np.bincount(labels) == 1).tolist() if shares else ():
         logger.warning("class %r has a single image to split: used for training only", index.classes[label])
     new = np.flatnonzero(splits == UNSPLIT)
@@ -140,11 +140,11 @@ def _deal(
     order = np.lexsort((number, draws[number]))
     new, number = new[order], number[order]
     for group in _runs(new, number):
-        splits[group] = dealer.place(Counter(labels[group].tolist()))
-    for split, label in dealer.without_any():  # its few groups were all too large for the share
+        splits[group] = counts.place(Counter(labels[group].tolist()))
+    for split, label in counts.without_any():  # all groups of the class were too large for its share
         fitting = [group for group in _runs(new, number) if splits[group[0]] == TRAIN and label in labels[group]]
         for group in sorted(fitting, key=len):
-            if dealer.take(Counter(labels[group].tolist()), split):
+            if counts.take(Counter(labels[group].tolist()), split):
                 splits[group] = split
                 break
     return splits
@@ -159,17 +159,17 @@ def _runs(values: np.ndarray, numbers: np.ndarray) -> Iterator[np.ndarray]:
         start = end
 
 
-def _follow(groups: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Return `old` with new images in the split of their group: that of most of its old images."""
+def _extend_to_groups(groups: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return `old` with each new image in the split that contains most of the old images of its group."""
     _, group = np.unique(groups, return_inverse=True)
-    sides = np.zeros((len(groups), len(SPLITS)), np.int32)
-    np.add.at(sides, (group[old >= 0], old[old >= 0]), 1)
-    side = np.where(sides.any(axis=1), sides.argmax(axis=1), UNSPLIT)[group]
-    return np.where(old >= 0, old, side).astype(np.int8)
+    counts = np.zeros((len(groups), len(SPLITS)), np.int32)
+    np.add.at(counts, (group[old >= 0], old[old >= 0]), 1)
+    most = np.where(counts.any(axis=1), counts.argmax(axis=1), UNSPLIT)[group]
+    return np.where(old >= 0, old, most).astype(np.int8)
 
 
-class _Dealer:
-    """Counts the images of each class that the splits still lack, and that train can still give."""
+class _SplitCounts:
+    """The number of images of each class that are still missing from the splits, and that are left in train."""
 
     def __init__(self, labels: np.ndarray, splits: np.ndarray, shares: Mapping[int, float], num_classes: int) -> None:
         total = np.bincount(labels, minlength=num_classes)
@@ -184,7 +184,10 @@ class _Dealer:
         self.left = np.bincount(labels[(splits == TRAIN) | (splits == UNSPLIT)], minlength=num_classes).tolist()
 
     def place(self, counts: Counter[int]) -> int:
-        """Return the split for a group with these numbers of images per class: the first to come nearer its share."""
+        """Return the split for a group with these numbers of images per class.
+
+        It is the first split that the group brings closer to its quotas; TRAIN if there is none.
+        """
         for split, missing in self.missing.items():
             change = sum(abs(missing[label] - number) - abs(missing[label]) for label, number in counts.items())
             if change < 0 and self.take(counts, split):
@@ -192,7 +195,7 @@ class _Dealer:
         return TRAIN
 
     def take(self, counts: Counter[int], split: int) -> bool:
-        """Return whether train can give a group to `split`; if so, count it there."""
+        """Return whether a group can be moved from train to `split`; if so, update the counts."""
         if any(self.left[label] <= number for label, number in counts.items()):
             return False
         for label, number in counts.items():
@@ -201,7 +204,7 @@ class _Dealer:
         return True
 
     def without_any(self) -> list[tuple[int, int]]:
-        """Return each (split, label) that should have images and has none."""
+        """Return each (split, label) that has a quota but no images."""
         pairs = [(split, label) for split, quota in self.quotas.items() for label, number in enumerate(quota) if number]
         return [(split, label) for split, label in pairs if self.missing[split][label] == self.quotas[split][label]]
 

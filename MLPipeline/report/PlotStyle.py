@@ -1,6 +1,7 @@
 """The common style of all PNG plots, and how they are saved.
 
-The colours are those of Okabe and Ito, distinguishable with colour blindness (Color Universal Design, 2008).
+The colours are those of Okabe and Ito, which people with colour blindness can distinguish (Color Universal Design,
+2008).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#777777", "#E8
 BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE])
 ORANGES = LinearSegmentedColormap.from_list("oranges", ["white", ORANGE])
 STYLE: Any = {
-    "font.family": DEFAULT_FAMILY,  # ships with matplotlib: the same picture everywhere
+    "font.family": DEFAULT_FAMILY,  # ships with Matplotlib: plots look the same everywhere
     "font.size": 9,
     "text.usetex": False,
     "text.parse_math": False,  # a class may be called `$\frac{$`
@@ -36,7 +37,7 @@ STYLE: Any = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": PALE,
-    "xtick.major.size": 0,  # the grid marks the places
+    "xtick.major.size": 0,  # the grid marks the positions
     "ytick.major.size": 0,
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
@@ -46,7 +47,7 @@ STYLE: Any = {
     "savefig.dpi": "figure",
     "figure.dpi": 150,
 }
-# Decorates every function that builds or draws a figure: matplotlib reads the style at both times.
+# Decorates every function that builds or draws a figure, because Matplotlib reads the style in both.
 styled = matplotlib.rc_context(STYLE)
 
 
@@ -57,7 +58,7 @@ def percent(share: float, decimals: int = 1) -> str:
 
 @styled
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` to `path` as PNG; characters that DejaVu Sans lacks are drawn with fonts of the system.
+    """Write `figure` to `path` as PNG; characters missing from DejaVu Sans are drawn in system fonts.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -67,6 +68,6 @@ def save_figure(figure: Figure, path: Path) -> None:
         if not text.get_text().isascii():
             text.set_fontfamily(families_for(text.get_text())[0])
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # `savefig` draws everything a first time to lay it out; here both happen in one go
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # without transparency
+    canvas.draw()  # once: `savefig` would draw the figure twice, the first time only for its layout
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # RGB without transparency
     write_file(path, lambda file: file.write(encode_png(pixels)))

@@ -1,4 +1,4 @@
-"""The small pictures of a page as `data:` addresses, as many as fit into a limit of bytes."""
+"""The thumbnails of a page as `data:` URLs, as many as fit into a size limit."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.decoding.ReadImage import UnreadableImage, read_thumbnail, resize
 from MLPipeline.images.ReadAhead import decoding_threads
 
-SIDE = 160  # pixels: sharp enough to see why, small enough for hundreds
-QUALITY = 78
-FRAME_BYTES = 800  # what stands around a picture on the page: its caption and its name
+SIDE = 160  # pixels: sharp enough to recognise the content, small enough for hundreds per page
+QUALITY = 78  # of the JPEG
+FRAME_BYTES = 800  # markup around an image on the page: its caption and its name
 _CHUNK = 64
-_NOT_SEEN = 40  # grey of what was cut off
+_NOT_SEEN = 40  # grey value of the parts that were cropped
 
 
 @dataclass(frozen=True)
 class Photo:
-    """The small picture of one image."""
+    """The thumbnail of one image, and its size in pixels."""
 
-    address: str = ""  # data:image/jpeg;base64,...; empty for a file that has vanished since
+    address: str = ""  # data:image/jpeg;base64,...; empty if the file can no longer be read
     width: int = 0
     height: int = 0
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """The small picture of one image, and a second one with a heat map laid over it where there is one."""
+    """The thumbnail of one image, and a second one with a heat map overlaid if there is one."""
 
-    photo: str  # data:image/jpeg;base64,...; empty for a file that has vanished since
-    heat: str = ""
+    photo: str  # data:image/jpeg;base64,...; empty if the file can no longer be read
+    heat: str = ""  # likewise; empty if there is no heat map
 
     @property
     def num_bytes(self) -> int:
-        """What it adds to the page."""
+        """The number of bytes that it adds to the page."""
         return len(self.photo) + len(self.heat) + FRAME_BYTES
 
 
@@ -52,7 +52,7 @@ NO_PHOTOS: Mapping[Path, Photo] = {}
 
 
 def take_photos(paths: Sequence[Path], levels: Levels | None = None) -> dict[Path, Photo]:
-    """Return the small pictures of images; reads with one thread per core."""
+    """Return the thumbnail of each image, by path; reads with one thread per core."""
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
         return dict(zip(paths, threads.map(lambda path: _photo(path, levels), paths), strict=True))
 
@@ -67,19 +67,19 @@ def embed(
     """Return the thumbnails of the first of `paths` that fit into `limit` bytes; reads with one thread per core.
 
     Args:
-        paths: the images, the most deserving first.
-        limit: of what they add to the page, in bytes.
-        heat_maps: pictures (H, W, 3) uint8 RGB with a heat map on them, by place in `paths`.
-        photos: those that were taken already.
-        preprocessing: that of the model that the heat maps are of.
+        paths: the images, the most important first.
+        limit: the number of bytes that they may add to the page.
+        heat_maps: images (H, W, 3) uint8 RGB with a heat map overlaid, by position in `paths`.
+        photos: thumbnails that already exist.
+        preprocessing: that of the model that the heat maps explain.
     """
     kept: list[Thumbnail] = []
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
         numbered = iter(enumerate(paths))
         while chunk := list(islice(numbered, _CHUNK)):
             taken = threads.map(lambda item: photos.get(item[1]) or _photo(item[1], preprocessing.levels), chunk)
-            for (place, _), photo in zip(chunk, taken, strict=True):
-                thumbnail = Thumbnail(photo.address, _heat(photo, heat_maps.get(place), preprocessing.fit))
+            for (position, _), photo in zip(chunk, taken, strict=True):
+                thumbnail = Thumbnail(photo.address, _heat(photo, heat_maps.get(position), preprocessing.fit))
                 limit -= thumbnail.num_bytes
                 if limit < 0:
                     return kept
@@ -96,7 +96,7 @@ def _photo(path: Path, levels: Levels | None) -> Photo:
 
 
 def _heat(photo: Photo, heat_map: np.ndarray | None, fit: str) -> str:
-    """Return the address of a heat map as large as its photo; empty where one of the two is missing."""
+    """Return the address of a heat map as large as its photo; empty if one of the two is missing."""
     if not photo.width or heat_map is None:
         return ""
     shape, square = (photo.height, photo.width, 3), (heat_map.shape[1], heat_map.shape[0])

@@ -107,7 +107,7 @@ def test_without_cleanlab_the_rest_goes_on(data: Path, monkeypatch: pytest.Monke
     assert done.notes == ["label suspects need cleanlab. pip install 'cleanlab>=2.7'"]
     assert "twice as many images" in done.out and " wrong" not in done.out
     assert sorted(each.name for each in (data.parent / "output" / "audit").iterdir()) == ["audit.csv", "audit.html"]
-    monkeypatch.delitem(sys.modules, "cleanlab")  # installed now: labels are judged, nothing half-known is kept
+    monkeypatch.delitem(sys.modules, "cleanlab")  # installed now: labels are checked, no partial result is kept
     assert "1 of 120 labels looks wrong" in succeed(audit(data)).out
 
 

@@ -211,7 +211,7 @@ def test_leaks_are_images_whose_group_lies_in_an_earlier_split_too(caplog):
     groups = np.array([0, 0, 0, 3, 4, 4, 6, 3, -1])
     leaks = find_leaks(index, groups)
     assert set(map(tuple, leaks.tolist())) == {(1, 2), (1, 0), (5, 4)}
-    assert "3 images of val or test are the same as, or of one group with" in caplog.text and "a/1" in caplog.text
+    assert "3 images of val or test are copies of, or in the same group as" in caplog.text and "a/1" in caplog.text
 
 
 def test_no_leak_no_warning(caplog):
