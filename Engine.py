@@ -1,10 +1,10 @@
 """Trains, evaluates and uses image classifiers: the command line and the main job.
 
     python Engine.py --model resnet50               train on Data/, one folder per class
-    python Engine.py predict cat.jpg photos/        use the newest run
-    python Engine.py --help                         everything else
+    python Engine.py predict cat.jpg photos/        predict with the newest run
+    python Engine.py --help                         show everything else
 
-`train` lists the steps of a run in the order in which they happen; each is a function in `MLPipeline/steps/`.
+`train` lists the steps of a run in order; each is a function in `MLPipeline/steps/`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError
 from MLPipeline.report.Drawing import drawing
 
-if TYPE_CHECKING:  # the heavy imports happen in the verbs: --help must not wait for torch
+if TYPE_CHECKING:  # slow imports are inside the functions: --help must not wait for torch
     from MLPipeline.files.RunFolder import Run
 
 
 def main(argv: list[str], start: float | None = None) -> int:
-    """Return the exit code of a command line (without the program's name).
+    """Run a command line (without the program name) and return its exit code.
 
-    `start` is when the command began, by `time.perf_counter`; now by default.
+    `start` is the time at which the command began, from `time.perf_counter`; by default, now.
     """
     clock.start = time.perf_counter() if start is None else start
     return run_command(argv, command_of)
 
 
 def command_of(verb: Verb) -> Command:
-    """Return the function that does what a verb says: `train` below, or what a file of `commands/` holds."""
+    """Return the function that runs a verb: `train` below, or the `run` of a file in `commands/`."""
     return verb.command() if verb.module else train
 
 
@@ -51,7 +51,7 @@ def train(config: Config) -> None:
     if is_complete(config):
         return
     if ranks.is_first:
-        drawing.begin()  # the process that draws loads matplotlib meanwhile
+        drawing.begin()  # the drawing process imports matplotlib in the meantime
     import torch
 
     from MLPipeline.Device import join_ranks
@@ -64,13 +64,13 @@ def train(config: Config) -> None:
 
     device = join_ranks(config.device)
     config = with_data(config)
-    index = list_images(config)  # which files there are, and of which class; none is opened yet
+    index = list_images(config)  # the files and their classes; no file is opened yet
     augment_is_stated = config.augment is not None
-    model, config, weights = build(config, len(index.classes))  # the network with its first weights
-    model.to(device).to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
-    # Every new file is read once: is it readable, is it a copy, and (one process) what the frozen stages give for it.
+    model, config, weights = build(config, len(index.classes))  # the network with its initial weights
+    model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
+    # Reads every new file once: is it readable, is it a copy, and (in a single process) its frozen features.
     inspection = inspect(index, model, config)
-    index, inspection = split(index, inspection, config)  # train, val, test; copies stay on one side
+    index, inspection = split(index, inspection, config)  # train, val, test; copies stay in one split
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
     config, remarks = check_mirrors(config, index, inspection, model, augment_is_stated)
@@ -79,13 +79,13 @@ def train(config: Config) -> None:
         introduce(job, remarks)
         with reported_if_stopped(job):
             for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers
-                dataset = store_features(job, phase)  # one row per image, from the cache or computed now
-                fit_phase(job, dataset, phase)  # the epochs; the model ends with the weights of the best one
+                dataset = store_features(job, phase)  # one row per image, cached or computed now
+                fit_phase(job, dataset, phase)  # all epochs; the model then has the weights of the best one
         finish_run(job, dataset)  # evaluate, calibrate, save, draw, report
 
 
 def continue_launched(config: Config) -> Config:
-    """Return the settings that continue the run of this torchrun command, where torchrun has restarted it."""
+    """Return the settings; if torchrun has restarted this command, they resume the run that it started before."""
     from MLPipeline.files.RunFolder import find_launched
 
     if not ranks.restarts or config.resume or not (run := find_launched(config.output, ranks.launch)):
@@ -94,7 +94,7 @@ def continue_launched(config: Config) -> Config:
 
 
 def is_complete(config: Config) -> bool:
-    """Return whether the run to resume is already complete, and say so."""
+    """Return whether the run to resume is already complete; if so, print that."""
     from MLPipeline.files.RunFolder import find_run
 
     if not config.resume or not (run := find_run(config.output, config.resume, needs_model=False)).metrics:
@@ -105,7 +105,7 @@ def is_complete(config: Config) -> bool:
 
 @contextmanager
 def open_run(config: Config) -> Iterator[Run]:
-    """Yield a new run, or the one to resume, locked for this process; its folder holds its settings and its log."""
+    """Yield a new run, or the run to resume, locked by this process; its folder contains its settings and its log."""
     from MLPipeline.files.AtomicFile import remove_half_written, write_text
     from MLPipeline.files.RunFolder import LAUNCH_FILE, Run, create_run, find_run, lock_run
 
@@ -127,12 +127,12 @@ def open_run(config: Config) -> Iterator[Run]:
         try:
             yield ranks.from_first(run)
         except (KeyboardInterrupt, BrokenPipeError, ResourceError):
-            note(f"to go on: python Engine.py --resume {shlex.quote(str(run.path))}")
+            note(f"to resume: python Engine.py --resume {shlex.quote(str(run.path))}")
             raise
 
 
 if __name__ == "__main__":
-    # Imports make a million objects that stay: to look for garbage among them, then and at exit, took two seconds.
+    # Imports create a million permanent objects; garbage collection among them, then and at exit, took two seconds.
     gc.set_threshold(10_000)
     exit_code = main(sys.argv[1:], start_of_process())
     gc.freeze()

@@ -1,13 +1,14 @@
 """Augments the training images, one batch at a time: `--augment hflip,crop,jitter`.
 
-Every random number is a function of (seed, epoch, dataset index), so a resumed run sees the same images as one that
-was never interrupted. Validation and test images are never augmented. All geometric changes of an image are multiplied
-into one matrix, so that pixels are interpolated once. RandAugment and TrivialAugment come from
+Every random number is a function of (seed, epoch, dataset index), so a resumed run sees the same images as an
+uninterrupted one. Validation and test images are never augmented. All geometric transforms of an image are multiplied
+into one matrix, so that pixels are interpolated only once. RandAugment and TrivialAugment come from
 torchvision.transforms.v2.
 
-To change a strength, edit it below. To add an augmentation, write one function and its entry in `AUGMENTATIONS`:
-`Move` returns matrices (see `augmentation.Pixels.affine`), `Paint` new images, `Mix` the weight of each pixel.
-B, H, W: images are (B, 3, H, W) uint8 RGB in any memory format, on any device. Draws are NumPy arrays (B,).
+To change a strength, edit its constant below. To add an augmentation, write one function and its entry in
+`AUGMENTATIONS`: a `Move` returns matrices (see `augmentation.Pixels.affine`), a `Paint` new images, a `Mix` the weight
+of each pixel. B, H, W: images are (B, 3, H, W) uint8 RGB in any memory format, on any device. Draws are NumPy arrays
+(B,).
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from MLPipeline.augmentation.Pixels import affine, boxes, mix, move, recolour
 from MLPipeline.Errors import UsageError, did_you_mean
 
 FLIP_CHANCE = 0.5
-ROTATE_DEGREES = 15.0  # at most, either way
-TRANSLATE = 1 / 8  # at most, of the side of the image: 4 of 32 pixels
-CROP_AREA = (0.35, 1.0)  # of the image
-CROP_ASPECT = 4 / 3  # at most, of width to height or of height to width
+ROTATE_DEGREES = 15.0  # at most, in either direction
+TRANSLATE = 1 / 8  # at most, as a share of the side of the image: 4 of 32 pixels
+CROP_AREA = (0.35, 1.0)  # share of the area of the image
+CROP_ASPECT = 4 / 3  # at most, width to height or height to width
 BRIGHTNESS = CONTRAST = SATURATION = 0.25  # at most, up or down
 HUE_DEGREES = 8.0  # at most, in either direction of the colour wheel
 ERASE_CHANCE = 0.5
-ERASE_AREA = (0.02, 0.33)  # of the image
+ERASE_AREA = (0.02, 0.33)  # share of the area of the image
 ERASE_ASPECT = 3.3  # at most
-RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE = 2, 9  # operations per image, and their magnitude from 0 to 30
-MIXUP_SHARE = (0.0, 1.0)  # weight of the image itself; uniform, as the paper's Beta(1, 1)
+RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE = 2, 9  # operations per image, and their magnitude, 0 to 30
+MIXUP_SHARE = (0.0, 1.0)  # weight of the image itself; uniform, like the paper's Beta(1, 1)
 CUTMIX_SHARE = (0.0, 1.0)
 BILINEAR = v2.InterpolationMode.BILINEAR
 FILL = [124, 116, 104]  # ImageNet's mean colour, for pixels that RandAugment and TrivialAugment leave empty
@@ -44,7 +45,7 @@ FILL = [124, 116, 104]  # ImageNet's mean colour, for pixels that RandAugment an
 
 @dataclass(frozen=True)
 class Move:
-    """An augmentation that moves pixels; all those of one list are applied together."""
+    """An augmentation that moves pixels; all moves in a list are applied in one step."""
 
     about: str
     matrices: Callable[[Draws, int, int], np.ndarray]  # draws, height, width -> (B, 3, 3)
@@ -60,7 +61,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class Mix:
-    """An augmentation that mixes images and targets; if a list has several, each image gets one of them."""
+    """An augmentation that mixes images and targets; if a list has several, one of them is drawn for each image."""
 
     about: str
     keep: Callable[[Draws, int, int], np.ndarray]  # draws, height, width -> (B, H, W) or (B, 1, 1), 0 to 1
@@ -77,7 +78,7 @@ def vflip(draws: Draws, height: int, width: int) -> np.ndarray:
 
 
 def crop(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Return matrices that enlarge a window of random position, area and aspect ratio (arXiv:1409.4842)."""
+    """Return matrices that crop and enlarge a window of random position, area and aspect ratio (arXiv:1409.4842)."""
     area = draws.uniform("crop.area", *CROP_AREA)
     aspect = CROP_ASPECT ** draws.uniform("crop.aspect", -1, 1)
     across, down = np.minimum(1, np.sqrt(area * aspect)), np.minimum(1, np.sqrt(area / aspect))
@@ -87,7 +88,7 @@ def crop(draws: Draws, height: int, width: int) -> np.ndarray:
 
 
 def translate(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Return matrices that shift by whole pixels, as padding and a random crop do (arXiv:1512.03385, section 4.2)."""
+    """Return matrices that shift by whole pixels, like padding and a random crop (arXiv:1512.03385, section 4.2)."""
     most_x, most_y = int(TRANSLATE * width), int(TRANSLATE * height)
     dx = np.floor(draws.uniform("translate.x", -most_x, most_x + 1))
     dy = np.floor(draws.uniform("translate.y", -most_y, most_y + 1))
@@ -102,13 +103,13 @@ def rotate(draws: Draws, height: int, width: int) -> np.ndarray:
 
 
 def randaugment(images: Tensor, draws: Draws) -> Tensor:
-    """Return images changed by torchvision's RandAugment (arXiv:1909.13719)."""
+    """Return images transformed by torchvision's RandAugment (arXiv:1909.13719)."""
     transform = v2.RandAugment(RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE, interpolation=BILINEAR, fill=FILL)
     return _apply_to_each(transform, images, draws.bits("randaugment"))
 
 
 def trivial(images: Tensor, draws: Draws) -> Tensor:
-    """Return images changed by torchvision's TrivialAugment (arXiv:2103.10158)."""
+    """Return images transformed by torchvision's TrivialAugment (arXiv:2103.10158)."""
     transform = v2.TrivialAugmentWide(interpolation=BILINEAR, fill=FILL)
     return _apply_to_each(transform, images, draws.bits("trivial"))
 
@@ -125,7 +126,7 @@ def jitter(images: Tensor, draws: Draws) -> Tensor:
 
 
 def erase(images: Tensor, draws: Draws) -> Tensor:
-    """Return images with, in some of them, a box of noise (Random Erasing, arXiv:1708.04896)."""
+    """Return images, some of them with a box of noise (Random Erasing, arXiv:1708.04896)."""
     height, width = images.shape[2:]
     area = draws.uniform("erase.area", *ERASE_AREA) * draws.chance("erase", ERASE_CHANCE)
     aspect = ERASE_ASPECT ** draws.uniform("erase.aspect", -1, 1)
@@ -141,7 +142,7 @@ def erase(images: Tensor, draws: Draws) -> Tensor:
 
 
 def mixup(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Return one weight for all pixels of an image (arXiv:1710.09412)."""
+    """Return one weight (B, 1, 1) for all pixels of an image (arXiv:1710.09412)."""
     return draws.uniform("mixup", *MIXUP_SHARE)[:, None, None]
 
 
@@ -155,7 +156,7 @@ def cutmix(draws: Draws, height: int, width: int) -> np.ndarray:
 
 
 def _apply_to_each(transform: v2.Transform, images: Tensor, seeds: np.ndarray) -> Tensor:
-    """Return each image transformed by `transform`, with random numbers seeded by its entry of `seeds` (B,) uint64.
+    """Return each image transformed by `transform`, with random numbers seeded by its entry in `seeds` (B,) uint64.
 
     The transform draws from torch's global CPU generator, whose state is restored; torch.manual_seed would also seed
     the GPUs.
@@ -168,7 +169,7 @@ def _apply_to_each(transform: v2.Transform, images: Tensor, seeds: np.ndarray) -
     return torch.stack(changed)
 
 
-# In the order of application. Moves are applied first and mixtures last, wherever they stand here.
+# In the order of application, except that moves always come first and mixes last.
 AUGMENTATIONS: dict[str, Move | Paint | Mix] = {
     "hflip": Move(f"mirrored left to right ({FLIP_CHANCE:.0%} of the images)", hflip),
     "vflip": Move(f"mirrored top to bottom ({FLIP_CHANCE:.0%} of the images)", vflip),
@@ -188,7 +189,7 @@ AUGMENTATIONS: dict[str, Move | Paint | Mix] = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentations of one `--augment` list, in order of application; none at all is False."""
+    """The augmentations of one `--augment` list, in order of application; false if there are none."""
 
     names: tuple[str, ...]
 
@@ -197,14 +198,14 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Whether an image is mixed with others of its batch."""
+        """Whether images are mixed with other images of the batch."""
         return any(isinstance(AUGMENTATIONS[name], Mix) for name in self.names)
 
     def __str__(self) -> str:
         return ",".join(self.names) or "none"
 
     def describe(self) -> str:
-        """Return what is done to the images, for a line on the console."""
+        """Return a description of the augmentations for the console."""
         return ", ".join(AUGMENTATIONS[name].about for name in self.names) or "none"
 
     def __call__(
@@ -212,7 +213,7 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor]:
         """Return augmented images (B, 3, H, W) uint8 and targets (B, C) float32; the inputs are not modified.
 
-        Only mixup and cutmix change targets. They depend on the batch: an image is mixed with the one before it.
+        Only mixup and cutmix change targets. They depend on the batch: each image is mixed with the one before it.
 
         Args:
             images: (B, 3, H, W) uint8; B may be 0.
@@ -242,7 +243,7 @@ def make_augmentation(names: str) -> Augmentation:
     """Return the augmentation for a comma-separated list such as `hflip,crop`, or `none`; the order does not matter.
 
     Raises:
-        UsageError: a name is unknown, or `none` is one of several.
+        UsageError: a name is unknown, or `none` is combined with other names.
     """
     chosen = [name.strip().lower() for name in names.split(",")]
     if chosen == ["none"]:

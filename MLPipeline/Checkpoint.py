@@ -1,6 +1,6 @@
-"""`model.pt`: a trained classifier and all that is needed to use it: class names, architecture, preprocessing, weights.
+"""`model.pt`: a trained classifier with its class names, architecture, preprocessing and weights.
 
-The file holds plain types only, so that `torch.load(path, weights_only=True)` reads it without this package.
+The file contains plain types only, so that `torch.load(path, weights_only=True)` reads it without this package.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from MLPipeline.Models import build_model
 from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
 
 FORMAT = 1
-_MAX_IMAGE_SIZE = 4096  # as --image-size: a file from elsewhere must not request all the memory
+_MAX_IMAGE_SIZE = 4096  # like --image-size: an untrusted file must not exhaust the memory
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The description of a model in its checkpoint: everything but the tensors."""
+    """The description of a model in its checkpoint: everything except the weights."""
 
     model: str
-    classes: tuple[str, ...]  # by position of the logit; always matched by name
-    image_size: int  # side of the square that images are resized to, in pixels
-    weights: Mapping[str, str]  # kind, source and sha256 of the weights that training started from
-    fit: str = STRETCH  # how images are made square; see `Fit`
-    levels: Levels | None = None  # black and white of images with more than 8 bits; None: from before there were levels
-    hidden: int | None = None  # of the head, as `make_head` takes them
+    classes: tuple[str, ...]  # in the order of the logits; always matched by name
+    image_size: int  # side of the square input images, in pixels
+    weights: Mapping[str, str]  # kind, source and sha256 of the initial weights
+    fit: str = STRETCH  # how images are fitted to the square; see `Fit`
+    levels: Levels | None = None  # black and white levels of images with more than 8 bits; None in older files
+    hidden: int | None = None  # of the head, as in `make_head`
     dropout: float | None = None
-    epoch: int = 0  # the best epoch, whose weights these are
-    temperature: float = 1.0  # logits are divided by it before the softmax
-    fingerprint: FeatureCenters | None = None  # of the training images; None without validation images
-    unknown: UnknownRule | None = None  # which answers to give; None: all
+    epoch: int = 0  # the best epoch, which the weights come from
+    temperature: float = 1.0  # the divisor of the logits before the softmax
+    fingerprint: FeatureCenters | None = None  # of the training images; None: none stored
+    unknown: UnknownRule | None = None  # which answers are given; None: all
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images become the input of the model, besides their size."""
+        """How images are converted to the input of the model, except for their size."""
         return Preprocessing(self.fit, self.levels)
 
 
-_TYPES: Mapping[str, Any] = {  # of the entries of the file
+_TYPES: Mapping[str, Any] = {  # types of the entries of the file
     "model": str,
     "classes": list,
     "image_size": int,
@@ -78,7 +78,7 @@ _PART_TYPES: Mapping[str, Any] = {
 
 
 def save_checkpoint(path: Path, model: Classifier, card: ModelCard) -> None:
-    """Write `model` and its card to `path`, whole or not at all; the file before stays as `model.pt.prev`.
+    """Write `model` and its card to `path` atomically; the previous file is kept as `model.pt.prev`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -103,7 +103,7 @@ def load_checkpoint(path: Path) -> tuple[Classifier, ModelCard]:
         previous = path.with_name(path.name + ".prev")
         if not previous.is_file():
             raise
-        raise DataError(error.what, f"The one before it is kept: --run {previous}") from error
+        raise DataError(error.what, f"The previous checkpoint is kept: --run {previous}") from error
 
 
 def versions() -> dict[str, str]:
@@ -123,7 +123,7 @@ def _rebuild(path: Path, stored: Any) -> tuple[Classifier, ModelCard]:
     try:
         model.load_state_dict(stored["state_dict"])
     except (RuntimeError, AttributeError) as error:
-        difference = str(error).splitlines()[-1].strip()[:200]  # torch lists all differences, one a line
+        difference = str(error).splitlines()[-1].strip()[:200]  # torch lists all differences, one per line
         raise DataError(
             f"{path}: its tensors do not fit {card.model}: {difference}", "Give a run's model.pt"
         ) from error
@@ -140,7 +140,7 @@ def _read_card(stored: Mapping[str, Any]) -> ModelCard:
 
 
 def _is_described(stored: Mapping[str, Any]) -> bool:
-    """Return whether the card is complete and valid: a file from elsewhere may contain anything."""
+    """Return whether the card is complete and valid: an untrusted file may contain anything."""
     return (
         all(isinstance(stored.get(name), kind) for name, kind in _TYPES.items())
         and all(isinstance(name, str) for name in stored["classes"])
@@ -157,7 +157,7 @@ def _is_described(stored: Mapping[str, Any]) -> bool:
 
 
 def _is_part(stored: Any, kind: type) -> bool:
-    """Return whether `stored` is None, or a dict with exactly the fields of a `kind`."""
+    """Return whether `stored` is None, or a dict with exactly the fields of the dataclass `kind`."""
     names = [each.name for each in fields(kind)]
     return stored is None or (
         isinstance(stored, dict)

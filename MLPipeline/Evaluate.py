@@ -1,4 +1,4 @@
-"""Runs a trained model over its labelled images, and calibrates it on the validation images.
+"""Runs a trained model on labelled images, and calibrates it on the validation images.
 
 N images of a split, B of a batch, C classes, D features.
 """
@@ -34,7 +34,7 @@ from MLPipeline.scoring.Unknown import (
     usual_distance,
 )
 
-_IMAGES_OF_A_CENTER = 200  # of a class: with 50 the distances were as good
+_IMAGES_PER_CENTER = 200  # of each class; distances from 50 images were as good
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ class SplitPredictions:
     split: int
     positions: np.ndarray
     predictions: Predictions
-    distances: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) to the nearest class, if measured
-    unknown: UnknownRule | None = None  # which answers are withheld, with coverage and precision on this split
-    is_withheld: Tensor | None = None  # (N,) bool, with a rule
+    distances: Tensor = field(default_factory=lambda: torch.empty(0))  # (N,) to the nearest class center, if computed
+    unknown: UnknownRule | None = None  # the rule for withholding answers, with its figures on this split
+    is_withheld: Tensor | None = None  # (N,) bool; None without a rule
 
     def used_with(self, card: ModelCard) -> SplitPredictions:
-        """Return these predictions at the temperature of `card` and by its rule, as `predict` would answer."""
+        """Return these predictions with the temperature and the rule of `card` applied, as `predict` does."""
         used = replace(self, predictions=self.predictions.scaled(card.temperature))
         if card.unknown is None or card.fingerprint is None:
             return used
@@ -63,12 +63,12 @@ class SplitPredictions:
         )
 
     def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return the metrics of the predictions; `unknown` is the rule with its coverage and precision, or None."""
+        """Return the metrics of the predictions; the entry `unknown` has the rule, coverage and precision, or None."""
         return evaluate(self.predictions, classes) | {"unknown": asdict(self.unknown) if self.unknown else None}
 
 
 class Scorer:
-    """Runs a trained `model` over the stored rows of `dataset`, with the same forward pass as `predict`."""
+    """Runs a trained `model` on the stored rows of `dataset`, with the same forward pass as `predict`."""
 
     def __init__(self, model: Classifier, dataset: Dataset, precision: str = "auto") -> None:
         self.model, self.dataset, self.device = model, dataset, model.mean.device
@@ -78,10 +78,10 @@ class Scorer:
             self._forward = FastForward(model, dataset.image_size, precision)
 
     def predict(self, split: int, centers: Tensor | None = None) -> SplitPredictions:
-        """Return the predictions on `split`; with `centers` (see `class_centers`), also the distances to them."""
+        """Return the predictions on `split`, and with `centers` (see `class_centers`) also the distances to them."""
         epoch = self.dataset.batches(split, forward_batch(self.device) * ranks.size).epoch(0)
         index, positions = self.dataset.index, epoch.batches.positions
-        places = np.concatenate([np.empty(0, np.int64), *epoch.shares])  # of this rank's images in the split
+        places = np.concatenate([np.empty(0, np.int64), *epoch.shares])  # positions of this rank's images in the split
         logits, distances = [torch.empty(0, len(index.classes))], [torch.empty(0)]
         with in_eval_mode(self.model), torch.inference_mode():
             for rows, _ in epoch:
@@ -90,18 +90,18 @@ class Scorer:
                 features = self._features(rows)
                 logits.append(self.model.head(features).float().cpu())
                 distances.append(distances_to(centers, features.cpu()) if centers is not None else torch.empty(0))
-        everyone = ranks.merge(places, torch.cat(logits), len(positions))
+        all_logits = ranks.merge(places, torch.cat(logits), len(positions))
         labels = torch.from_numpy(index.labels[positions]).long()
-        measured = torch.empty(0) if centers is None else ranks.merge(places, torch.cat(distances), len(positions))
-        return SplitPredictions(split, positions, Predictions(everyone, labels), measured)
+        all_distances = torch.empty(0) if centers is None else ranks.merge(places, torch.cat(distances), len(positions))
+        return SplitPredictions(split, positions, Predictions(all_logits, labels), all_distances)
 
     def class_centers(self) -> Tensor:
-        """Return the direction of the mean features of each class (C, D) float16, from up to 200 training images."""
+        """Return the mean features of each class as unit vectors (C, D) float16, from up to 200 training images."""
         index, sums = self.dataset.index, torch.zeros(())
         chosen = []
         for label in range(len(index.classes)):
             members = np.flatnonzero((index.labels == label) & (index.splits == TRAIN))
-            chosen.append(members[:: -(-len(members) // _IMAGES_OF_A_CENTER)])
+            chosen.append(members[:: -(-len(members) // _IMAGES_PER_CENTER)])
         positions = np.concatenate(chosen)[ranks.dealt]
         with in_eval_mode(self.model), torch.inference_mode():
             for first in range(0, len(positions), size := forward_batch(self.device)):
@@ -125,10 +125,10 @@ def predict_split(model: Classifier, dataset: Dataset, split: int, precision: st
 def calibrate_and_score(
     model: Classifier, dataset: Dataset, card: ModelCard, precision: str = "auto", target_precision: float | None = None
 ) -> tuple[ModelCard, list[SplitPredictions]]:
-    """Return the card of a trained `model`, calibrated, and its predictions on the validation and the test images.
+    """Return the card of a trained `model` after calibration, and its predictions on validation and test images.
 
-    Calibrated means: the temperature, the centers of the training features, and with a `target_precision` the rule for
-    withholding answers; all but the centers are fitted on the validation images.
+    Calibration sets the temperature, the centers of the training features, and with a `target_precision` the rule for
+    withholding answers; everything except the centers is fitted on the validation images.
     """
     scorer = Scorer(model, dataset, precision)
     centers = scorer.class_centers()

@@ -1,4 +1,4 @@
-"""Predicts the class of images, preprocessed exactly as in training; works as a stream, for any number of images.
+"""Predicts the classes of images, preprocessed exactly as in training, in a stream of any number of images.
 
 B images of a batch, C classes, D features.
 """
@@ -31,7 +31,7 @@ from MLPipeline.scoring.Unknown import distances_to
 
 @dataclass(frozen=True)
 class Answer:
-    """The prediction for one file: classes with probabilities, the best first; none if it could not be read."""
+    """The prediction for one file: classes with probabilities, most probable first; none for an unreadable file."""
 
     path: Path
     top: tuple[tuple[str, float], ...]
@@ -43,12 +43,12 @@ class Answer:
 
     @property
     def predicted(self) -> str:
-        """The most probable class, also of a withheld answer."""
+        """The most probable class, even if the answer is withheld."""
         return self.top[0][0]
 
     @property
     def confidence(self) -> float:
-        """The probability of the likeliest class."""
+        """The probability of the most probable class."""
         return self.top[0][1]
 
     def to_text(self) -> str:
@@ -64,7 +64,7 @@ class Answer:
         return json.dumps({"path": str(self.path), "answered": not self.is_withheld} | content)
 
     def to_row(self) -> list[object]:
-        """Return the cells below `answer_columns`."""
+        """Return the cells of the row for the columns `answer_columns`."""
         cells = [(name, round(probability, 6)) for name, probability in self.top]
         return [str(self.path), "false" if self.is_withheld else "true", *chain.from_iterable(cells)]
 
@@ -82,18 +82,18 @@ def answer_columns(card: ModelCard, topk: int) -> list[str]:
 
 
 def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[Path], list[Skipped]]:
-    """Return the images in `paths`, each once, and the files that were skipped.
+    """Return the images in `paths`, each one once, and the files that were skipped.
 
-    Paths are files, folders, which are searched with all their subfolders, or globs. A file that is named itself is
-    used whatever its suffix.
+    Paths are files, globs, or folders, which are searched recursively. Files that are given by name are used, whatever
+    their suffix.
 
     Raises:
-        DataError: a path does not exist, or there is no image at all.
+        DataError: a path does not exist, or there are no images.
     """
     found: dict[Path, None] = {}
     skipped: list[Skipped] = []
     for path in paths:
-        # os.path: unlike Path's, these do not raise for a name that is too long or not readable.
+        # os.path: unlike the methods of Path, it does not raise for names that are too long or unreadable.
         matches = (
             [path] if os.path.exists(path) else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         )
@@ -127,7 +127,7 @@ def predict(
     readings = read_images(files, card.image_size, decoding_threads(workers), preprocessing=card.preprocessing)
     batches = _batches(progress(readings, "predicting", len(files)), forward.batch_size, card.image_size)
     for batch, rows in forward.stream(batches):
-        # The cores are busy with the next batches: an operation on all of them would wait 6 ms for its threads.
+        # The cores are busy with the next batches: an operation that uses all of them would wait 6 ms for its threads.
         with torch.inference_mode(), threads(1):
             logits = model.head(rows.to(forward.device).float()).cpu().double()
             answers = iter(_answers(card, logits, rows, topk))
@@ -143,7 +143,7 @@ def predict(
 def _batches(
     readings: Iterable[Reading], batch_size: int, image_size: int
 ) -> Iterator[tuple[list[Reading], np.ndarray]]:
-    """Yield readings with the pixels (B, H, W, 3) of those that have any; a batch without any gets a black image."""
+    """Yield readings with the pixels (B, H, W, 3) of the readable images; a batch without any gets a black image."""
     remaining = iter(readings)
     while batch := list(islice(remaining, batch_size)):
         pixels = [reading.pixels for reading in batch if reading.pixels is not None]

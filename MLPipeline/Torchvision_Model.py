@@ -1,9 +1,9 @@
-"""Torchvision's other classification networks, each cut into stages that can be frozen one by one.
+"""Torchvision's other classification networks, each split into stages that can be frozen one by one.
 
     images -> torchvision's own modules, in the order of its `forward` -> (B, D) -> head: (B, C)
 
-A stage has torchvision's own name: `denseblock2`, or `features3` for `features.3`. What `forward` does in functions
-between its modules becomes a module too (`Family.before`), so that the chain computes the same.
+Stages keep torchvision's names: `denseblock2`, or `features3` for `features.3`. Functions that `forward` calls between
+its modules become modules as well (`Family.before`), so that the chain computes the same result.
 B batch, C classes, D features, H height, W width, N tokens.
 """
 
@@ -27,20 +27,21 @@ from MLPipeline.Errors import UsageError
 
 @dataclass(frozen=True)
 class Family:
-    """Networks that torchvision builds alike."""
+    """Networks that torchvision builds in the same way."""
 
     source: str
     head: str  # path of the last layer
-    before: Mapping[str, str] = field(default_factory=dict)  # path of a module -> the FUNCTIONS that precede it
-    options: Mapping[str, object] = field(default_factory=dict)  # of torchvision's builder
+    before: Mapping[str, str] = field(default_factory=dict)  # path of a module -> the FUNCTIONS called before it
+    options: Mapping[str, object] = field(default_factory=dict)  # arguments of torchvision's builder
 
 
-# Inception's weights want pixels from -1 to 1. torchvision turns ImageNet's normalisation back into that inside the
-# network (`transform_input`); we normalise so in the first place. The auxiliary classifiers are for training only.
+# Inception's weights require pixels from -1 to 1. torchvision converts ImageNet's normalisation to that range inside
+# the network (`transform_input`); here images are normalised to it directly. Auxiliary classifiers are used in training
+# only.
 HALF = (0.5, 0.5, 0.5)
 INCEPTION = {"aux_logits": False, "init_weights": False}
 
-# The start of a model's name -> its family; the longest start counts.
+# Prefix of a model's name -> its family; the longest matching prefix applies.
 FAMILIES: Mapping[str, Family] = {
     "alexnet": Family("One weird trick, arXiv:1404.5997", "classifier.6", {"classifier.0": "flatten"}),
     "convnext": Family("A ConvNet for the 2020s, arXiv:2201.03545", "classifier.2"),
@@ -54,7 +55,7 @@ FAMILIES: Mapping[str, Family] = {
     "mobilenet_v3": Family("MobileNetV3, arXiv:1905.02244", "classifier.3", {"classifier.0": "flatten"}),
     "regnet": Family("Designing Network Design Spaces, arXiv:2003.13678", "fc", {"fc": "flatten"}),
     "shufflenet_v2": Family("ShuffleNet V2, arXiv:1807.11164", "fc", {"fc": "pool flatten"}),
-    # Its last layer is a convolution whose outputs are averaged after a ReLU: the features are all of its pixels.
+    # The last layer is a convolution, followed by ReLU and averaging: the features are all positions of its input.
     "squeezenet": Family(
         "SqueezeNet, arXiv:1602.07360",
         "classifier.1",
@@ -66,19 +67,19 @@ FAMILIES: Mapping[str, Family] = {
     "vit": Family("An Image is Worth 16x16 Words, arXiv:2010.11929", "heads.head"),
 }
 FUNCTIONS: Mapping[str, Callable[[], nn.Module]] = {
-    "columns": partial(nn.Unflatten, 1, (512, -1, 1)),  # SqueezeNet's features as one column of pixels
+    "columns": partial(nn.Unflatten, 1, (512, -1, 1)),  # SqueezeNet's features as one column of positions
     "flatten": nn.Flatten,
     "pool": partial(nn.AdaptiveAvgPool2d, 1),
     "relu": nn.ReLU,
 }
-# Modules that are not a stage but a row of stages, and the path of one of their modules: `features.3` + `0.weight`.
+# Containers whose children are the stages, and the path of a parameter in one of them: `features.3` + `0.weight`.
 ROWS = ("encoder.layers", "encoder", "features", "classifier", "layers", "trunk_output", "blocks", "heads")
 PATH = re.compile(rf"((?:{'|'.join(ROWS)})\.)?([^.]+)\.(.+)")
 TOKENS = {
     "class_token": "backbone.tokens.tokens.class_token",
     "encoder.pos_embedding": "backbone.tokens.tokens.positions",
 }
-# Published files are older than the networks and spell some names as these once were.
+# Published weight files predate the current networks and use some of their former parameter names.
 OLD_SPELLINGS = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
     (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
@@ -87,9 +88,9 @@ OLD_SPELLINGS = (
 
 
 class Tokens(nn.Module):
-    """The class token before the patches, and the position added to each: `(B, D, H, W) -> (B, 1 + H * W, D)`.
+    """Prepends the class token to the patches and adds position embeddings: `(B, D, H, W) -> (B, 1 + H * W, D)`.
 
-    The positions are learned for one grid of patches; for another they are interpolated (the paper, section 3.2).
+    The embeddings are learned for one grid of patches; for other grids they are interpolated (the paper, section 3.2).
     """
 
     def __init__(self, class_token: nn.Parameter, positions: nn.Parameter, grid: int) -> None:
@@ -108,10 +109,10 @@ class Tokens(nn.Module):
 
 
 class FirstToken(nn.Module):
-    """The class token, which the features are read from: `(B, N, D) -> (B, D)`."""
+    """Selects the class token, which holds the features: `(B, N, D) -> (B, D)`."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the first of `tokens`."""
+        """Return the first of the `tokens` (B, N, D)."""
         return tokens[:, 0]
 
 
@@ -126,7 +127,7 @@ def build_torchvision(
     """Return torchvision's network called `name` with random weights.
 
     Raises:
-        UsageError: its patches or windows do not divide an image of that size.
+        UsageError: the image size is not a multiple of the network's patch or window size.
     """
     _check_size(name, image_size)
     family = family_of(name)
@@ -139,7 +140,7 @@ def build_torchvision(
     head = nn.Sequential(OrderedDict(("last" if path == family.head else _child(path), m) for path, m in chain[start:]))
     for layer in head:
         if isinstance(layer, nn.Dropout):
-            layer.inplace = False  # it would write into features that the caller keeps
+            layer.inplace = False  # in place, it would overwrite features that the caller keeps
     return Classifier(_stages(chain[:start]), head, mean, std)
 
 
@@ -148,12 +149,12 @@ def _check_size(name: str, image_size: int) -> None:
     if image_size % multiple:
         nearest = multiple * max(1, round(image_size / multiple))
         raise UsageError(
-            f"--image-size {image_size}: {name} takes multiples of {multiple}", f"Use --image-size {nearest}"
+            f"--image-size {image_size}: {name} requires multiples of {multiple}", f"Use --image-size {nearest}"
         )
 
 
 def _chain(network: nn.Module, family: Family) -> Iterator[tuple[str, nn.Module]]:
-    """Yield torchvision's path and the module, in the order of `forward`; a function's path is its name."""
+    """Yield the path and module of each step of torchvision's `forward`, in order; a function's path is its name."""
     for name, child in network.named_children():
         row = [(f"{name}.{part}", module) for part, module in child.named_children()] if name in ROWS else []
         for path, module in row or [(name, child)]:
@@ -185,9 +186,9 @@ def _stage(path: str) -> str:
 
 
 def _stages(chain: Sequence[tuple[str, nn.Module]]) -> nn.Sequential:
-    """Return the backbone: what has no weights joins the stage before it, which thus never begins by writing in place.
+    """Return the backbone; modules without weights join the stage before them, so no stage begins with an in-place one.
 
-    Only pooling, or flattening without it, begins a stage of its own: what comes before it is the last picture.
+    Only pooling, or flattening without pooling, begins a stage of its own: its input is the last spatial feature map.
     """
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     for path, module in chain:
@@ -203,9 +204,9 @@ def _stages(chain: Sequence[tuple[str, nn.Module]]) -> nn.Sequential:
 
 
 def rename(head: str, key: str) -> str:
-    """Return our name for a parameter that torchvision calls `key`, where its last layer is called `head`.
+    """Return our name for torchvision's parameter `key`; `head` is the path of torchvision's last layer.
 
-    Auxiliary classifiers have no place with us: their name is empty.
+    The name is empty for auxiliary classifiers, which are not used here.
     """
     if key.startswith(("aux1.", "aux2.", "AuxLogits.")):
         return ""
@@ -220,9 +221,9 @@ def rename(head: str, key: str) -> str:
 
 
 def _spec(name: str) -> ModelSpec:
-    """Return torchvision's model: as it was trained first, on ImageNet alone, for the reason given in ResNet_Model."""
+    """Return the spec of a torchvision model with its first weights, trained on ImageNet only (see ResNet_Model)."""
     family, weights = family_of(name), models.get_model_weights(name).__members__
-    # Only two giants lack V1. Their SWAG weights may not be used commercially (CC BY-NC 4.0).
+    # Only the two largest models lack V1. Their SWAG weights exclude commercial use (CC BY-NC 4.0).
     chosen = weights.get("IMAGENET1K_V1") or weights["IMAGENET1K_SWAG_LINEAR_V1"]
     trained_on = chosen.transforms()
     mean, std = (HALF, HALF) if family.options is INCEPTION else (trained_on.mean, trained_on.std)
@@ -244,7 +245,7 @@ def _spec(name: str) -> ModelSpec:
     )
 
 
-# The EfficientNets before V2 and the ResNets have files of their own.
+# EfficientNet (V1) and ResNet are implemented in files of their own.
 MODELS: dict[str, ModelSpec] = {
     name: _spec(name) for name in models.list_models(module=models) if name.startswith(tuple(FAMILIES))
 }

@@ -194,7 +194,7 @@ def test_the_one_before_is_kept_and_offered(saved: Path) -> None:
     assert torch.equal(load_checkpoint(previous)[0](images()), make(seed=0)(images()))
     assert torch.equal(load_checkpoint(saved)[0](images()), make(seed=1)(images()))
     saved.write_bytes(b"damaged")
-    assert refusal(saved).endswith(f"The one before it is kept: --run {previous}")
+    assert refusal(saved).endswith(f"The previous checkpoint is kept: --run {previous}")
 
 
 class FullDisk:

@@ -48,7 +48,7 @@ def test_an_interrupted_run_keeps_the_weights_of_its_best_epoch(
     assert outcome.code == 130
     assert outcome.notes == [
         f"stopped: the best weights so far are in {path / 'model.pt'}",
-        f"to go on: python Engine.py --resume {path}",
+        f"to resume: python Engine.py --resume {path}",
     ]
     assert pd.read_csv(path / "history.csv")["val_loss"].tolist() == [0.1, 0.2, 0.3]
     page = (path / "report.html").read_text(encoding="utf-8")

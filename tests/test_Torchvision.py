@@ -163,9 +163,9 @@ def test_a_vit_at_another_size_interpolates_as_torchvision_does(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "size", "line"),
     [
-        ("vit_b_16", 200, "--image-size 200: vit_b_16 takes multiples of 16. Use --image-size 192"),
-        ("vit_h_14", 225, "--image-size 225: vit_h_14 takes multiples of 14. Use --image-size 224"),
-        ("maxvit_t", 256, "--image-size 256: maxvit_t takes multiples of 224. Use --image-size 224"),
+        ("vit_b_16", 200, "--image-size 200: vit_b_16 requires multiples of 16. Use --image-size 192"),
+        ("vit_h_14", 225, "--image-size 225: vit_h_14 requires multiples of 14. Use --image-size 224"),
+        ("maxvit_t", 256, "--image-size 256: maxvit_t requires multiples of 224. Use --image-size 224"),
         ("maxvit_t", 128, "--image-size 128: too small for maxvit_t. Use --image-size 224 or more"),
         ("inception_v3", 64, "--image-size 64: too small for inception_v3. Use --image-size 75 or more"),
         ("alexnet", 32, "--image-size 32: too small for alexnet. Use --image-size 63 or more"),

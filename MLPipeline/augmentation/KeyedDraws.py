@@ -1,9 +1,9 @@
-"""Random numbers that depend on (seed, epoch, dataset index, name of the draw) and on nothing else.
+"""Random numbers that depend only on (seed, epoch, dataset index, name of the draw).
 
 An image gets the same numbers in every batch, process and resumed run, and there is no generator state to save. The
-numbers are those of SplitMix64 started at the key (G. Steele et al., Fast Splittable Pseudorandom Number Generators,
-OOPSLA 2014), computed for a whole batch at once: integers only up to the last step, so the same on every machine.
-B images of a batch.
+numbers are those of SplitMix64 seeded with the key (G. Steele et al., Fast Splittable Pseudorandom Number Generators,
+OOPSLA 2014), computed for a whole batch at once. All steps but the last use integers, so the numbers are the same on
+every machine. B images of a batch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Draws:
-    """The random numbers of B images; draws of different names are independent, so a new name changes no other draw."""
+    """Random numbers for B images; draws with different names are independent, so a new draw changes no other one."""
 
     def __init__(self, seed: int, epoch: int, indices: np.ndarray) -> None:
-        """Set the key: `seed` and `epoch` from 0 to 2**64 - 1, `indices` (B,) int64 the positions in the dataset."""
+        """Set the key: `seed` and `epoch` from 0 to 2**64 - 1, `indices` (B,) int64 positions in the dataset."""
         run = _scramble(np.array([seed], np.uint64))
         self._keys = _scramble(_scramble(run ^ np.uint64(epoch)) ^ indices.astype(np.uint64))
 
@@ -32,11 +32,11 @@ class Draws:
         return _scramble(self._keys ^ np.uint64(int.from_bytes(digest, "little")))
 
     def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """Return a number per image, `low` <= number < `high`: (B,) float64."""
+        """Return a uniform number per image, `low` <= number < `high`: (B,) float64."""
         return low + (high - low) * ((self.bits(name) >> np.uint64(11)) * 2.0**-53)
 
     def chance(self, name: str, probability: float) -> np.ndarray:
-        """Return True for a share `probability` of the images: (B,) bool."""
+        """Return True for each image with the given `probability`: (B,) bool."""
         return self.uniform(name) < probability
 
     def colours(self, name: str, images: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ class Draws:
 
         Args:
             name: of the draw.
-            images: (N,) position in the batch, 0 to B - 1, of the image of each pixel.
+            images: (N,) position in the batch, 0 to B - 1, of each pixel's image.
             pixels: (N,) number of the pixel within its image.
         """
         bits = _scramble(self.bits(name)[images] ^ pixels.astype(np.uint64))

@@ -1,7 +1,7 @@
 """Moves, recolours and mixes batches of images, with separate parameters for each image, on any device.
 
 Needed because torchvision.transforms.v2.functional applies one angle or strength to a whole batch. The result for an
-image is bit-identical in any batch: sums whose order may change are over integers.
+image is bit-identical in any batch: sums whose order may vary are sums of integers.
 B, H, W: images (B, 3, H, W) uint8, in any memory format, are never modified in place. Parameters are NumPy float64.
 """
 
@@ -26,7 +26,7 @@ def affine(
     dx: np.ndarray | float = 0.0,
     dy: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """Return matrices (B, 3, 3) that give the source of each pixel; entries are (B,) or one number for all.
+    """Return matrices (B, 3, 3) that give the source of each pixel; entries are (B,) or one number for all images.
 
     The pixel at (x, y) of the new image, in pixels to the right of and below the centre, is taken from
     (xx x + xy y + dx, yx x + yy y + dy) of the old one. `first @ second` applies `first`, then `second`.
@@ -40,7 +40,7 @@ def affine(
 def move(images: Tensor, matrices: np.ndarray) -> Tensor:
     """Return `images` moved by `matrices` of `affine`, interpolated once; empty areas are filled by reflection.
 
-    If all are flips and whole-pixel shifts, pixels are copied; interpolation would give the same result more slowly.
+    If all are flips and whole-pixel shifts, pixels are copied; interpolation would return the same, more slowly.
     """
     linear, shifts = matrices[:, :2, :2], matrices[:, :2, 2]
     if (np.abs(linear) == np.eye(2)).all() and (shifts == np.rint(shifts)).all():
@@ -58,7 +58,7 @@ def _copy_pixels(images: Tensor, matrices: np.ndarray) -> Tensor:
 
 
 def _sources(size: int, signs: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Return the source of each of `size` rows (or columns): (B, size) int64."""
+    """Return the source position of each of `size` rows (or columns): (B, size) int64."""
     center = (size - 1) / 2
     sources = (signs[:, None] * (np.arange(size) - center) + shifts[:, None] + center).astype(np.int64) % (2 * size)
     return np.minimum(sources, 2 * size - 1 - sources)  # reflected at the edges, any number of times
@@ -70,7 +70,7 @@ def _interpolate(images: Tensor, matrices: np.ndarray) -> Tensor:
     The grid is computed here: `functional.affine_grid` takes 2.5 times as long, with a matrix product for two sums.
     """
     num_images, _, height, width = images.shape
-    # grid_sample counts from -1 at the left edge to 1 at the right one.
+    # The coordinates of grid_sample range from -1 at the left edge to 1 at the right edge.
     scaled = torch.from_numpy(matrices[:, :2] * [[2 / width], [2 / height]]).to(images.device, torch.float32)
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = torch.arange(height, device=images.device) - (height - 1) / 2
@@ -86,9 +86,9 @@ def recolour(
 ) -> Tensor:
     """Return `images` with changed brightness, contrast, saturation and hue, in this order.
 
-    The first three are defined as in torchvision, 1 for no change: a blend with black, with the mean grey of the image,
-    and with the grey of the pixel. Hue rotates colours about the grey axis of YIQ. All are linear, so there is one
-    matrix per image, and values are clipped to 0..255 once, at the end. All parameters are (B,).
+    The first three are defined as in torchvision, with 1 for no change: they blend the image with black, with its mean
+    grey, and with the grey of each pixel. Hue rotates colours about the grey axis of YIQ. All are linear, so they form
+    one matrix per image, and values are clipped to 0..255 once, at the end. All parameters are (B,).
     """
     saturate = _entries(saturation) * np.eye(3) + _entries(1 - saturation) * np.tile(GREY_WEIGHTS, (3, 1))
     matrices = _turn_hue(hue_degrees) @ saturate * _entries(contrast * brightness)
@@ -107,7 +107,7 @@ def _entries(values: np.ndarray) -> np.ndarray:
 
 
 def _turn_hue(degrees: np.ndarray) -> np.ndarray:
-    """Return matrices (B, 3, 3) for RGB colours that rotate the hue and keep greys and luma."""
+    """Return matrices (B, 3, 3) for RGB colours that rotate the hue and preserve greys and luma."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     turn = np.tile(np.eye(3), (len(degrees), 1, 1))
     turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = cos, -sin, sin, cos
@@ -125,7 +125,7 @@ def boxes(
 
 
 def mix(images: Tensor, targets: Tensor, keep: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return images and targets (B, C), each mixed with the one before it in the batch, the first with the last.
+    """Return images and targets (B, C), each mixed with the previous one in the batch, the first with the last.
 
     `keep`, (B, H, W) or (B, 1, 1), is the weight of the image itself for each pixel, 0 to 1; targets use its mean.
     """
@@ -142,5 +142,5 @@ def _to_float(images: Tensor) -> Tensor:
 
 def _to_uint8(values: Tensor) -> Tensor:
     """Return `values`, 0 to 255, rounded; `values` are overwritten."""
-    # Converting by way of int16 takes less than half the time of converting directly to uint8.
+    # Converting to int16 first takes less than half the time of converting directly to uint8.
     return values.round_().to(torch.int16).to(torch.uint8)

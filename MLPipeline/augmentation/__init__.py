@@ -1,1 +1,1 @@
-"""Random numbers and pixel operations of the augmentations."""
+"""Random numbers and pixel operations for the augmentations."""

@@ -1,4 +1,4 @@
-"""`python Engine.py compare R1 R2`: whether one of two runs is significantly better, and on which images."""
+"""`python Engine.py compare R1 R2`: tests whether one of two runs is significantly better, and on which images."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _MAX_FLIPS = 20
 
 
 def run(config: Config) -> None:
-    """Print both accuracies, their paired difference, and the images that only one of the runs gets right; draw a page.
+    """Print both accuracies, their paired difference and the images only one run classifies correctly; write a page.
 
     Raises:
-        UsageError: there are not two runs named, or there is no such run.
-        DataError: they were not evaluated on the same images.
+        UsageError: not exactly two runs are given, or there is no such run.
+        DataError: the runs were not evaluated on the same images.
         ResourceError: the page cannot be written.
     """
     if len(config.paths) != 2:
-        raise UsageError(f"compare: {len(config.paths)} runs named, not two", "python Engine.py compare 1 2")
+        raise UsageError(f"compare: {len(config.paths)} runs given, expected two", "python Engine.py compare 1 2")
     first, second = (find_run(config.output, str(name)) for name in config.paths)
     comparison = compare(first, second)
     for line in comparison_lines(comparison):
         say(line)
     page = config.output / f"compare-{'-'.join(comparison.names)}.html"
     settings: dict[str, Any] = {}
-    with suppress(UsageError):  # a run from elsewhere may have come without them
+    with suppress(UsageError):  # a run from another machine may have no settings
         settings = read_settings(first.path / "config.json")
     preprocessing = Preprocessing(levels=_levels_of(first))
     data = recorded_data(first.path) or Path(settings.get("data", DEFAULT_DATA))
@@ -44,7 +44,7 @@ def run(config: Config) -> None:
 
 
 def _levels_of(run: Run) -> Levels | None:
-    """Return the levels of the images of more than 8 bits that a run was trained on, where it has written any."""
+    """Return the levels of the images with more than 8 bits that a run was trained on; None if it has stored none."""
     with suppress(OSError, ValueError):
         stored = json.loads((run.path / LEVELS_FILE).read_text(encoding="utf-8"))
         return Levels.from_plain(stored) if are_levels(stored) else None
@@ -52,7 +52,7 @@ def _levels_of(run: Run) -> Levels | None:
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
-    """Return what the console says of a comparison."""
+    """Return the lines that the console shows for a comparison."""
     width = max(map(len, (*comparison.names, "difference")))
     low, high = (100 * bound for bound in comparison.difference_ci95)
     lines = [f"{'':{width}}  accuracy on {comparison.num_images} {comparison.split} images (95 % interval)"]
@@ -67,7 +67,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
 
 
 def _flip_lines(comparison: Comparison) -> list[str]:
-    """Return one line for each of the images, up to 20, that only one of the runs gets right."""
+    """Return one line for each image, up to 20, that only one of the runs classifies correctly."""
     if not comparison.flips:
         return []
     first, second = comparison.names

@@ -1,4 +1,4 @@
-"""`python Engine.py runs`: the runs of the output folder, oldest first, the best of them marked."""
+"""`python Engine.py runs`: lists the runs in the output folder, oldest first, and marks the best."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SPLITTING = ("data", "labels", "split_folders", "fixes", "seed", "test_fraction
 
 
 def run(config: Config) -> None:
-    """Print one line per run: its folder, when it ended, model, accuracy on validation and test images, time.
+    """Print one line per run: folder, end time, model, weights, validation and test accuracy, and duration.
 
-    The runs of highest test accuracy on the same images are marked with a star.
+    A star marks the highest test accuracy among runs with the same test images.
     """
     rows: dict[str, Any] = {row["run"]: row for row in read_runs(config.output).to_dict("records")}
     runs = list_runs(config.output)
@@ -44,26 +44,26 @@ def run(config: Config) -> None:
 
 
 def _best(runs: Sequence[Run], rows: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Return the names of the runs of highest test accuracy, where at least two were evaluated on the same images."""
-    alike: dict[tuple, list[Mapping[str, Any]]] = {}
+    """Return the names of the runs with the highest test accuracy among at least two with the same test images."""
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for run in runs:
         row = rows.get(run.path.name)
         if row and row["test_accuracy"] == row["test_accuracy"]:  # not NaN: there are test images
-            alike.setdefault(_test_images(run, row), []).append(row)
-    highest = {key: max(row["test_accuracy"] for row in group) for key, group in alike.items() if len(group) > 1}
-    return {row["run"] for key, top in highest.items() for row in alike[key] if row["test_accuracy"] == top}
+            groups.setdefault(_test_images(run, row), []).append(row)
+    highest = {key: max(row["test_accuracy"] for row in group) for key, group in groups.items() if len(group) > 1}
+    return {row["run"] for key, top in highest.items() for row in groups[key] if row["test_accuracy"] == top}
 
 
 def _test_images(run: Run, row: Mapping[str, Any]) -> tuple:
-    """Return what two runs with the same test images share."""
+    """Return a key that is equal for runs with the same test images."""
     with contextlib.suppress(UsageError):
         settings = read_settings(run.path / "config.json")
         return row["test_images"], *(str(settings.get(name)) for name in _SPLITTING)
-    return (run.path.name,)  # its settings are gone: it is compared with no other
+    return (run.path.name,)  # without settings, it is not compared with other runs
 
 
 def _ended(run: Run) -> str:
-    """Return when a run wrote its metrics, which it does last: `2026-11-22 14:05`."""
+    """Return the time at which a run ended (its metrics are written last): `2026-11-22 14:05`."""
     try:
         ended = (run.path / "metrics.json").stat().st_mtime
     except OSError:

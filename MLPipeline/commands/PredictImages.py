@@ -1,4 +1,4 @@
-"""`python Engine.py predict`: names the class of images; answers on stdout, everything else on stderr."""
+"""`python Engine.py predict`: predicts the classes of images; answers go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ from MLPipeline.Predict import Answer, answer_columns, predict
 from MLPipeline.report.Report import oddity_lines
 from MLPipeline.scoring.Unknown import differs_from_training
 
-_SURE = 0.5  # for --sort-into where the model has no rule for `unknown`: less is more likely wrong than right
+_MIN_CONFIDENCE = 0.5  # for --sort-into if the model has no rule: below it, an answer is more likely wrong than not
 _HEAT_QUALITY = 90
-_MAX_STEM = 200  # bytes of a file's name, which may have 255
+_MAX_STEM = 200  # bytes of a file name, which may have up to 255
 
 Receiver = Callable[[Answer], object]
 
 
 def run(config: Config) -> None:
-    """Print one line per image with its likeliest classes; into `--csv`, `--sort-into`, heat maps as asked.
+    """Print one line per image with its most probable classes; write `--csv`, `--sort-into` and `--heatmap` files.
 
     Raises:
-        UsageError: no paths, no such run, or `--sort-into` leads into images.
-        DataError: a path does not exist, or not one file is an image.
+        UsageError: there are no paths or no such run, or `--sort-into` lies inside an image folder.
+        DataError: a path does not exist, or there is no readable image.
     """
     if not config.paths:
-        raise UsageError("predict: no images named", "python Engine.py predict cat.jpg photos/ 'new/*.png'")
+        raise UsageError("predict: no images given", "python Engine.py predict cat.jpg photos/ 'new/*.png'")
     opened = open_run(config)
     run, card = opened.run, opened.card
     mine = named_images(config)[ranks.dealt]
-    bar = no_progress if sys.stdout.isatty() else progress  # on a terminal the answers themselves show it
+    bar = no_progress if sys.stdout.isatty() else progress  # on a terminal, the answers themselves show the progress
     answers = ranks.in_order(
         predict(opened.model, card, mine, config.topk, config.precision, config.workers, bar, config.heatmap)
     )
     if not ranks.is_first:
-        collections.deque(answers, maxlen=0)  # there are none here, but this rank's share is done
+        collections.deque(answers, maxlen=0)  # yields nothing, but computes this rank's share
         return
     with _receivers(config, run, card) as receivers:
         _pass_on(answers, receivers, config)
 
 
 def _pass_on(answers: Iterable[Answer], receivers: Sequence[Receiver], config: Config) -> None:
-    """Give every receiver each answer; say what was skipped, and whether many images are of another kind."""
+    """Pass each answer to every receiver; report skipped files, and if many images are unlike the training images."""
     num_answers, num_far = 0, 0
     unusual: list[Skipped] = []
     for answer in answers:
@@ -75,17 +75,17 @@ def _pass_on(answers: Iterable[Answer], receivers: Sequence[Receiver], config: C
         note(line)
     if not num_answers:
         paths = ", ".join(map(str, config.paths))
-        raise DataError(f"{paths}: not one image that can be read", "Give JPEG or PNG images")
+        raise DataError(f"{paths}: none of the images can be read", "Give JPEG or PNG images")
     if differs_from_training(num_far, num_answers):
         note(
             f"{num_far} of {num_answers} images look unlike those the model was trained on: "
-            "expect it to be wrong more often than its accuracy says"
+            "expect a lower accuracy than on its test images"
         )
 
 
 @contextlib.contextmanager
 def _receivers(config: Config, run: Run, card: ModelCard) -> Iterator[list[Receiver]]:
-    """Give what is done with each answer, as the flags ask; files are finished when the `with` block ends well."""
+    """Yield the functions that process each answer, by the flags; files are complete once the block ends normally."""
     receivers: list[Receiver] = [lambda answer: say(answer.to_json() if config.json else answer.to_text())]
     if config.sort_into:
         copies = SortedCopies(config.sort_into, card.classes, _protected(config, run))
@@ -104,26 +104,26 @@ def _receivers(config: Config, run: Run, card: ModelCard) -> Iterator[list[Recei
 
 
 def _is_sure(answer: Answer, card: ModelCard) -> bool:
-    return not answer.is_withheld if card.unknown else answer.confidence >= _SURE
+    return not answer.is_withheld if card.unknown else answer.confidence >= _MIN_CONFIDENCE
 
 
 def _protected(config: Config, run: Run) -> list[Path]:
-    """Return the folders that no copy may go to: images to learn from, and those named now, which it would join."""
+    """Return the folders that must not receive copies: those of the training images, and the folders to predict."""
     folders = [path for path in config.paths if os.path.isdir(path)]
-    with contextlib.suppress(UsageError):  # a model file from elsewhere comes without settings
+    with contextlib.suppress(UsageError):  # a single model file has no settings
         folders.append(Path(read_settings(run.path / "config.json").get("data", DEFAULT_DATA)))
     folders += [recorded] if (recorded := recorded_data(run.path)) else []
     return [DEFAULT_DATA, *folders]
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """Return a place for a folder that is not there yet: `name`, or `name-2`."""
+    """Return a path in `parent` that does not exist yet: `name`, `name-2`, ..."""
     names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
     return next(parent / name for name in names if not os.path.lexists(parent / name))
 
 
 def _write_heat(folder: Path, number: int, answer: Answer) -> None:
-    """Write the picture of what `answer` rests on as `00001-<name>.jpg`, in the order of the answers."""
+    """Write the heat map of `answer` as `00001-<name>.jpg`, numbered in the order of the answers."""
     stem = os.fsdecode(os.fsencode(answer.path.stem)[:_MAX_STEM])
     assert answer.heat is not None
     picture = encode_jpeg(answer.heat, _HEAT_QUALITY)

@@ -1,8 +1,8 @@
-"""The table of verbs. To add one: a file in this folder with `run(config)`, and a row here.
+"""The table of verbs. To add a verb, add a file with `run(config)` to this folder and a row to the table.
 
     export = Verb("export", "write the model as ONNX", "ExportModel", ("run", "format"))
 
-A setting that no verb has yet goes into `Config.py`.
+A setting that does not exist yet is added to `Config.py`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Verb:
 
     name: str
     help: str
-    module: str  # the file in this folder whose `run` does it; "" for train, which is Engine's own
-    settings: tuple[str, ...]  # the fields of Config that are its flags
-    paths: str = ""  # how its positional arguments are shown, where it takes any
-    is_shared: bool = False  # whether all ranks take part under torchrun; else rank 0 alone
+    module: str  # the file in this folder with its `run`; "" for train, which is in Engine.py
+    settings: tuple[str, ...]  # the fields of Config that are flags of the verb
+    paths: str = ""  # how its positional arguments are shown, if it has any
+    is_shared: bool = False  # whether all ranks take part under torchrun; otherwise only rank 0
 
     def command(self) -> Command:
-        """Return the function that does it, importing only now what it needs: `--help` must not wait for torch."""
+        """Return the function that runs the verb, imported only now: `--help` must not wait for torch."""
         return importlib.import_module(f"MLPipeline.commands.{self.module}").run
 
 
@@ -50,7 +50,7 @@ _ROWS = (
     ),
     Verb(
         "predict",
-        "name the class of images, folders or globs",
+        "predict the classes of images (files, folders or globs)",
         "PredictImages",
         ("sort_into", "heatmap", "topk", *_ANSWERS, *_COMPUTING),
         paths="[PATH ...]",
@@ -58,7 +58,7 @@ _ROWS = (
     ),
     Verb(
         "audit",
-        "look for what is wrong with the images, without training",
+        "look for problems in the images and labels, without training",
         "AuditImages",
         (*_IMAGES, "strict", *_SPLITTING, *_COMPUTING),
     ),
@@ -70,7 +70,7 @@ _ROWS = (
     ),
     Verb(
         "compare",
-        "say whether one of two runs is really better, and on which images they differ",
+        "test whether one of two runs is significantly better, and show on which images they differ",
         "CompareRuns",
         ("output",),
         paths="RUN RUN",

@@ -1,4 +1,4 @@
-"""Writes files atomically: to a temporary file in the same folder, flushed to disk, then renamed."""
+"""Writes files atomically: to a temporary file in the same folder, which is flushed to disk and then renamed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import BinaryIO
 
 from MLPipeline.Errors import ResourceError
 
-_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # the temporary names of `write_file`
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # the names of the temporary files of `write_file`
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: bool = False) -> None:
-    """Write `path` with `write`; whatever happens, `path` has either its old content or all of the new one.
+    """Write `path` atomically by calling `write` on an open file: `path` has its old content or all of its new one.
 
-    With `keep_previous` the old content is kept as `<name>.prev`.
+    With `keep_previous`, the old content is kept as `<name>.prev`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -42,19 +42,19 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: b
 
 
 def remove_half_written(folder: Path) -> None:
-    """Delete temporary files that killed processes left in `folder`; no other process may be writing there."""
+    """Delete temporary files that killed processes left in `folder`, which no other process may be writing to."""
     for path in folder.iterdir():
         if _HALF_WRITTEN.fullmatch(path.name):
             path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, with backslash escapes for what is not valid Unicode."""
+    """Write `text` as UTF-8; characters that are not valid Unicode are written as backslash escapes."""
     write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def unwritable(path: Path, error: OSError) -> ResourceError:
-    """Return the error to raise for a failed write to `path`."""
+    """Return the error to raise when writing to `path` has failed."""
     return ResourceError(
         f"{path}: cannot be written ({error.strerror or error})", "Free space or give another --output"
     )
@@ -64,13 +64,13 @@ def _link_previous(path: Path) -> None:
     previous = path.with_name(path.name + ".prev")
     with contextlib.suppress(FileNotFoundError):
         previous.unlink()
-    # A hard link is instant and atomic; on file systems without links there is no `.prev`.
+    # A hard link is instant and atomic; file systems without hard links get no `.prev`.
     with contextlib.suppress(OSError):
         os.link(path, previous)
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders; its rename is already durable
+    if os.name == "nt":  # Windows cannot open folders, and its renames are durable
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

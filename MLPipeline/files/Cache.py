@@ -1,13 +1,14 @@
-"""Rows computed once per image and kept on disk, found again by what the image file contains.
+"""On-disk cache of rows that are computed once per image and looked up by the content of the image file.
 
-A store is a folder of `output/cache/` (safe to delete at any time) named by everything its rows depend on:
+A store is a folder in `output/cache/` (safe to delete at any time), named after a hash of everything its rows depend
+on:
 
-    rows.bin     the rows, one after the other, appended
-    keys.bin     per row: digest of the image file, CRC of the row; written after the rows, so that a row counts only
-                 once it is whole, whenever the machine died
+    rows.bin     the rows, appended one after the other
+    keys.bin     per row: the digest of the image file and the CRC of the row; written after the row itself, so that a
+                 row is valid only if it was written completely, even if the machine crashes
 
-A row is checked against its CRC when found, so a damaged one is computed again, never used. `has_room` keeps the folder
-within its limit: the stores used longest ago are deleted first.
+A row is checked against its CRC when it is looked up; a damaged row is computed again, never used. `has_room` keeps the
+folder within its limit: the least recently used stores are deleted first.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from MLPipeline.files.AtomicFile import unwritable
 FORMAT = 1
 DIGEST_BYTES = 16
 _MAX_LATEST = 2**16
-_FREE_SHARE = 0.9  # of the free disk that a cache may take
+_FREE_SHARE = 0.9  # the share of the free disk space that a cache may use
 _GB = 10**9
 _SORTABLE = np.dtype(f"S{DIGEST_BYTES}")
 _KEY = np.dtype([("digest", f"V{DIGEST_BYTES}"), ("crc", "<u4")])
@@ -40,14 +41,14 @@ logger = logging.getLogger(__name__)
 
 
 def digest(data: bytes) -> bytes:
-    """Return the 16 bytes that stand for the content of a file."""
+    """Return a 16-byte hash (BLAKE2b) of the content of a file."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 class RowStore:
-    """Append-only rows of one `shape` and `dtype` in `cache/<kind>-<hash of identity>/`.
+    """An append-only store of rows of one `shape` and `dtype` in `cache/<kind>-<hash of identity>/`.
 
-    `identity` is all the rows depend on besides the image: weights hash, size, precision, versions.
+    `identity` describes everything that the rows depend on besides the image: weights hash, size, precision, versions.
     """
 
     def __init__(self, cache: Path, kind: str, identity: str, shape: Sequence[int], dtype: np.dtype) -> None:
@@ -56,8 +57,8 @@ class RowStore:
         text = f"{FORMAT} {identity} {self.shape} {self.dtype.str}"
         self.folder = cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self._rows, self._keys = self.folder / "rows.bin", self.folder / "keys.bin"
-        # Packed, for a million rows: the digests in order with their row numbers, and per row its CRC and whether it
-        # was checked. Only the latest rows have Python objects.
+        # Packed arrays, for stores of a million rows: the sorted digests with their row numbers, and for each row its
+        # CRC and whether it has been checked. Only the most recent rows have Python objects.
         self._sorted = np.empty(0, _SORTABLE), np.empty(0, np.int64)
         self._latest: dict[bytes, int] = {}
         self._crc = array("I")
@@ -66,9 +67,9 @@ class RowStore:
 
     @contextmanager
     def writing(self) -> Iterator[RowStore]:
-        """Open for finding and appending; another run that wants the same rows waits, then finds them made.
+        """Open the store for lookups and appends; a second run that needs the same rows waits, then reads them.
 
-        Of several ranks, rank 0 alone writes.
+        With several ranks, only rank 0 writes.
 
         Raises:
             ResourceError: the disk is full or the cache cannot be written.
@@ -84,20 +85,20 @@ class RowStore:
             with self._locked(), open(self._rows, "ab") as self._row_file, open(self._keys, "ab") as self._key_file:
                 self._cut()
                 self._load()
-                ranks.require_shared(self.folder)  # until here the others wait for it to be whole,
-                ranks.wait()  # and from here on they have read it
+                ranks.require_shared(self.folder)  # the other ranks wait here until the store is consistent
+                ranks.wait()  # after this, they have all read it
                 yield self
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
     def find(self, key: bytes) -> int | None:
-        """Return the row number of an image's digest, or None. Safe to call from several threads."""
+        """Return the row number for the digest of an image, or None if there is no valid row. Thread-safe."""
         number = self._number(key)
         if number is None or self._is_trusted[number]:
             return number
         if zlib.crc32(self._loaded[number].tobytes()) != self._crc[number]:
             if not self._is_damaged:
-                logger.warning("damaged rows in %s are made anew", self.folder)
+                logger.warning("damaged rows in %s are computed again", self.folder)
             self._is_damaged = True
             return None
         self._is_trusted[number] = True
@@ -107,14 +108,14 @@ class RowStore:
         if (number := self._latest.get(key)) is not None:
             return number
         digests, numbers = self._sorted
-        place = int(digests.searchsorted(key, side="right")) - 1  # the last of equals: a damaged row made anew
+        place = int(digests.searchsorted(key, side="right")) - 1  # the last of equal digests: it replaces a damaged row
         return int(numbers[place]) if place >= 0 and digests[place] == key.rstrip(b"\0") else None
 
     def append(self, keys: Sequence[bytes], rows: np.ndarray) -> list[int]:
-        """Keep `rows` (B, *shape) of the images with these digests; return their numbers."""
+        """Append `rows` (B, *shape) of the images with the digests `keys`; return their row numbers."""
         rows = np.ascontiguousarray(rows, dtype=self.dtype).reshape(len(keys), *self.shape)
         first = len(self._crc)
-        if not ranks.is_first:  # which appends the same
+        if not ranks.is_first:  # rank 0 appends the same rows
             return list(range(first, first + len(keys)))
         entries = np.empty(len(keys), _KEY)
         for offset, (key, row) in enumerate(zip(keys, rows, strict=True)):
@@ -132,13 +133,13 @@ class RowStore:
         return list(range(first, first + len(keys)))
 
     def publish(self) -> None:
-        """Make what was appended visible to ranks on other machines."""
+        """Make appended rows visible to ranks on other machines."""
         if ranks.is_first and ranks.size > 1:
             os.fsync(self._row_file.fileno())
 
     def rows(self) -> np.ndarray:
         """Return all rows (N, *shape), memory-mapped and read-only."""
-        with open(self._rows, "rb") as file:  # opened, a file shows what other machines have written
+        with open(self._rows, "rb") as file:  # opening the file shows what other machines have written
             number = file.seek(0, os.SEEK_END) // self.row_bytes
         if not number:
             return np.empty((0, *self.shape), self.dtype)
@@ -149,11 +150,11 @@ class RowStore:
         try:
             return lock.acquire(timeout=0.2)
         except Timeout:
-            logger.warning("waiting for another run that fills %s", self.folder)
+            logger.warning("waiting for another run that is writing to %s", self.folder)
             return lock.acquire()
 
     def _cut(self) -> None:
-        """Cut off what a killed run left half-written."""
+        """Truncate the files to the complete rows: a killed run may have left a partial one."""
         num_keys = self._keys.stat().st_size // _KEY.itemsize
         number = min(num_keys, self._rows.stat().st_size // self.row_bytes)
         self._key_file.truncate(number * _KEY.itemsize)
@@ -169,14 +170,14 @@ class RowStore:
     def _pack(self, digests: np.ndarray) -> None:
         sortable = np.ascontiguousarray(digests).view(_SORTABLE)
         order = np.argsort(sortable, kind="stable")
-        self._sorted = sortable[order], order  # before the latest go, for threads that search
+        self._sorted = sortable[order], order  # set before `_latest` is emptied, as other threads may be searching
         self._latest = {}
 
 
 def has_room(cache: Path, store: RowStore, num_rows: int, limit: float) -> bool:
-    """Return whether `num_rows` rows may lie in `store`, and make room for them: within `limit` GB, and on the disk.
+    """Return whether `store` may hold `num_rows` rows: within `limit` GB, and within the free space of the disk.
 
-    Deletes stores that no process is using, those used longest ago first.
+    To make room, deletes other stores that no process is using, the least recently used first.
     """
     needed = num_rows * store.row_bytes
     if needed > limit * _GB:
@@ -201,17 +202,17 @@ def _size(folder: Path) -> int:
 
 
 def _last_used(folder: Path) -> float:
-    keys = folder / "keys.bin"  # touched by every run that opens the store
+    keys = folder / "keys.bin"  # modified by every run that opens the store
     return keys.stat().st_mtime if keys.exists() else 0.0
 
 
 def _delete(folder: Path) -> bool:
-    """Return whether the store is gone; one that a process is filling stays."""
+    """Delete a store and return whether that succeeded; a store that another process is writing to is kept."""
     try:
         with FileLock(folder / "lock", timeout=0):
-            for name in ("keys.bin", "rows.bin"):  # in this order: rows without keys count for nothing
+            for name in ("keys.bin", "rows.bin"):  # in this order: rows without keys are ignored
                 (folder / name).unlink(missing_ok=True)
-    except (Timeout, OSError):  # Windows also keeps files that a run has mapped
+    except (Timeout, OSError):  # Windows also refuses to delete memory-mapped files
         return False
     logger.info("%s deleted to keep the cache within its limit", folder)
     return True

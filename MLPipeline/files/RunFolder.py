@@ -1,4 +1,4 @@
-"""`output/NNN-<name>/`: creates the folder of a run, finds it again, and keeps the table of all runs."""
+"""`output/NNN-<name>/`: creates the folders of runs, finds them by number or name, and maintains the table of runs."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ LAUNCH_FILE = "launch.txt"  # the torchrun command that started the run
 MODEL_FILE, SETTINGS_FILE, ENVIRONMENT_FILE = "model.pt", "config.json", "environment.json"
 _LOCK_TIMEOUT_S = 30.0
 _NUMBERED = re.compile(r"(\d{3,})-(.+)")
-_NAME = re.compile(r"\w[\w .+-]{0,59}")  # four bytes a letter and a number before it: under the 255 of file systems
+_NAME = re.compile(r"\w[\w .+-]{0,59}")  # with 4 bytes per character: below the 255 that file systems allow
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run; `number` increases within the output folder."""
+    """The folder of a run; `number` increases with every run of the output folder."""
 
     path: Path
     number: int
     name: str
-    weights: str = MODEL_FILE  # or its previous version, where `--run` names that file
+    weights: str = MODEL_FILE  # or the previous checkpoint, if `--run` names that file
 
     @property
     def model_file(self) -> Path:
-        """The best weights, with everything that prediction needs."""
+        """The checkpoint with the best weights and everything that prediction requires."""
         return self.path / self.weights
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The content of `metrics.json`; empty for a run that did not finish."""
+        """The content of `metrics.json`; empty if the run has not finished."""
         try:
             return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -56,11 +56,11 @@ def create_run(output: Path, name: str, data: Path) -> Run:
     """Return a new, empty run folder.
 
     Raises:
-        UsageError: `output` is a file or lies inside the images, or `name` is not a plain name.
-        ResourceError: it cannot be written.
+        UsageError: `output` is a file or lies inside the image folder, or `name` is not a plain name.
+        ResourceError: the folder cannot be created.
     """
     check_output(output, name, data)
-    with _locked(output):  # another run may be taking the same number
+    with _locked(output):  # another run may be choosing the same number
         number = max((run.number for run in list_runs(output)), default=0) + 1
         path = output / f"{number:03d}-{name}"
         path.mkdir()
@@ -68,10 +68,10 @@ def create_run(output: Path, name: str, data: Path) -> Run:
 
 
 def check_output(output: Path, name: str, data: Path) -> None:
-    """Make sure that a run called `name` can be written to `output`.
+    """Check that a run called `name` can be written to `output`.
 
     Raises:
-        UsageError: `output` is a file or lies inside the images, or `name` is not a plain name.
+        UsageError: `output` is a file or lies inside the image folder, or `name` is not a plain name.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name {name}: not a plain name", "Use up to 60 letters, digits, dots and dashes")
@@ -85,10 +85,10 @@ def check_output(output: Path, name: str, data: Path) -> None:
 
 @contextmanager
 def lock_run(run: Run) -> Iterator[None]:
-    """Keep other processes from writing into the folder of `run`; a killed process leaves no lock.
+    """Lock the folder of `run` against other processes; the lock of a killed process is released.
 
     Raises:
-        ResourceError: another process writes there, or it cannot be written.
+        ResourceError: another process is writing to the folder, or the folder cannot be written.
     """
     locks = run.path.parent / ".locks"
     lock, owner = FileLock(locks / run.path.name), locks / f"{run.path.name}.pid"
@@ -115,44 +115,47 @@ def list_runs(output: Path) -> list[Run]:
     return sorted((Run(output / m[0], int(m[1]), m[2]) for m in matches), key=lambda run: run.number)
 
 
-def find_run(output: Path, wanted: str | None, needs_model: bool = True) -> Run:
-    """Return the run that `wanted` names by number, name (the newest of it) or path (of its folder or a model file).
+def find_run(output: Path, reference: str | None, needs_model: bool = True) -> Run:
+    """Return the run with the number, name or path `reference`; None stands for the newest finished run.
 
-    None means the newest finished run. Without `needs_model`, a folder that holds only settings counts as well.
+    If several runs have the same name, the newest is returned. A path is that of the run folder or of a model file.
+    Without `needs_model`, a folder that contains only the settings is a run as well.
 
     Raises:
         UsageError: there is no such run.
     """
     runs, flag = list_runs(output), "--run" if needs_model else "--resume"
-    if wanted is None:
+    if reference is None:
         finished = [run for run in runs if run.metrics and run.model_file.exists()]
         if not finished:
             raise UsageError(f"{output}: no finished run", "Train one: python Engine.py --model resnet50")
         return finished[-1]
-    named = [run for run in runs if wanted in (str(run.number), f"{run.number:03d}", run.path.name)]
-    named = named or [run for run in runs if wanted == run.name]
+    named = [run for run in runs if reference in (str(run.number), f"{run.number:03d}", run.path.name)]
+    named = named or [run for run in runs if reference == run.name]
     if named:
         return named[-1]
-    if run_there := _run_at(Path(wanted), MODEL_FILE if needs_model else SETTINGS_FILE):
-        return run_there
-    if os.path.isdir(wanted):  # unlike Path.is_dir, never raises
-        proof = MODEL_FILE if needs_model else SETTINGS_FILE
-        raise UsageError(f"{flag} {wanted}: there is no {proof} in it", "Give a run's folder, number or name")
+    required = MODEL_FILE if needs_model else SETTINGS_FILE
+    if run := _run_at(Path(reference), required):
+        return run
+    if os.path.isdir(reference):  # unlike Path.is_dir, never raises
+        raise UsageError(f"{flag} {reference}: there is no {required} in it", "Give a run's folder, number or name")
     names = [run.path.name for run in runs]
-    raise UsageError(f"{flag} {wanted}: no such run", did_you_mean(wanted, names) if names else f"{output} has no runs")
+    raise UsageError(
+        f"{flag} {reference}: no such run", did_you_mean(reference, names) if names else f"{output} has no runs"
+    )
 
 
 def find_launched(output: Path, launch: str) -> Run | None:
-    """Return the newest run that the torchrun command `launch` has started; None if there is none yet."""
+    """Return the newest run started by the torchrun command `launch`, or None if there is none yet."""
     started = (run for run in reversed(list_runs(output)) if _read(run.path / LAUNCH_FILE) == launch)
     return next(started, None)
 
 
 def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: float) -> None:
-    """Add the row of `run` to `output/runs.csv`; other runs may do the same at the same time.
+    """Add the row of `run` to `output/runs.csv`; safe if other runs do so at the same time.
 
     Raises:
-        ResourceError: the table cannot be written, or another run keeps it locked.
+        ResourceError: the table cannot be written, or it is locked by another run.
     """
     table = output / RUNS_TABLE
     row = {"run": run.path.name, "model": metrics["model"], "weights": metrics["weights"]["kind"]}
@@ -165,10 +168,10 @@ def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: floa
 
 
 def read_runs(output: Path) -> pd.DataFrame:
-    """Return `output/runs.csv`, one row a run; empty where there is none.
+    """Return `output/runs.csv` with one row per run; empty if there is no such file.
 
     Raises:
-        DataError: the file is not such a table.
+        DataError: the file is not a table of runs.
     """
     table = output / RUNS_TABLE
     try:
@@ -183,7 +186,7 @@ def read_runs(output: Path) -> pd.DataFrame:
 
 
 def recorded_data(folder: Path) -> Path | None:
-    """Return the absolute path of the images of the run in `folder`; None for a run that did not record it."""
+    """Return the absolute path of the data folder of the run in `folder`; None if the run did not record it."""
     try:
         return Path(json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -191,13 +194,13 @@ def recorded_data(folder: Path) -> Path | None:
 
 
 def _other_runs(table: Path, name: str) -> pd.DataFrame:
-    """Return the rows of all runs but `name`; a damaged table is moved aside, so that a new one can be written."""
+    """Return the rows of all runs except `name`; a damaged table is renamed, so that a new one can be written."""
     try:
         rows = read_runs(table.parent)
     except DataError as error:
-        aside = table.with_name(table.name + ".damaged")
-        os.replace(table, aside)
-        logger.warning("%s; it is now %s", error.what, aside)
+        renamed = table.with_name(table.name + ".damaged")
+        os.replace(table, renamed)
+        logger.warning("%s; renamed to %s", error.what, renamed)
         return pd.DataFrame()
     return rows[rows["run"] != name] if len(rows) else rows
 
@@ -209,11 +212,11 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _run_at(path: Path, proof: str) -> Run | None:
-    """Return the run whose folder or model file `path` is; a folder must hold the file `proof`."""
-    # os.path: unlike the methods of Path, it does not raise for a name that is too long or holds a null character.
+def _run_at(path: Path, required: str) -> Run | None:
+    """Return the run whose folder or model file is `path`; a folder must contain the file `required`."""
+    # os.path: unlike the methods of Path, it does not raise for names that are too long or contain a null character.
     folder, weights = (path.parent, path.name) if os.path.isfile(path) else (path, MODEL_FILE)
-    if not os.path.isfile(path) and not os.path.isfile(folder / proof):
+    if not os.path.isfile(path) and not os.path.isfile(folder / required):
         return None
     match = _NUMBERED.fullmatch(folder.resolve().name)
     return Run(folder, int(match[1]) if match else 0, match[2] if match else folder.resolve().name, weights)
@@ -221,12 +224,12 @@ def _run_at(path: Path, proof: str) -> Run | None:
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Keep other runs from changing what is in `output`; a killed run leaves no lock."""
+    """Lock `output` against changes by other runs; the lock of a killed run is released."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with FileLock(output / ".runs.lock", timeout=_LOCK_TIMEOUT_S):
             yield
     except Timeout as error:
-        raise ResourceError(f"{output}: another run keeps it locked", "Wait for that run, or end it") from error
+        raise ResourceError(f"{output}: locked by another run", "Wait for that run, or end it") from error
     except OSError as error:
         raise unwritable(output, error) from error

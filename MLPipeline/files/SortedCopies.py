@@ -1,4 +1,4 @@
-"""Copies of files in one folder per class: the originals stay, nothing there before is replaced."""
+"""Copies files into one folder per class; the originals are kept, and no existing file is overwritten."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from MLPipeline.Errors import UsageError
 from MLPipeline.files.AtomicFile import unwritable
 
 UNSURE = "_unsure"
-_MAX_BYTES = 100  # of a folder's name; file systems take 255
-# What leads elsewhere or is refused by Windows, macOS or a shell; C0 and DEL among it.
+_MAX_BYTES = 100  # of a folder name; file systems allow 255
+# Characters that separate paths, or that Windows, macOS or shells do not allow, with all control characters.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names of devices on Windows
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # device names on Windows
 
 
 class SortedCopies:
-    """`root/<class>/` for each of `classes`, and `root/_unsure/`; folders are made when their first file comes.
+    """The folders `root/<class>/` for each of `classes`, and `root/_unsure/`; each is created with its first file.
 
     Raises:
-        UsageError: a folder lies inside one of the `protected` folders, whose files are not ours to add to.
+        UsageError: a folder lies inside one of the `protected` folders, to which no files may be added.
     """
 
     def __init__(self, root: Path, classes: Sequence[str], protected: Sequence[Path]) -> None:
@@ -37,9 +37,9 @@ class SortedCopies:
                     )
 
     def add(self, path: Path, name: str | None) -> Path:
-        """Return the copy of `path` in the folder of class `name`, `_unsure/` for None.
+        """Copy `path` into the folder of class `name`, or into `_unsure/` if it is None; return the path of the copy.
 
-        Where another file has its name already it gets a number: `cat-2.jpg`.
+        If a file of that name exists already, a number is appended: `cat-2.jpg`.
 
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
@@ -51,7 +51,7 @@ class SortedCopies:
                 for number in itertools.count(1):
                     copy = folder / (path.name if number == 1 else f"{path.stem}-{number}{path.suffix}")
                     try:
-                        target = copy.open("xb")  # never an older file
+                        target = copy.open("xb")  # never overwrites a file
                     except FileExistsError:
                         continue
                     break
@@ -59,7 +59,7 @@ class SortedCopies:
                     with target:
                         shutil.copyfileobj(source, target)
                 except BaseException:
-                    copy.unlink()  # half a copy is none
+                    copy.unlink()  # leave no incomplete copy
                     raise
         except OSError as error:
             raise unwritable(folder / path.name, error) from error
@@ -67,9 +67,9 @@ class SortedCopies:
 
 
 def folder_names(classes: Sequence[str]) -> list[str]:
-    """Return a folder name for each class, all different on any file system, none leading out of its parent.
+    """Return a folder name for each class: distinct on any file system, and always inside the parent folder.
 
-    Class names may come from anybody's checkpoint: `../../x` becomes `_.._x`.
+    Class names may come from an untrusted checkpoint: `../../x` becomes `_.._x`.
     """
     taken, names = {UNSURE}, []
     for each in classes:

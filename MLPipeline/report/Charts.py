@@ -1,6 +1,6 @@
-"""The layout of the charts of a page: positions only, which `charts.html.jinja` draws as SVG.
+"""Computes the layout of the charts on a page; `charts.html.jinja` draws them as SVG.
 
-Positions are in the units of a picture 400 wide and 242 high, y pointing down.
+Positions are in units of a picture that is 400 wide and 242 high, with y pointing down.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 LEFT, RIGHT, TOP, BOTTOM = 44, 390, 12, 196  # the plotting area, with room for labels on the left and below
-MAX_DOTS = 60  # with more epochs they would hide the curve
+MAX_DOTS = 60  # with more epochs, dots would hide the curve
 NUM_BINS = 10
-FEW = 10  # a bar of fewer images is drawn pale
+FEW = 10  # bars of fewer images are drawn pale
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A position on an axis and its label."""
+    """A position on an axis, and its label."""
 
     at: float
     label: str
@@ -41,14 +41,14 @@ class Curve:
     """A line of a chart."""
 
     name: str
-    kind: str  # a: the main one, b: the other
+    kind: str  # a: the main curve, b: the other one
     points: str  # "x,y x,y ..."
     dots: tuple[Dot, ...]
 
 
 @dataclass(frozen=True)
 class LineChart:
-    """Curves over epochs; `best` marks a point of the first curve."""
+    """Curves by epoch; `best` marks a point of the first curve."""
 
     title: str
     curves: tuple[Curve, ...]
@@ -59,7 +59,7 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar, or a part of one, from `y` down over `height`."""
+    """A bar or a segment of a stacked bar, extending from `y` downwards by `height`."""
 
     x: float
     y: float
@@ -71,7 +71,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class BarChart:
-    """Bars over confidence, 0 to 100 %."""
+    """Bars by confidence, 0 to 100 %."""
 
     bars: tuple[Bar, ...]
     x_ticks: tuple[Tick, ...]
@@ -81,14 +81,14 @@ class BarChart:
 def line_chart(
     title: str, epochs: Sequence[int], series: Mapping[str, Sequence[float]], best_epoch: int | None, as_share: bool
 ) -> LineChart:
-    """Return the curves of `series`, by name, the main one first; values that are not finite are left out.
+    """Return a chart with the curves of `series`, by name, the main one first; non-finite values are left out.
 
     Args:
-        title: of the chart.
-        epochs: their numbers, ascending.
+        title: the title of the chart.
+        epochs: the numbers of the epochs, ascending.
         series: one value per epoch for each name.
-        best_epoch: is marked on the first series if it has a value there.
-        as_share: the values are shares, 0 to 1, shown in percent.
+        best_epoch: the epoch to mark on the first series, if its value is finite.
+        as_share: whether the values are shares, 0 to 1, to be shown in percent.
     """
     first, last = (epochs[0], epochs[-1]) if len(epochs) > 1 else (0, 2)  # a single epoch is drawn in the middle
     levels, labels = _levels(list(chain.from_iterable(series.values())), as_share)
@@ -114,7 +114,7 @@ def line_chart(
 
 
 def _levels(values: Sequence[float], as_share: bool) -> tuple[list[float], list[str]]:
-    """Return the positions of the horizontal lines, from below the lowest value to above the highest, with labels."""
+    """Return the values of the horizontal grid lines, enclosing all `values`, and their labels."""
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     levels = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(finite), max(finite)))
     levels = levels[levels <= 1.0 + 1e-9] if as_share else levels
@@ -124,7 +124,7 @@ def _levels(values: Sequence[float], as_share: bool) -> tuple[list[float], list[
 
 
 def _height_of(share: float) -> float:
-    """Return the y position of a share, 0 to 1, of the height of the plot."""
+    """Return the y position at a share, 0 to 1, of the height of the plot."""
     return round(BOTTOM - (BOTTOM - TOP) * share, 1)
 
 
@@ -135,7 +135,7 @@ def _y_ticks(levels: Sequence[float], labels: Sequence[str]) -> tuple[Tick, ...]
 
 
 def confidence_histogram(confidence: np.ndarray, is_right: np.ndarray) -> BarChart:
-    """Return the histogram of the confidence, with wrong predictions at the bottom of each bar; both `(N,)`."""
+    """Return the histogram of `confidence` (N,), with the wrong predictions at the bottom of each bar."""
     bins = _bins(confidence)
     right, wrong = (np.bincount(bins[is_right == flag], minlength=NUM_BINS).tolist() for flag in (True, False))
     highest = max(1, *map(sum, zip(right, wrong, strict=True)))
@@ -151,7 +151,7 @@ def confidence_histogram(confidence: np.ndarray, is_right: np.ndarray) -> BarCha
 
 
 def reliability_diagram(confidence: np.ndarray, is_right: np.ndarray) -> BarChart:
-    """Return the accuracy in each bin of confidence; a calibrated model is on the diagonal."""
+    """Return the accuracy in each bin of `confidence` (N,); that of a calibrated model lies on the diagonal."""
     bins = _bins(confidence)
     bars = []
     for place in np.unique(bins).tolist():

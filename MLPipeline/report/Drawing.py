@@ -1,14 +1,14 @@
 """Draws pictures in a separate process, in parallel with the computation and without importing torch.
 
-    drawing.begin()                                                    # returns at once
-    drawing.draw("Plots.plot_history", table, folder / "history.png")  # so does this
-    photos = drawing.ask("Thumbnails.take_photos", paths)              # and this
-    photos.result()                                                    # what the function has returned
-    drawing.finish()                                                   # waits until all are drawn
+    drawing.begin()                                                    # does not block
+    drawing.draw("Plots.plot_history", table, folder / "history.png")  # does not block
+    photos = drawing.ask("Thumbnails.take_photos", paths)              # does not block
+    photos.result()                                                    # waits for the function's return value
+    drawing.finish()                                                   # waits until all pictures are drawn
 
-Without that process (not begun, not possible, or ended early) the pictures are drawn in this one. It receives its
-tasks through a pipe, and ends, once they are done, when this process ends for whatever reason. Pickled data only
-passes between these two processes, never through a file or the network.
+Without the drawing process (not started, not possible, or ended early), the pictures are drawn in this process. The
+drawing process receives tasks through a pipe; when this process ends, for whatever reason, it completes them and exits.
+Pickled data passes only between these two processes, never through a file or the network.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from typing import Any, BinaryIO
 from MLPipeline.Errors import PipelineError
 
 Task = tuple[str, tuple[Any, ...]]  # "file in this folder.function", arguments without tensors
-Message = tuple[int, bool, Task]  # number of the order, whether it is asked for, task
-Answer = tuple[Any, Exception | None]  # the value returned, or the error
-_NO_MORE: Any = None
+Message = tuple[int, bool, Task]  # number of the order, whether it comes from `ask`, task
+Answer = tuple[Any, Exception | None]  # the return value, or the error
+_END: Any = None
 
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 _ROOT = Path(__file__).parents[2]
 _SERVE = f"import sys; sys.path[0] = {str(_ROOT)!r}; from MLPipeline.report.Drawing import serve; serve()"
 
 
 class Order:
-    """A task given to the drawing process, if there is one."""
+    """A task that was sent to the drawing process, if there is one."""
 
     def __init__(self, task: Task, drawing: Drawing) -> None:
         self.task, self._drawing = task, drawing
         self.answer: Answer | None = None
 
     def result(self) -> Any:
-        """Return the value of the task when it is done, or raise its error; done here if the process has not."""
+        """Wait for the task, and return its value or raise its error; runs it here if the drawing process has not."""
         self._drawing.wait_for(self)
         if self.answer is None:
-            self.answer = _obey(self.task), None
+            self.answer = _run_task(self.task), None
         value, error = self.answer
         if error:
             raise error
@@ -62,13 +62,13 @@ class Drawing:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._unanswered: dict[int, Order] = {}
-        self._drawn: list[Order] = []  # or to be drawn; `finish` waits for them
+        self._drawn: list[Order] = []  # drawn or being drawn; `finish` waits for them
 
     def begin(self) -> None:
-        """Start the process, unless it is running."""
+        """Start the process, unless it is already running."""
         if self._process is not None:
             return
-        # In a session of its own: Ctrl-C in the terminal interrupts this process alone, which then ends the other.
+        # In a session of its own: Ctrl-C in the terminal interrupts only this process, which then ends the other.
         group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         with contextlib.suppress(OSError, ValueError):
             self._process = subprocess.Popen(
@@ -81,9 +81,9 @@ class Drawing:
             atexit.register(self.end)
 
     def ask(self, name: str, *arguments: object) -> Order:
-        """Have a function, such as `Thumbnails.take_photos`, called with `arguments`; return without waiting.
+        """Call a function, such as `Thumbnails.take_photos`, with `arguments` in the drawing process, without waiting.
 
-        It runs in parallel with the drawing and delays nothing, not even the end; so it must not write files.
+        It runs in parallel with the drawing. Neither `finish` nor `end` waits for it, so it must not write files.
         """
         return self._order((name, arguments), is_asked=True)
 
@@ -100,12 +100,12 @@ class Drawing:
         return order
 
     def draw(self, name: str, *arguments: object) -> None:
-        """Have a function, such as `Plots.plot_history`, called with `arguments`; the last is the file to write.
+        """Call a function, such as `Plots.plot_history`, with `arguments` in the drawing process, without waiting.
 
-        Returns without waiting.
+        The last argument is the file to write.
 
         Raises:
-            ResourceError: it was drawn in this process, and the disk is full or the folder cannot be written.
+            ResourceError: the picture was drawn in this process, and the disk is full or the folder is not writable.
         """
         order = self._order((name, arguments), is_asked=False)
         if self._process is None:
@@ -114,7 +114,7 @@ class Drawing:
             self._drawn.append(order)
 
     def wait_for(self, order: Order) -> None:
-        """Wait until the process has answered `order`, or has ended."""
+        """Wait until the process has returned the result of `order`, or has ended."""
         while id(order) in self._unanswered and self._process:
             try:
                 number, answer = pickle.load(_pipe(self._process.stdout))
@@ -139,21 +139,22 @@ class Drawing:
             raise errors[0]
 
     def abandon(self) -> None:
-        """Cancel what is still to be drawn: once this returns, nothing more is written."""
+        """Cancel the pictures that are not drawn yet; after this returns, no more files are written."""
         self._drawn.clear()
         if self._unanswered:
             self.end()
 
     def end(self) -> None:
-        """End the process once it has finished its tasks: a stopped run leaves no incomplete file.
+        """End the process after it has completed its tasks, so that a stopped run leaves no incomplete file.
 
-        Unfinished tasks are done in this process when their result is needed: the system may have been out of memory.
+        Tasks without a result are run in this process when their result is needed: the system may have killed the other
+        one because memory ran out.
         """
         self._unanswered.clear()
         if self._process is not None:
             atexit.unregister(self.end)
             try:
-                self._process.communicate(timeout=_PATIENCE_S)
+                self._process.communicate(timeout=_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.communicate()
@@ -161,43 +162,43 @@ class Drawing:
 
 
 def serve() -> None:
-    """Run the tasks that arrive on standard input, and send the results back; ends at the end of the input."""
+    """Run the tasks that arrive on standard input and send back the results, until the end of the input."""
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that output of libraries does not mix with the results
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that no output of libraries is mixed into the results
     messages: SimpleQueue[Message] = SimpleQueue()
     answers: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive, args=(messages, answers), daemon=True).start()
     sender = threading.Thread(target=_send, args=(answers, pipe), daemon=True)
     sender.start()
-    import_module("MLPipeline.report.ScorePlots")  # meanwhile
-    while (message := messages.get()) is not _NO_MORE:
+    import_module("MLPipeline.report.ScorePlots")  # in the meantime, before the first task
+    while (message := messages.get()) is not _END:
         _answer(message, answers)
-    answers.put(_NO_MORE)
+    answers.put(_END)
     sender.join()
-    os._exit(0)  # no message about results that could not be sent
+    os._exit(0)  # without an error message for results that could not be sent
 
 
 def _receive(messages: SimpleQueue[Message], answers: SimpleQueue[Any]) -> None:
-    """Receive messages as they arrive, so that the sender never waits; those asked for get threads of their own."""
-    with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the last one may have been cut off
+    """Receive messages as they arrive, so that the sender never waits; those from `ask` run in threads of their own."""
+    with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the last message may be truncated
         while True:
             message: Message = pickle.load(sys.stdin.buffer)
             if message[1]:
                 threading.Thread(target=_answer, args=(message, answers), daemon=True).start()
             else:
                 messages.put(message)
-    messages.put(_NO_MORE)
+    messages.put(_END)
 
 
 def _send(answers: SimpleQueue[Any], pipe: BinaryIO) -> None:
     """Send results as they become available, so that drawing never waits for the reader."""
     with contextlib.suppress(BrokenPipeError):  # the other process has ended
-        while (answer := answers.get()) is not _NO_MORE:
+        while (answer := answers.get()) is not _END:
             pickle.dump(answer, pipe)
             pipe.flush()
 
 
-def _obey(task: Task) -> Any:
+def _run_task(task: Task) -> Any:
     name, arguments = task
     file, function = name.split(".")
     return getattr(import_module(f"MLPipeline.report.{file}"), function)(*arguments)
@@ -210,7 +211,7 @@ def _answer(message: Message, answers: SimpleQueue[Any]) -> None:
 
 def _outcome(task: Task) -> Answer:
     try:
-        return _obey(task), None
+        return _run_task(task), None
     except (PipelineError, MemoryError) as error:
         return None, error
     except Exception:
@@ -218,7 +219,7 @@ def _outcome(task: Task) -> Answer:
 
 
 def _pipe(stream: Any) -> BinaryIO:
-    """Return a stream that `Popen` was asked to open."""
+    """Return a stream of `Popen`, which was opened as a pipe and therefore is not None."""
     return stream
 
 

@@ -1,4 +1,4 @@
-"""The confusion matrix on a page: cells with a shade, and the pairs of classes most often confused."""
+"""The confusion matrix on a page: shaded cells, and the most frequently confused pairs of classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Cell:
 
 
 def shaded_rows(matrix: np.ndarray) -> list[list[Cell]]:
-    """Return the rows of the counts `(C, C)`; the square root makes small shares visible, also one mistake in 20."""
+    """Return the rows of the counts `(C, C)`, shaded by share, off the diagonal by its root: 1 in 20 is visible."""
     supports = matrix.sum(axis=1).tolist()
     return [
         [
@@ -34,7 +34,7 @@ def shaded_rows(matrix: np.ndarray) -> list[list[Cell]]:
 
 
 def most_confused(matrix: np.ndarray, limit: int) -> list[Cell]:
-    """Return up to `limit` kinds of mistakes, the most frequent first, of the counts `(C, C)`."""
+    """Return up to `limit` cells off the diagonal of the counts `(C, C)` with the most images, by falling count."""
     mistakes = matrix.copy()
     np.fill_diagonal(mistakes, 0)
     order = np.argsort(-mistakes, axis=None, kind="stable")[:limit]

@@ -1,4 +1,4 @@
-"""Calibrated confidences: the temperature that the logits of a trained model are divided by.
+"""Temperature scaling: calibrates a trained model by dividing its logits by a temperature.
 
 Source: C. Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2.
 """
@@ -14,15 +14,15 @@ from MLPipeline.scoring.Predictions import Predictions
 
 COLDEST, HOTTEST = 0.05, 20.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_TOLERANCE, _DECIMALS = 1e-5, 4  # of the logarithm, and of the temperature itself
+_TOLERANCE, _DECIMALS = 1e-5, 4  # of log(T), and of the returned temperature
 
 
 def fit_temperature(predictions: Predictions) -> float:
     """Return the temperature, 0.05 to 20, at which the cross-entropy of these validation images is lowest.
 
-    The predicted classes do not change. In addition to the paper there is a standard normal prior on log(T), which adds
-    log(T)^2 / 2 to the summed loss: with hundreds of images it has no effect; without it, a few images, all classified
-    correctly, would lead to certainty about everything. Returns 1 without images, or if the model diverged.
+    The predicted classes do not change. Unlike in the paper, log(T) has a standard normal prior, which adds
+    log(T)^2 / 2 to the summed loss: with hundreds of images it has no effect; without it, a few images that are all
+    classified correctly would make every prediction certain. Returns 1 without images, or if the model has diverged.
     """
     logits, labels = predictions.logits.double(), predictions.labels
     if not len(labels) or not bool(logits.isfinite().all()):

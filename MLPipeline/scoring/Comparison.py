@@ -1,4 +1,4 @@
-"""Whether one of two runs, evaluated on the same images, is significantly better, and on which images they differ."""
+"""Tests whether one of two runs, evaluated on the same images, is significantly better; lists where they differ."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from MLPipeline.files.RunFolder import Run
 from MLPipeline.scoring.Intervals import mcnemar_p_value, paired_interval, wilson_interval
 
 _COLUMNS = ["path", "split", "true", "predicted", "confidence"]  # of predictions.csv
-_SPLITS = ("test", "val")  # the first of them that a run has is compared
-_CHANCE = 0.05  # from this p-value on, a difference may be chance
+_SPLITS = ("test", "val")  # the first one that both runs have is compared
+_SIGNIFICANCE = 0.05  # level: with this p-value or a larger one, a difference may be due to chance
 
 
 @dataclass(frozen=True)
 class Flip:
-    """An image that only one of the two runs gets right."""
+    """An image that only one of the two runs classifies correctly."""
 
     path: str  # relative to the data folder
     true: str
-    predicted: tuple[str, str]  # by the first run, by the second
+    predicted: tuple[str, str]  # by the first and by the second run
     confidence: tuple[float, float]
 
     @property
     def is_won(self) -> bool:
-        """Whether the second run is the one that is right."""
+        """Whether the second run is the one that is correct."""
         return self.predicted[1] == self.true
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two runs differ on the same images: all that the console and the page show."""
+    """How two runs differ on the same images: everything that the console and the page show."""
 
     names: tuple[str, str]
-    split: str  # test, or val where there are no test images
-    both: int  # images that both get right
+    split: str  # test, or val if there are no test images
+    both: int  # number of images that both classify correctly
     only_first: int
     only_second: int
     neither: int
-    flips: tuple[Flip, ...]  # images that one of them gets right, the most confident answers first
+    flips: tuple[Flip, ...]  # images that only one of them classifies correctly, by falling confidence
 
     @property
     def num_images(self) -> int:
-        """The number of images that both were evaluated on."""
+        """The number of images that both runs were evaluated on."""
         return self.both + self.only_first + self.only_second + self.neither
 
     @property
     def num_right(self) -> tuple[int, int]:
-        """The number of images that each gets right."""
+        """The number of images that each run classifies correctly."""
         return self.both + self.only_first, self.both + self.only_second
 
     @property
@@ -61,7 +61,7 @@ class Comparison:
 
     @property
     def intervals(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """The 95 % interval of each accuracy. Two runs with overlapping intervals may still differ significantly."""
+        """The 95 % interval of each accuracy. Runs with overlapping intervals may still differ significantly."""
         first, second = (wilson_interval(number, self.num_images) for number in self.num_right)
         return first, second
 
@@ -72,26 +72,26 @@ class Comparison:
 
     @property
     def difference_ci95(self) -> tuple[float, float]:
-        """The 95 % interval of the difference, paired: see `paired_interval`."""
+        """The 95 % interval of the difference, for paired samples (see `paired_interval`)."""
         return paired_interval(self.both, self.only_first, self.only_second, self.neither)
 
     @property
     def p_value(self) -> float:
-        """The p-value of McNemar's exact test: how likely equally good models are to differ at least as much."""
+        """The p-value of McNemar's exact test: the probability that equally good models differ at least this much."""
         return mcnemar_p_value(self.only_first, self.only_second)
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """The result in one sentence."""
         if not self.only_first + self.only_second:
-            return "both get the same images right"
-        if self.p_value >= _CHANCE:
-            return "the difference may be chance: more test images would tell"
+            return "both classify the same images correctly"
+        if self.p_value >= _SIGNIFICANCE:
+            return "the difference may be due to chance: more test images are needed to decide"
         return f"{self.names[self.difference > 0]} is better"
 
 
 def compare(first: Run, second: Run) -> Comparison:
-    """Return how two runs compare on their test images, or on their validation images where they have no others.
+    """Return how two runs compare on their test images, or on their validation images if not both have test images.
 
     Raises:
         DataError: a run's predictions are missing, or the two were not evaluated on the same images.
@@ -119,17 +119,17 @@ def compare(first: Run, second: Run) -> Comparison:
 
 def _read_predictions(run: Run) -> pd.DataFrame:
     path = run.path / "predictions.csv"
-    try:  # all as text: a class may be called `NA` or `7`
+    try:  # everything as text: a class may be called `NA` or `7`
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=_COLUMNS)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a table of predictions", _hint(run)) from error
-    for column in ("path", "true", "predicted"):  # one run may have composed accents where the other has not
+    for column in ("path", "true", "predicted"):  # accents may be composed characters in one run and not in the other
         rows[column] = rows[column].str.normalize("NFC")
     return rows.drop_duplicates("path")
 
 
 def _pair_up(first: Run, second: Run, split: str, one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per image; the answers of the second run are in columns that end in `_2`."""
+    """Return one row per image; the predictions of the second run are in columns that end in `_2`."""
     pairs = one.merge(other, on="path", how="outer", suffixes=("", "_2"), indicator=True)
     in_both = pairs["_merge"] == "both"
     num_alone, num_other_class = int((~in_both).sum()), int((in_both & (pairs["true"] != pairs["true_2"])).sum())

@@ -1,4 +1,4 @@
-"""Which pixels a prediction is based on: heat maps by Grad-CAM, and pictures with a heat map laid over them.
+"""Shows which pixels a prediction is based on: Grad-CAM heat maps, and pictures with a heat map overlaid.
 
 Source: R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization,
 arXiv:1610.02391, section 3. B images, C classes, K channels, h x w pixels of the activations.
@@ -22,38 +22,38 @@ from MLPipeline.Errors import UsageError
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.scoring.Predictions import in_eval_mode
 
-_SHADES = (  # 16 colours of matplotlib's inferno, from a quarter on: its import takes as long as the heat maps
+_SHADES = (  # 16 colours of matplotlib's inferno (upper 3/4): importing matplotlib would take as long as the heat maps
     "57106e 6a176e 7f1e6c 932667 a82e5f bc3754 cc4248 dd513a ea632a f37819 f98e09 fca50a fbbe23 f6d746 f1ef75 fcffa4"
 )
-_DIMMED, _FULL_GLOW = 0.75, 0.45  # brightness of cold pixels; the heat from which on only the colour is seen
+_DIMMED, _FULL_GLOW = 0.75, 0.45  # brightness of pixels without heat; the heat from which on only the colour is visible
 _IMAGES_AT_ONCE = 8
 
 
 def heat_maps(model: Classifier, images: Tensor, classes: Tensor | None = None, precision: str = "auto") -> Tensor:
-    """Return how much each pixel supports a class: (B, H, W) float32 on the CPU, 0 to 1 (the maximum of its image).
+    """Return how much each pixel supports a class: (B, H, W) float32 on the CPU, 0 to 1 (its maximum).
 
     The activations of the last stage with spatial extent are summed over their channels, each weighted by the mean
-    gradient of the class's logit; negative sums are set to 0. All zero where nothing supports the class. `model` is not
-    changed: modes, gradients and which parameters are trained stay as they were.
+    gradient of the class's logit; negative sums are set to 0. The map is all zero if nothing supports the class.
+    `model` is not changed: its modes, gradients and `requires_grad` flags stay as they were.
 
     Args:
         model: any classifier whose backbone has a stage that returns (B, K, h, w).
         images: (B, 3, H, W) uint8.
-        classes: (B,) int64; by default the predicted ones.
-        precision: as for `--precision`; the activations are computed in it.
+        classes: (B,) int64; by default the predicted classes.
+        precision: as for `--precision`; the precision in which the activations are computed.
 
     Raises:
-        UsageError: no stage returns a map of more than one position.
+        UsageError: no stage returns a feature map with more than one position.
     """
     images = images.to(model.mean.device)
     with in_eval_mode(model):
-        # ResNet50 in bf16: half the time, maps correlated by 0.9999.
+        # ResNet50 in bf16 takes half the time; the maps correlate with those in fp32 by 0.9999.
         dtype = training_dtype(images.device, model, precision)
         with autocast(images.device, dtype):
             activations, rest = _last_map(model, images)
         with torch.enable_grad():
             activations = activations.detach().float().clone().requires_grad_()
-            # A copy: the next stage may work in place, which a leaf of the graph forbids.
+            # A copy: the next stage may modify its input in place, which autograd forbids for a leaf.
             logits = model.head(rest(activations.clone())).float()
             chosen = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
             (slopes,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), activations)
@@ -65,12 +65,12 @@ def heat_maps(model: Classifier, images: Tensor, classes: Tensor | None = None, 
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return `image` (H, W, 3) uint8 RGB in grey, glowing where its `heat` (H, W), 0 to 1, is.
+    """Return `image` (H, W, 3) uint8 RGB in grey, coloured by its `heat` (H, W), 0 to 1.
 
-    The colours run from purple over red to yellow, ever lighter (matplotlib's inferno): told apart by everyone, and in
-    print.
+    The colours go from purple through red to yellow with increasing lightness (matplotlib's inferno), so that they can
+    be distinguished by colour-blind readers and in print.
     """
-    grey = (image @ np.array([0.299, 0.587, 0.114], np.float32))[:, :, None]  # so that colour is heat, and heat alone
+    grey = (image @ np.array([0.299, 0.587, 0.114], np.float32))[:, :, None]  # so that colour shows nothing but heat
     glow = 0.5 * grey + 0.6 * _colours()[(255 * heat).astype(np.uint8)]
     share = np.minimum(heat / _FULL_GLOW, 1)[:, :, None]
     return (share * glow + (1 - share) * _DIMMED * grey).clip(0, 255).astype(np.uint8)
@@ -78,7 +78,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _colours() -> np.ndarray:
-    """Return (256, 3) float32 RGB, from cold to hot."""
+    """Return the colour map (256, 3) float32 RGB, from no heat to the highest."""
     shades = np.array([list(bytes.fromhex(shade)) for shade in _SHADES.split()])
     places = np.linspace(0, 1, len(shades))
     return np.stack([np.interp(np.linspace(0, 1, 256), places, each) for each in shades.T], axis=1).astype(np.float32)
@@ -92,7 +92,7 @@ def explain_images(
     precision: str = "auto",
     preprocessing: Preprocessing = PLAIN,
 ) -> dict[int, np.ndarray]:
-    """Return pictures (H, W, 3) uint8 with the heat map of the predicted class, by position; none for missing files."""
+    """Return {position: picture (H, W, 3) uint8} with heat maps of the predicted classes; omits unreadable files."""
     pictures: dict[int, np.ndarray] = {}
     for position in positions.tolist():
         with contextlib.suppress(UnreadableImage):
@@ -106,7 +106,7 @@ def explain_images(
 
 
 def draw_heat(model: Classifier, pixels: np.ndarray, precision: str = "auto") -> list[np.ndarray]:
-    """Return the pictures `pixels` (B, H, W, 3) uint8 RGB with the heat map of the predicted class over each."""
+    """Return the pictures `pixels` (B, H, W, 3) uint8 RGB, each overlaid with the heat map of its predicted class."""
     heat = heat_maps(model, torch.from_numpy(pixels).permute(0, 3, 1, 2), precision=precision).numpy()
     return [overlay(*pair) for pair in zip(pixels, heat, strict=True)]
 
@@ -118,7 +118,7 @@ def _last_map(model: Classifier, images: Tensor) -> tuple[Tensor, nn.Module]:
     for number, stage in enumerate(model.backbone, start=1):
         activations = stage(activations)
         if activations.ndim == 4 and activations.shape[2] * activations.shape[3] > 1:
-            found = activations.clone(), model.backbone[number:]  # the next stage may work in place
+            found = activations.clone(), model.backbone[number:]  # a copy: the next stage may work in place
     if found is None:
-        raise UsageError("--heatmap: no stage of this model gives a map of the image", "Use larger images, or a CNN")
+        raise UsageError("--heatmap: no stage of this model returns a feature map", "Use larger images, or a CNN")
     return found

@@ -1,4 +1,4 @@
-"""Confidence intervals for the figures of one model, and for the difference between two.
+"""Confidence intervals for the metrics of one model, and for the difference between two.
 
 C classes.
 """
@@ -11,10 +11,10 @@ import numpy as np
 
 
 def wilson_interval(successes: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % confidence interval (for `z` = 1.96) of a proportion with `successes` of `n`.
+    """Return the 95 % confidence interval (for `z` = 1.96) of a proportion of `successes` in `n` trials.
 
     Unlike the textbook p +- z*sqrt(p(1-p)/n), it stays between 0 and 1 and has a positive width for 0 and for n
-    successes. With `n` = 0 nothing is known: (0, 1).
+    successes. For `n` = 0 the interval is (0, 1).
     Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927).
     """
     if n == 0:
@@ -27,12 +27,12 @@ def wilson_interval(successes: float, n: float, z: float = 1.96) -> tuple[float,
 
 
 def balanced_accuracy_interval(confusion: np.ndarray) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean recall of the classes that have images; None without images.
+    """Return the 95 % interval of the mean recall of all classes with images; None without images.
 
     Wilson's interval at the effective sample size (see `_effective_interval`); the recalls are independent.
 
     Args:
-        confusion: counts (C, C), rows true.
+        confusion: counts (C, C) with the true classes as rows.
     """
     supports, hits = confusion.sum(axis=1), confusion.diagonal()
     present = supports > 0
@@ -44,14 +44,14 @@ def balanced_accuracy_interval(confusion: np.ndarray) -> tuple[float, float] | N
 
 
 def macro_f1_interval(confusion: np.ndarray) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean F1 of the classes that have images; None without images.
+    """Return the 95 % interval of the mean F1 of all classes with images; None without images.
 
     Wilson's interval at the effective sample size (see `_effective_interval`). The variance is that of the delta method
-    with the images of each class drawn from a multinomial distribution. A mistake lowers the F1 of two classes: that of
-    the true one, and that of the one predicted.
+    with the images of each class drawn from a multinomial distribution. A misclassification lowers the F1 of two
+    classes: that of the true class and that of the predicted class.
 
     Args:
-        confusion: counts (C, C), rows true.
+        confusion: counts (C, C) with the true classes as rows.
 
     Source: K. Takahashi et al., Confidence interval for micro-averaged F1 and macro-averaged F1 scores, Applied
     Intelligence 52 (2022), for the derivatives; the number of images of each class is fixed here.
@@ -62,7 +62,7 @@ def macro_f1_interval(confusion: np.ndarray) -> tuple[float, float] | None:
         return None
     totals = np.maximum(supports + confusion.sum(axis=0), 1)
     f1 = 2 * hits / totals
-    # By how much one more hit, and one more image that is of the class or predicted as it, change the sum of the F1.
+    # How much one more hit, and one more image of the class or predicted as the class, change the sum of the F1.
     per_hit, per_total = (np.where(present, each, 0) for each in (2 / totals, -f1 / totals))
     true, predicted = np.nonzero(confusion)
     shares = confusion[true, predicted] / supports[true]
@@ -73,18 +73,19 @@ def macro_f1_interval(confusion: np.ndarray) -> tuple[float, float] | None:
 
 
 def _effective_interval(mean: float, variance: float, supports: np.ndarray) -> tuple[float, float]:
-    """Return Wilson's interval of a mean over classes, for the number of images that gives a share this variance.
+    """Return Wilson's interval of a mean over classes at its effective sample size.
 
-    That number, mean * (1 - mean) / variance, is at most the one at which all classes are equally hard: without a
-    single mistake the estimated variance is 0, which is no evidence that the figure is exact. So an interval has a
-    width however few images there are; a bootstrap of 8 images, all of one class right and all of the other wrong,
-    would give [0.5, 0.5]. In simulations with 8 to 1,000 images of 2 to 50 classes, the intervals contained the
-    true value in 93 to 96 % of the cases.
+    The effective sample size, mean * (1 - mean) / variance, is the number of images at which a proportion has the same
+    variance. It is limited to its value for equally difficult classes: without any misclassification the estimated
+    variance is 0, which is no evidence that the value is exact. So the interval has a positive width even for few
+    images, where a bootstrap of 8 images, all of one class correct and all of the other wrong, would give [0.5, 0.5].
+    In simulations with 8 to 1,000 images of 2 to 50 classes, the intervals contained the true value in 93 to 96 % of
+    the cases.
 
     Args:
-        mean: of the classes' figures, 0 to 1.
-        variance: of the mean, estimated; 0 or more.
-        supports: number of images of each class, all positive.
+        mean: the mean of a metric over the classes, 0 to 1.
+        variance: the estimated variance of the mean, 0 or more.
+        supports: the number of images of each class, all positive.
 
     Source: C. Franco et al., Comparative Study of Confidence Intervals for Proportions in Complex Sample Surveys,
     Journal of Survey Statistics and Methodology 7 (2019), section 3.
@@ -100,7 +101,7 @@ def paired_interval(both: int, only_first: int, only_second: int, neither: int) 
 
     The arguments count the images that both models classify correctly, that only one of them does, and that neither
     does. Unlike the interval for two independent samples, it takes into account that most images are equally easy, or
-    equally hard, for both.
+    equally difficult, for both.
     Source: R. G. Newcombe, Improved Confidence Intervals for the Difference Between Binomial Proportions Based on
     Paired Data, Statistics in Medicine 17 (1998), method 10.
     """
@@ -123,7 +124,7 @@ def paired_interval(both: int, only_first: int, only_second: int, neither: int) 
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
-    """Return the p-value of McNemar's test for equal accuracy, from the images that only one of two models gets right.
+    """Return the p-value of McNemar's test for equal accuracy, from images that only one model classifies correctly.
 
     Exact and two-sided: images that both models, or neither, classify correctly say nothing about which one is better.
     Source: Q. McNemar, Note on the Sampling Error of the Difference Between Correlated Proportions, Psychometrika 12

@@ -1,9 +1,9 @@
-"""Whole process: `audit` on a folder never seen, the same again, and what its parts alone would take at the least.
+"""Times the whole `audit` process on a new folder, then again with its cache, and the minimum time of its parts.
 
     python -m tests.benchmarks.Audit ../shared/data/clothing
 
-The least: torch imported, every file inspected, and the network's pure forward pass on pixels that are in memory; what
-is left of the audit is decoding for the network, judging the labels, the learning curve, duplicates and the page.
+The minimum: importing torch, inspecting every file, and the network's forward pass alone on pixels in memory. The rest
+of the audit is decoding for the network, the evaluation of labels, the learning curve, duplicates and the page.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def process(*command: str) -> float:
 
 
 def forward_rate() -> float:
-    """Return images per second of the network alone, every core with a batch of its own."""
+    """Return the images per second of the network alone, with a separate batch on each core."""
     choose_device("cpu")
     model = build_model(NETWORK, 2, IMAGE_SIZE)
     model.freeze("backbone")

@@ -1,9 +1,9 @@
-"""What each augmentation costs: microseconds of processor time per image, the best of several rounds taken in turns.
+"""Measures each augmentation: microseconds of CPU time per image, best of several alternating rounds.
 
     python -m tests.benchmarks.Augmentation [--size 32 --batch 256]
 
-ours: a batch at once. torchvision: its transforms.v2 at the same strengths, image by image, as in a data loader.
-mixup and cutmix take batches in torchvision as well, there with one share for all.
+ours: a whole batch at once. torchvision: its transforms.v2 at the same strengths, image by image, as in a data loader;
+mixup and cutmix take batches in torchvision as well, with one share for all images.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from MLPipeline import Augment
 from MLPipeline.Augment import AUGMENTATIONS, make_augmentation
 
 ROUNDS = 7
-SHAPES = ((32, 256), (200, 8))  # side of the images, images of a batch
+SHAPES = ((32, 256), (200, 8))  # side of the images in pixels, batch size
 LISTS = ("hflip,translate", "hflip,crop,jitter")
 
 
 def torchvisions(size: int) -> dict[str, v2.Transform]:
-    """The transform of torchvision that does what each name does."""
+    """Return the torchvision transform that corresponds to each name."""
     crop = v2.RandomResizedCrop(size, Augment.CROP_AREA, (1 / Augment.CROP_ASPECT, Augment.CROP_ASPECT))
     translate = v2.RandomCrop(size, padding=int(Augment.TRANSLATE * size), padding_mode="symmetric")
     hue = Augment.HUE_DEGREES / 360
@@ -48,7 +48,7 @@ def torchvisions(size: int) -> dict[str, v2.Transform]:
     }
 
 
-def entrants(name: str, size: int, batch: int) -> dict[str, Callable[[], object]]:
+def candidates(name: str, size: int, batch: int) -> dict[str, Callable[[], object]]:
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     indices, labels, targets = torch.arange(batch), torch.arange(batch) % 10, torch.eye(10)[torch.arange(batch) % 10]
     augmentation, transform = make_augmentation(name), torchvisions(size)[name]
@@ -60,7 +60,7 @@ def entrants(name: str, size: int, batch: int) -> dict[str, Callable[[], object]
 
 
 def best_microseconds(runs: dict[str, Callable[[], object]], batch: int) -> dict[str, float]:
-    """Return microseconds per image of each entrant, in turns, so that all meet the machine's good moments."""
+    """Return the microseconds per image of each candidate, in alternating rounds, so that load affects all equally."""
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(ROUNDS):
         for name, run in runs.items():
@@ -79,7 +79,7 @@ def main() -> None:
     for size, batch in ((flags.size, flags.batch),) if flags.size else SHAPES:
         print(f"{size} x {size} pixels, batch {batch}, one thread, torch {torch.__version__}: us/image")
         for name in (*AUGMENTATIONS, *LISTS):
-            best = best_microseconds(entrants(name, size, batch), batch)
+            best = best_microseconds(candidates(name, size, batch), batch)
             print(f"  {name:20}ours {best['ours']:8.1f}   torchvision {best['torchvision']:8.1f}")
 
 

@@ -1,10 +1,10 @@
-"""What a run will cost: time, disk and memory for N images and R ranks, from rates measured here; and a check of it.
+"""Predicts time, disk space and memory of a run with N images and R ranks from rates measured here, and checks it.
 
     python -m tests.benchmarks.CostModel --data Photos --model efficientnet_lite0 --limit 256 --check
 
-First the head for 3 epochs on stored features, then all layers for 5. Ranks are like those measured (a core each), on
-one storage that is never the limit; `--gigabit` is the network between machines. With `--check` a small and a larger
-run are timed: the first tells the time to start, the second what the prediction is worth.
+The run trains the head for 3 epochs on stored features, then all layers for 5. Ranks are like those measured (one core
+each), on shared storage that is never the bottleneck; `--gigabit` is the network bandwidth between machines. `--check`
+times a small and a larger run: the first gives the start-up time, the second tests the prediction.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tests.benchmarks.Ranks import ROOT, arguments, rates
 
 HEAD_EPOCHS, TUNED_EPOCHS = 3, 5
 SCORED = 0.15 / 0.7  # validation images per training image
-SCORING = 1 / 3  # time to score an image, of that to train on it
-TRAINED = 0.7  # of all images
-# Per image and rank: place, class and split; fingerprint; its number in, and the packed keys of, four stores.
+SCORING = 1 / 3  # time to score an image, relative to training on it
+TRAINED = 0.7  # share of the images that are training images
+# Per image and rank: path, class and split; fingerprint; row number and packed keys in four stores.
 BYTES_PER_IMAGE = 60 + 13 + 64 + 4 * (8 + 16 + 8 + 4 + 1)
-FINGERPRINT_BYTES = 4400  # with the small grey picture, on disk
-COPIES_OF_WEIGHTS = 5  # themselves, gradients, two averages of AdamW, the best so far
+FINGERPRINT_BYTES = 4400  # on disk, with the small grey image
+COPIES_OF_WEIGHTS = 5  # weights, gradients, two averages of AdamW, best weights
 TABLE = [(10**5, 2), (10**6, 16), (10**7, 64), (10**8, 512), (10**9, 2048)]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes."""
+    """The cost of a run."""
 
     seconds: float
     disk_bytes: float
@@ -47,7 +47,7 @@ class Cost:
 def predict(num_images: float, num_ranks: int, rate: Mapping[str, float], batch: int, network: float) -> Cost:
     """Return the cost of a run; `rate` is of one rank, `network` in bytes/s; more ranks share a larger batch.
 
-    A sum over ranks sends 2 (R - 1) / R of the gradients through each (ring all-reduce).
+    A sum over ranks sends 2 (R - 1) / R of the gradients through each rank (ring all-reduce).
     """
     epochs = TRAINED * num_images * (1 + SCORED * SCORING)
     sent = 2 * (num_ranks - 1) / num_ranks * rate["parameter_bytes"]
@@ -61,7 +61,7 @@ def predict(num_images: float, num_ranks: int, rate: Mapping[str, float], batch:
 
 
 def timed_run(flags: argparse.Namespace, num_images: int) -> tuple[float, int]:
-    """Return how long a run takes on some of the images, each class in proportion, and how many these are."""
+    """Return the seconds of a run on a stratified subset of the images, and the number of images in it."""
     index = scan_folders(flags.data)
     chosen = np.random.default_rng(0).permutation(len(index))[:num_images].tolist()
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def timed_run(flags: argparse.Namespace, num_images: int) -> tuple[float, int]:
 
 
 def check(flags: argparse.Namespace, rate: Mapping[str, float]) -> None:
-    """Print what a run was predicted to take, and what it took."""
+    """Print the predicted and the measured time of a run."""
     small_s, small = timed_run(flags, flags.limit // 2)
     start_s = small_s - predict(small, 1, rate, flags.batch_size, 1).seconds
     large_s, large = timed_run(flags, 2 * flags.limit)

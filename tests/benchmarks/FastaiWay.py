@@ -1,4 +1,4 @@
-"""A frozen network by fastai's own recipe, which we measure against; for an interpreter that has fastai 2.8.
+"""Baseline: trains a frozen network with fastai's own recipe; requires an interpreter with fastai 2.8.
 
 python tests/benchmarks/FastaiWay.py --model resnet50 --train Photos/train --limit 200
 """
@@ -28,7 +28,7 @@ def main() -> None:
         flags.train,
         files,
         lambda path: path.parent.name,
-        valid_pct=flags.batch_size / flags.limit,  # a single batch: the plain way scores nothing either
+        valid_pct=flags.batch_size / flags.limit,  # a single batch: the plain script does not score any images either
         item_tfms=Resize(flags.image_size),
         bs=flags.batch_size,
     )

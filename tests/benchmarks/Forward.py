@@ -1,10 +1,10 @@
-"""How near the extraction of features comes to its ceilings: images/s, in turns, the best of several rounds.
+"""Compares feature extraction with its upper bounds: images/s, best of several alternating rounds.
 
     python -m tests.benchmarks.Forward --data Photos [--model resnet50] [--openvino]
 
-plain: the network as torchvision has it, fp32. fused: ours on random pixels in memory. extraction: ours, from files on
-the disk to stored rows, and the same through `predict`; "and on": without what they take for a first batch, which is
-making the network ready, and does not grow. OpenVINO: bf16, in throughput mode (pip install openvino).
+plain: torchvision's network in fp32. fused: our network on random pixels in memory. extraction: ours, from files on
+disk to stored rows, and the same with `predict`; "and on": without the time of a first batch, which is a constant cost
+for preparing the network. OpenVINO: bf16, in throughput mode (pip install openvino).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from MLPipeline.Weights import load_weights
 SIZE, ROUNDS = 200, 5
 
 
-def best_seconds(entrants: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
-    """Return the seconds of each entrant: its best of `ROUNDS`, in turns, so that all meet the good moments."""
-    seconds = dict.fromkeys(entrants, float("inf"))
+def best_seconds(candidates: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
+    """Return the best time in seconds of each candidate in `ROUNDS` alternating rounds: load affects all equally."""
+    seconds = dict.fromkeys(candidates, float("inf"))
     for _ in range(ROUNDS):
-        for name, (run, _) in entrants.items():
+        for name, (run, _) in candidates.items():
             start = time.perf_counter()
             run()
             seconds[name] = min(seconds[name], time.perf_counter() - start)
@@ -92,7 +92,7 @@ def main() -> None:
             pass
 
     one, many = len(batch), flags.limit
-    entrants: dict[str, tuple[Callable[[], object], int]] = {
+    candidates: dict[str, tuple[Callable[[], object], int]] = {
         "plain": (partial(repeat, model.frozen_features, 6), 6 * one),
         "fused": (partial(repeat, fast, 24), 24 * one),
         "extraction": (partial(extraction, many), many),
@@ -101,9 +101,9 @@ def main() -> None:
         "first batch of predict": (partial(prediction, one), one),
     }
     if flags.openvino:
-        entrants["OpenVINO"] = (openvino_forward(model, batch, 24), 24 * one)
-    seconds = best_seconds(entrants)
-    rates = {name: number / seconds[name] for name, (_, number) in entrants.items()}
+        candidates["OpenVINO"] = (openvino_forward(model, batch, 24), 24 * one)
+    seconds = best_seconds(candidates)
+    rates = {name: number / seconds[name] for name, (_, number) in candidates.items()}
     for name in ("extraction", "predict"):
         rates[f"{name}, and on"] = (many - one) / (seconds[name] - seconds[f"first batch of {name}"])
     threads, version = torch.get_num_threads(), torch.__version__

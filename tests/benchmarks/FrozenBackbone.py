@@ -1,13 +1,13 @@
-"""Whole process, start to saved model: frozen backbone, 10 epochs, the plain way against ours, cached and not.
+"""Times the whole process from start to saved model: frozen backbone, 10 epochs, plain script against ours.
 
     python -m tests.benchmarks.FrozenBackbone --data Photos --model resnet50 [--fastai PYTHON]
 
-`Photos` has train/, validation/ and test/ folders. The plain way (PlainWay.py) repeats one forward pass every epoch, so
-it is run for one epoch on part of the images, and its time for 10 epochs follows from its rate; so is fastai
-(FastaiWay.py, by an interpreter that has it). The plain way and ours take turns, twice, and the faster of each counts.
-A new class of 50 of the specimens is put in at the end; of cached runs, and of those with the new class, the fastest of
-three counts. Every figure is one process on an otherwise idle machine; the machine's speed is sampled beside each (bf16
-matmul).
+`Photos` has train/, validation/ and test/ folders. The plain script (PlainWay.py) repeats one forward pass every epoch,
+so it runs for one epoch on part of the images, and its time for 10 epochs is computed from its rate; the same applies
+to fastai (FastaiWay.py, with an interpreter that has it). The plain script and ours run alternately, twice, and the
+faster run of each counts. Ours is timed without and with its cache, and finally with a new class of 50 specimens; of
+the cached runs and of those with the new class, the fastest of three counts. Every figure is one process on an
+otherwise idle machine; the speed of the machine (bf16 matmul) is measured along with the runs.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ print(40 * 2 * 1.024**3 / (time.time() - start))
 
 
 def run(*command: str, python: str = sys.executable) -> tuple[float, str]:
-    """Return the seconds a command took, and what it printed."""
-    # As a user's machine has it: modules are compiled once, not in every run.
+    """Return the duration of a command in seconds, and its output."""
+    # As on a user's machine: modules are compiled once, not in every run.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
     done = subprocess.run([python, *command], capture_output=True, text=True, env=environment)
@@ -56,7 +56,7 @@ def machine_speed() -> str:
 
 
 def other_way(flags: argparse.Namespace, num_images: int, script: str, python: str = sys.executable) -> float:
-    """Return the seconds 10 epochs over `num_images` take another script, from its rate on some of them."""
+    """Return the seconds that another script needs for 10 epochs of `num_images`, from its rate on a subset."""
     command = [str(HERE / script), "--model", flags.model, "--train", str(flags.data / "train")]
     _, out = run(*command, "--limit", str(flags.limit), python=python)
     figures = {name: float(value) for name, value in re.findall(r"(\w+)=([\d.]+)", out)}
@@ -65,13 +65,13 @@ def other_way(flags: argparse.Namespace, num_images: int, script: str, python: s
 
 
 def made_up_weights(model: str, folder: str) -> str:
-    """Return a file of random weights: as slow as those of ImageNet, and at hand without a network."""
+    """Return a file of random weights: as slow as ImageNet weights, and available without a network."""
     torch.save(models.get_model(model, weights=None).state_dict(), f"{folder}/{model}.pth")
     return f"{folder}/{model}.pth"
 
 
 def drop_in_new_class(data: Path) -> None:
-    """Put a class folder of specimens into each split of `data`."""
+    """Add a class folder of specimens to each split of `data`."""
     specimens = sorted((PROJECT / "Data" / "driving_license").iterdir())
     for split, number in NEW_CLASS.items():
         (data / split / "driving_license").mkdir()
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--limit", type=int, default=400, help="images for the other ways")
+    parser.add_argument("--limit", type=int, default=400, help="training images for the other scripts")
     parser.add_argument("--fastai", metavar="PYTHON", help="an interpreter that has fastai")
     flags = parser.parse_args()
     num_images = sum(1 for path in (flags.data / "train").rglob("*") if path.is_file())
@@ -112,7 +112,7 @@ def main() -> None:
     fresh, best = min(times), min(plain)
     print(f"\n{flags.model}, {num_images} training images, 10 epochs, whole process")
     print(f"ours {fresh:.1f} s; cached {cached:.1f} s; with a new class {more:.1f} s")
-    print(f"plain way {best:.0f} s: {best / fresh:.0f}x; cached {best / cached:.0f}x")
+    print(f"plain script {best:.0f} s: {best / fresh:.0f}x; cached {best / cached:.0f}x")
     if fastai:
         print(f"fastai {fastai:.0f} s: {fastai / fresh:.0f}x; cached {fastai / cached:.0f}x")
 

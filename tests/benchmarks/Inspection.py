@@ -1,4 +1,4 @@
-"""Times the first and the second look at a folder of images: scan, decoding, search for duplicates, split.
+"""Times the first and the second inspection of an image folder: scan, decoding, search for duplicates, split.
 
 python -m tests.benchmarks.Inspection ../shared/data/clothing
 """

@@ -1,4 +1,4 @@
-"""The script most people write, which we measure against: ImageFolder, PIL, fp32, all layers in every epoch.
+"""Baseline: the usual training script, with ImageFolder, PIL, fp32, and all layers computed in every epoch.
 
 python tests/benchmarks/PlainWay.py --model resnet50 --train Photos/train --epochs 1
 """

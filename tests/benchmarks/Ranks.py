@@ -1,9 +1,9 @@
-"""Throughput of ranks: two processes of one thread each against one process of two threads, in turns.
+"""Throughput of ranks: two processes with one thread each against one process with two threads, alternately.
 
     python -m tests.benchmarks.Ranks --data Photos --model efficientnet_lite0 --limit 256
 
-One process computes as it always does; with N ranks each has its share of the cores. Rates are images/s of all ranks
-together, the best of several rounds; `kept` is what the ranks make of one process's rate.
+A single process uses all cores; with N ranks, each has its share of them. Rates are images/s of all ranks together,
+best of several rounds; `kept` is the rate of the ranks divided by that of the single process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUMMED_BYTES = 2**24
 
 
 def rates(num_ranks: int, flags: argparse.Namespace) -> dict[str, float]:
-    """Return what a process, or so many ranks, measure of themselves."""
+    """Return the rates that a single process, or a group of ranks, measures."""
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m"]
         if num_ranks > 1:
@@ -54,7 +54,7 @@ def rates(num_ranks: int, flags: argparse.Namespace) -> dict[str, float]:
 
 
 def measure(flags: argparse.Namespace) -> dict[str, float]:
-    """Return the rates of this group of ranks: the worker."""
+    """Return the rates of this group of ranks; runs in the worker."""
     device, cache, found = join_ranks("cpu"), Path(flags.worker), {}
     index = split_images(scan_folders(flags.data), 0, 0, 0)
     draw = torch.randperm(len(index), generator=torch.Generator().manual_seed(0)).numpy()
@@ -86,7 +86,7 @@ def epoch_s(part: nn.Module, dataset: object, flags: argparse.Namespace, epochs:
 
 
 def sum_s() -> float:
-    """Return how long it takes to sum a large tensor over all ranks."""
+    """Return the seconds it takes to sum a large tensor over all ranks."""
     numbers = torch.ones(SUMMED_BYTES // 4)
     ranks.wait()
     started = time.perf_counter()
@@ -111,7 +111,7 @@ def main() -> None:
         found = measure(flags)
         if ranks.is_first:
             print(json.dumps(found))
-        ranks.leave()  # together: who is left behind when the other exits aborts
+        ranks.leave()  # together: a rank aborts if the other one exits before it
         return
     best: dict[int, Mapping[str, float]] = {1: {}, 2: {}}
     for _ in range(ROUNDS):

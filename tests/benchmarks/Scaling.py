@@ -1,9 +1,9 @@
-"""What extraction costs against the number of images: seconds, peak memory, and a small plot of both.
+"""Measures how extraction scales with the number of images: seconds, peak memory, and a small plot of both.
 
     python -m tests.benchmarks.Scaling --data Photos --plot scaling.png
 
-The photographs are repeated as small JPEGs (64 pixels, each with bytes of its own after its end, so that each is
-computed), for what grows with their number is to be seen, not the network. One process per size.
+The photographs are repeated as small JPEGs (64 pixels, each with unique bytes after its end, so that each is computed):
+the benchmark is about costs that grow with the number of images, not about the network. One process per size.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ print(f"seconds={seconds:.2f} peak_mb={resource.getrusage(resource.RUSAGE_SELF).
 
 
 def write_images(photographs: list[Path], root: Path, number: int) -> None:
-    """Write `number` different files into class folders below `root`."""
+    """Write `number` distinct files into class folders in `root`."""
     small = [encode_jpeg(read_image(path, (SIDE, SIDE)).pixels, 85) for path in photographs]
     for label in range(NUM_CLASSES):
         (root / str(label)).mkdir(parents=True)
@@ -57,7 +57,7 @@ def write_images(photographs: list[Path], root: Path, number: int) -> None:
 
 
 def draw(figures: np.ndarray, path: Path) -> None:
-    """Draw seconds and gigabytes against the number of images; `figures` (N, 3)."""
+    """Plot seconds and gigabytes against the number of images, from `figures` (N, 3)."""
     number, seconds, peak_mb = figures.T
     _, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     left.plot(number, seconds, "o-")

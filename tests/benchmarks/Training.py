@@ -1,11 +1,11 @@
-"""Training speed, images/s: the usual script against ours, in turns, the best of several rounds.
+"""Training speed in images/s: the usual script against ours, best of several alternating rounds.
 
     python -m tests.benchmarks.Training --data Photos/train --model resnet50 --stage layer3
     python -m tests.benchmarks.Training --data cifar10/train --model cnn --image-size 32 -b 20 --limit 10000
 
-plain: PlainWay.py --train-all (ImageFolder, PIL, fp32, one layout). ours: every layer, from stored pixels. stage: only
-what comes after `--stage`, from stored activations. Beside both stands what the network alone would reach: forward and
-backward pass over one batch again and again, without images to fetch, figures to keep or weights to move.
+plain: PlainWay.py --train-all (ImageFolder, PIL, fp32, default memory format). ours: every layer, from stored pixels.
+stage: only the layers after `--stage`, from stored activations. For both, the rate of the network alone is shown:
+repeated forward and backward passes over one batch, without loading images, computing metrics or moving weights.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def plain_rate(flags: argparse.Namespace) -> float:
 
 
 def our_rates(flags: argparse.Namespace, freeze: str, cache: Path) -> tuple[float, float]:
-    """Return the images per second of training, and of the network alone."""
+    """Return the images per second of training and of the network alone."""
     device = choose_device("cpu")
     index = split_images(scan_folders(flags.data), 0, 0, 0)
     draw = torch.randperm(len(index), generator=torch.Generator().manual_seed(0)).numpy()

@@ -93,12 +93,12 @@ def test_nothing_to_answer_is_an_error(predict: list[str], tmp_path: Path) -> No
     (tmp_path / "bad.jpg").write_text("<html>")
     (tmp_path / "none").mkdir()
     table = tmp_path / "answers.csv"
-    refuse([*predict, tmp_path / "bad.jpg", "--csv", table], 2, "bad.jpg", "not one image that can be read")
+    refuse([*predict, tmp_path / "bad.jpg", "--csv", table], 2, "bad.jpg", "none of the images can be read")
     assert not table.exists()
     refuse([*predict, tmp_path / "none"], 2, str(tmp_path / "none"), "no images there")
     refuse([*predict, tmp_path / "*.gif"], 2, "*.gif", "no such file or folder")
     refuse([*predict, tmp_path / ("x" * 300)], 2, "no such file or folder")
-    refuse(predict, 2, "no images named")
+    refuse(predict, 2, "no images given")
 
 
 @pytest.mark.parametrize(

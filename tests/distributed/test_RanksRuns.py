@@ -157,7 +157,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_ranks(trained: Trained, tm
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     run = tmp_path / "001-cnn"
-    assert f"note: to go on: python Engine.py --resume {run}" in err and "error:" not in err
+    assert f"note: to resume: python Engine.py --resume {run}" in err and "error:" not in err
     assert 1 <= len(pd.read_csv(run / "history.csv")) < 3
     succeed(["--resume", run])
     assert_same_training(run, trained.alone)

@@ -45,7 +45,7 @@ def test_a_full_disk_ends_it_and_what_was_saved_still_loads(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         outcome = refuse(resuming(stopped), 3, f"{stopped}/", "cannot be written (No space left on device)")
-    assert f"to go on: python Engine.py --resume {stopped}" in outcome.notes
+    assert f"to resume: python Engine.py --resume {stopped}" in outcome.notes
     assert load_file(stopped / "last.pt") and load_file(stopped / "model.pt")
     assert not list(stopped.glob(".*")) and not (stopped / "metrics.json").exists()
     succeed(resuming(stopped))

@@ -1,4 +1,4 @@
-"""Rows 46 and 47 of the fault matrix: told to stop, a run leaves whole files, says how to go on, and can.
+"""Rows 46 and 47 of the fault matrix: a stopped run leaves complete files, says how to resume it, and can be resumed.
 
 The signals come at chosen calls within this process (see `crash`); `test_Processes` sends them from outside.
 """
@@ -32,7 +32,7 @@ def require_whole(command: Command, output: Path, blow: Blow) -> Outcome:
     outcome, path = command.strike(output, blow), output / "001-run"
     assert outcome.code == CODES[blow.signal], outcome.err
     assert "Traceback" not in outcome.err and "error:" not in outcome.err
-    assert outcome.notes[-1] == f"to go on: python Engine.py --resume {path}"
+    assert outcome.notes[-1] == f"to resume: python Engine.py --resume {path}"
     assert not (path / "metrics.json").exists() and not list(path.glob(".*"))
     for name in ("last.pt", "last.pt.prev", "model.pt", "model.pt.prev"):
         if (path / name).exists():

@@ -117,7 +117,7 @@ def test_a_damaged_row_is_made_anew_and_the_others_are_found(tmp_path, byte, cap
     flip_bit(files_of(tmp_path)[0], byte)
     damaged = byte // ROW_BYTES
     assert found(tmp_path) == [n for n in range(4) if n != damaged]
-    assert f"damaged rows in {store_in(tmp_path).folder} are made anew" in caplog.text
+    assert f"damaged rows in {store_in(tmp_path).folder} are computed again" in caplog.text
     fill(tmp_path, range(damaged, damaged + 1))
     assert found(tmp_path) == [0, 1, 2, 3]
 

@@ -55,7 +55,7 @@ def test_runs_created_at_once_get_different_numbers(tmp_path: Path) -> None:
 
 def test_a_lock_that_another_run_holds_ends_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunFolder, "_LOCK_TIMEOUT_S", 0.05)
-    with FileLock(tmp_path / ".runs.lock"), pytest.raises(ResourceError, match="another run keeps it locked"):
+    with FileLock(tmp_path / ".runs.lock"), pytest.raises(ResourceError, match="locked by another run"):
         create_run(tmp_path, "cnn", DATA)
     create_run(tmp_path, "cnn", DATA)  # the file is still there, the lock is not
 
@@ -155,4 +155,4 @@ def test_a_damaged_table_costs_no_run(tmp_path: Path, content: bytes, caplog: py
     record_run(tmp_path, create_run(tmp_path, "a", DATA), metrics(0.5), 1.0)
     assert read_runs(tmp_path)["run"].tolist() == ["001-a"]
     assert (tmp_path / "runs.csv.damaged").read_bytes() == content
-    assert caplog.messages == [f"{table}: is not a table of runs; it is now {table}.damaged"]
+    assert caplog.messages == [f"{table}: is not a table of runs; renamed to {table}.damaged"]

@@ -56,7 +56,12 @@ def test_what_two_runs_get_right_and_which_images_flip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("lost", "won", "verdict"),
-    [(2, 12, "second is better"), (12, 2, "first is better"), (3, 9, "may be chance"), (0, 0, "same images right")],
+    [
+        (2, 12, "second is better"),
+        (12, 2, "first is better"),
+        (3, 9, "may be due to chance"),
+        (0, 0, "same images correctly"),
+    ],
 )
 def test_the_verdict_is_that_of_mcnemars_test(tmp_path: Path, lost: int, won: int, verdict: str) -> None:
     same = ["cat"] * 20
@@ -112,11 +117,14 @@ def test_the_command_line(tmp_path: Path, make_images: MakeImages) -> None:
     right = [(each["true"] == each["predicted"])[each["split"] == "test"] for each in table]
     flipped = right[0].to_numpy() != right[1].to_numpy()
     assert sum(": " in line and line.startswith("    ") for line in lines[6:]) == flipped.sum()
-    assert "both get the same images right" in succeed(["compare", "1", output / "001-cnn", "--output", output]).out
+    assert (
+        "both classify the same images correctly"
+        in succeed(["compare", "1", output / "001-cnn", "--output", output]).out
+    )
 
     succeed([*SMALL, "--data", data, "--output", output, "--epochs", "1", "--seed", "5", "--name", "other"])
     refuse(["compare", "1", "other", "--output", output], 2, "003-other: was not evaluated on the images of", "--data")
-    refuse(["compare", "1", "--output", output], 2, "1 runs named, not two", "compare 1 2")
+    refuse(["compare", "1", "--output", output], 2, "1 runs given, expected two", "compare 1 2")
     refuse(["compare", "1", "9", "--output", output], 2, "9: no such run", "001-cnn")
     (output / "001-cnn" / "predictions.csv").unlink()
     refuse(["compare", "1", "2", "--output", output], 2, "predictions.csv: cannot be read")

@@ -106,7 +106,7 @@ def test_images_so_small_that_the_last_map_is_a_point_have_a_map_of_an_earlier_s
 
 def test_a_network_without_maps_is_refused() -> None:
     model = Classifier(nn.Sequential(OrderedDict(flat=nn.Flatten())), nn.Linear(12, 2))
-    with pytest.raises(UsageError, match="no stage of this model gives a map"):
+    with pytest.raises(UsageError, match="no stage of this model returns a feature map"):
         heat_maps(model, torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
 
 

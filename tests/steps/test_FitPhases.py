@@ -166,7 +166,7 @@ def test_a_closed_pipe_keeps_the_best_weights(
     path = tmp_path / "001-run"
     assert load_file(path / "model.pt")["epoch"] == 2, outcome.err  # type: ignore[index,call-overload]
     assert pd.read_csv(path / "history.csv")["val_loss"].tolist() == [0.3, 0.1, 0.2]
-    assert f"to go on: python Engine.py --resume {path}" in outcome.notes
+    assert f"to resume: python Engine.py --resume {path}" in outcome.notes
 
 
 def test_without_room_for_features_a_run_cannot_go_on(command: Command, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small problems for the tests of the audit: points in clusters with labels, and records of images."""
+"""Small problems for tests of the audit: labelled clusters of points, and records of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NUM_CLASSES, NUM_FEATURES = 4, 24
 
 
 def clusters(num_images: int, seed: int = 0, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D) around a corner per class, as float16 like those stored, and their labels (N,)."""
+    """Return features (N, D) float16, like stored ones, around one corner per class, and their labels (N,)."""
     draw = np.random.default_rng(seed)
     labels = np.arange(num_images) % NUM_CLASSES
     corners = 3 * np.eye(NUM_CLASSES, NUM_FEATURES)
@@ -18,7 +18,7 @@ def clusters(num_images: int, seed: int = 0, noise: float = 1.0) -> tuple[np.nda
 
 
 def records(num_images: int, seed: int = 0) -> np.ndarray:
-    """Records of photographs that differ in all that may differ, none of it by class."""
+    """Return records of photographs whose properties all vary, independently of the class."""
     draw = np.random.default_rng(seed)
     made = np.zeros(num_images, FINGERPRINT)
     made["kind"], made["channels"], made["orientation"] = KINDS.index("JPEG"), 3, 1
@@ -34,5 +34,5 @@ def records(num_images: int, seed: int = 0) -> np.ndarray:
 
 
 def alone(labels: np.ndarray) -> np.ndarray:
-    """Groups of one image each."""
+    """Return groups of one image each."""
     return np.arange(len(labels))

@@ -1,8 +1,8 @@
-"""Runs command lines in processes of their own, which receive a signal at a chosen moment.
+"""Runs command lines in separate processes that receive a signal at a chosen moment.
 
-The product has no hooks for this: for the tests, functions that write, train or draw are wrapped here, and the signal
-is sent at their n-th call. The processes are forked from one that has imported everything (a forkserver), so that
-each costs no more than the command.
+The product has no hooks for this: functions that write, train or draw are wrapped here, and the signal is sent at
+their n-th call. The processes are forked from one that has imported everything (a forkserver), so that each takes no
+longer than the command itself.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from MLPipeline.training import Resume
 from MLPipeline.training.TrainState import TrainState
 from tests.support.made_up_net import SPEC
 
-# The signal is sent before or after a call of one of these.
+# The signal is sent before, during or after a call of one of these functions.
 MOMENTS: dict[str, tuple[Any, str]] = {
     "scan": (ImageWalk, "images"),
     "cache": (RowStore, "append"),
@@ -60,7 +60,7 @@ _processes = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True)
 class Blow:
-    """A signal at the `number`-th call of a moment: `before` it, `after` it, or `amid` it (`save`: half is written)."""
+    """A signal at the `number`-th call of a moment: `before`, `after` or `amid` it (`save`: half is written)."""
 
     moment: str
     number: int
@@ -76,14 +76,14 @@ class Ended:
     code: int
     text: str
     seconds: float
-    calls: dict[str, int]  # of each moment, where it ended by itself
+    calls: dict[str, int]  # of each moment, if the process ended by itself
 
 
 def prepare(replace_by: Callable[[Any, str, Any], None], blow: Blow | None) -> dict[str, itertools.count[int]]:
-    """Return a counter of calls per moment; `blow` says at which call the signal is sent.
+    """Return a counter of calls per moment; `blow` determines the call at which the signal is sent.
 
-    `replace_by`, a setattr, also makes runs save after every step, write blank figures in this process, and know the
-    model `made_up`.
+    `replace_by` is a function like setattr; it also makes runs save after every step, write blank figures in this
+    process, and know the model `made_up`.
     """
     models = Models.all_models() | {"made_up": replace(SPEC, defaults=MADE_UP)}
     replace_by(Models, "all_models", lambda: models)
@@ -94,8 +94,8 @@ def prepare(replace_by: Callable[[Any, str, Any], None], blow: Blow | None) -> d
     replace_by(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
     calls = {moment: itertools.count(1) for moment in MOMENTS}
     for moment, (owner, name) in MOMENTS.items():
-        wanted = blow if blow and blow.moment == moment else None
-        replace_by(owner, name, _wrapped(getattr(owner, name), calls[moment], wanted))
+        its_blow = blow if blow and blow.moment == moment else None
+        replace_by(owner, name, _wrapped(getattr(owner, name), calls[moment], its_blow))
     return calls
 
 
@@ -106,7 +106,7 @@ def run_struck(
     kill_after_s: float | None = None,
     forget_optimizer: bool = False,
 ) -> Ended:
-    """Return the outcome of `python Engine.py <argv>` under `blow`, or killed after some time; `log` gets its output.
+    """Return how `python Engine.py <argv>` ends with `blow`, or killed after `kill_after_s`; its output goes to `log`.
 
     `last.pt` is written after every step. With `forget_optimizer` the optimizer state in it is not loaded.
     """
@@ -127,7 +127,7 @@ def run_struck(
 
 
 def result(output: Path) -> dict[str, Any]:
-    """Return all results of the newest run that do not depend on the clock."""
+    """Return all results of the newest run, except durations."""
     path = sorted(output.glob("[0-9]*-run"))[-1]
     model = torch.load(path / "model.pt", weights_only=True)
     tensors = b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in model["state_dict"].items())
@@ -146,14 +146,14 @@ def result(output: Path) -> dict[str, Any]:
 
 
 def _start_server() -> None:
-    """Let the server import this module, which it finds by the inherited PYTHONPATH."""
+    """Have the forkserver import this module, which it finds through the inherited PYTHONPATH."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     _processes.set_forkserver_preload(["tests.support.crash"])
 
 
 def _command(words: list[str], log: Path, blow: Blow | None, forget_optimizer: bool) -> None:
     torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
+    tqdm.set_lock(threading.RLock())  # tqdm's own lock is a semaphore, which a killed process would leak
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1), os.dup2(handle, 2)
     sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))

@@ -1,4 +1,4 @@
-"""Pictures that look like photographs, and what happens to photographs on their way from folder to folder."""
+"""Synthetic photographs, and the typical modifications of copied photographs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.split_cases import index_from
 
 
 def scene(seed: int, height: int = 240, width: int = 180) -> np.ndarray:
-    """Return a picture (H, W, 3) uint8 RGB with detail at every scale, as photographs have it, of its own colours."""
+    """Return a picture (H, W, 3) uint8 RGB with detail at every scale, like a photograph, and colours of its own."""
     generator = np.random.default_rng(seed)
     picture = np.zeros((height, width, 3))
     for cells, strength in ((3, 80.0), (7, 50.0), (19, 35.0), (43, 25.0)):
@@ -32,7 +32,7 @@ def encode(pixels: np.ndarray, suffix: str = ".jpg", quality: int = 92) -> bytes
 
 
 def trim(pixels: np.ndarray, share: float = 0.03) -> np.ndarray:
-    """Cut `share` of the height and of the width off, half of it on either side."""
+    """Return the picture without `share` of its height and width, half of it on each side."""
     height, width = pixels.shape[:2]
     top, left = round(height * share / 2), round(width * share / 2)
     return pixels[top : height - top, left : width - left]
@@ -63,18 +63,18 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def row_of(data: bytes) -> np.ndarray:
-    """Return the fingerprint's row of one file."""
+    """Return the fingerprint of one file as a row."""
     return make_rows([data])[0][0]
 
 
 def inspection_of(*files: bytes) -> Inspection:
-    """Return what is known of image files, given as bytes."""
+    """Return the inspection of image files, given as bytes."""
     rows, _ = make_rows(files)
     return Inspection(rows["print"].copy(), rows, np.arange(len(rows), dtype=np.int32), {}, len(rows))
 
 
 def duplicates_among(folder: Path, *files: bytes, cache: Path | None = None) -> Pairs:
-    """Return the pairs found among image files, given as bytes, which are written to `folder`."""
+    """Return the duplicate pairs among image files, given as bytes, which are written to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(files):
         (folder / str(number)).write_bytes(data)

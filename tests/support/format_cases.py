@@ -1,4 +1,4 @@
-"""Image files of every format, depth and layout, written by libraries other than those that read them, or by hand."""
+"""Image files of every format, depth and layout, written by other libraries than those that read them, or by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ D65_XY = (0.3127, 0.3290)
 
 
 def tiff(samples: np.ndarray, **options: Any) -> bytes:
-    """A TIFF file by tifffile, of exactly these samples; `metadata` off, so that nothing but the tags speaks."""
+    """Return a TIFF file of exactly these samples, written by tifffile without its own metadata, only with tags."""
     buffer = io.BytesIO()
     with tifffile.TiffWriter(
         buffer, byteorder=options.pop("byteorder", "<"), bigtiff=options.pop("bigtiff", False)
@@ -29,7 +29,7 @@ def tiff(samples: np.ndarray, **options: Any) -> bytes:
 
 
 def wide_gamut_profile(primaries: tuple = DISPLAY_P3, gamma: float = 2.2) -> bytes:
-    """An ICC profile (matrix and curve) of these primaries with white D65, adapted to D50."""
+    """Return an ICC profile (matrix and curve) with these primaries and white D65, adapted to D50."""
     return imagecodecs.cms_profile(
         "rgb", whitepoint=(*D65_XY, 1.0), primaries=[place for xy in primaries for place in (*xy, 1.0)], gamma=gamma
     )
@@ -40,7 +40,7 @@ def grey_profile(gamma: float) -> bytes:
 
 
 def p3_to_srgb(pixels: np.ndarray, primaries: tuple = DISPLAY_P3, gamma: float = 2.2) -> np.ndarray:
-    """What colours in `primaries` are in sRGB, by the formulas of the standard; (H, W, 3) float, 0 to 255."""
+    """Return the sRGB values (H, W, 3) float, 0 to 255, of colours in `primaries`, by the formulas of the standard."""
     linear = (pixels / 255.0) ** gamma
     srgb = linear @ (np.linalg.inv(to_xyz(((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)))) @ to_xyz(primaries)).T
     srgb = np.clip(srgb, 0, 1)
@@ -56,7 +56,7 @@ def to_xyz(primaries: tuple) -> np.ndarray:
 def bmp(
     width: int, height: int, depth: int, compression: int, rows: bytes, after_header: bytes = b"", **parts: Any
 ) -> bytes:
-    """A BMP file with a header of 40 bytes, or of `header_bytes` with `after_header` as its end."""
+    """Return a BMP file with a header of 40 bytes, or of `header_bytes` that end with `after_header`."""
     header_bytes = parts.get("header_bytes", 40)
     fixed = struct.pack(
         "<IiiHHIIiiII",
@@ -77,7 +77,7 @@ def bmp(
 
 
 def bmp_with_masks(pixels: np.ndarray, masks: tuple[int, ...], depth: int = 0, **options: Any) -> bytes:
-    """(H, W, 3 or 4) uint8 -> 16 or 32 bits with these masks, from the bottom up unless `top_down`."""
+    """Return a BMP file of `pixels` (H, W, 3 or 4) uint8 with 16 or 32 bits and these masks, bottom-up by default."""
     depth = depth or (16 if max(masks) < 2**16 else 32)
     values = np.zeros(pixels.shape[:2], np.uint64)
     for channel, mask in enumerate(masks):
@@ -106,7 +106,7 @@ def bmp_with_masks(pixels: np.ndarray, masks: tuple[int, ...], depth: int = 0, *
 
 
 def bmp_rle(indices: np.ndarray, palette: np.ndarray, depth: int) -> bytes:
-    """(H, W) uint8 palette indices -> RLE8 or RLE4, with runs where they are long and literals elsewhere."""
+    """Return an RLE8 or RLE4 BMP file of palette `indices` (H, W) uint8, with long runs encoded, the rest literal."""
     coded = bytearray()
     for row in indices[::-1]:
         at = 0
@@ -125,7 +125,7 @@ def bmp_rle(indices: np.ndarray, palette: np.ndarray, depth: int) -> bytes:
 
 
 def png(pixels: np.ndarray, depth: int, colour: int, *chunks: bytes, interlaced: bool = False) -> bytes:
-    """A PNG file of samples (H, W, channels), put together here: any depth, colour type and extra chunks."""
+    """Return a PNG file of samples (H, W, channels), assembled here with any depth, colour type and extra chunks."""
     height, width = pixels.shape[:2]
     body = b""
     passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
@@ -151,7 +151,7 @@ def pack_row(row: np.ndarray, depth: int) -> bytes:
 
 
 def hand_made_tiff(samples: np.ndarray, bits: int, photometric: int, **options: Any) -> bytes:
-    """(H, W, channels) unsigned -> a TIFF file of one strip; options: order, fill, colours, compression."""
+    """Return a TIFF file, in one strip, of samples (H, W, channels); options: order, fill, colours, compression."""
     order, fill = options.get("order", "<"), options.get("fill", 1)
     height, width, channels = samples.shape
     body = b"".join(pack_row(row, bits) if bits <= 16 else row.tobytes() for row in samples)
@@ -172,7 +172,7 @@ def hand_made_tiff(samples: np.ndarray, bits: int, photometric: int, **options: 
     tags += [(258, "H", [bits] * channels), (279, "I", [len(body)])]
     if "colours" in options:
         tags.append((320, "H", options["colours"].T.ravel().tolist()))
-    tags.append((273, "I", [8]))  # the strip comes first
+    tags.append((273, "I", [8]))  # the strip is stored first
     start = 8 + len(body) + len(body) % 2
     directory, extra = struct.pack(order + "H", len(tags)), b""
     extra_start = start + 2 + 12 * len(tags) + 4
@@ -189,9 +189,9 @@ def hand_made_tiff(samples: np.ndarray, bits: int, photometric: int, **options: 
 
 
 def cmyk_profile() -> bytes:
-    """A small CMYK profile (version 2) that differs clearly from the plain mixing of inks: black ink prints as grey.
+    """Return a small CMYK profile (version 2) that clearly differs from simple ink mixing: black ink prints as grey.
 
-    One table (`A2B0`, lut8) of two steps an ink: the Lab colours of the 16 combinations.
+    It has one table (`A2B0`, lut8) with two steps per ink: the Lab colours of the 16 combinations.
     """
     colours = []
     for inks in np.ndindex(2, 2, 2, 2):

@@ -1,4 +1,4 @@
-"""Runs a command line in this process; checks that it has not changed images or earlier runs, as no command may."""
+"""Runs a command line in this process, and checks that it has changed neither images nor earlier runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = ["--model", "cnn", "--image-size", "16", "--epochs", "2", "--device", "c
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit code of a command line and what it printed."""
+    """The exit code and the output of a command line."""
 
     code: int
     out: str
@@ -37,9 +37,9 @@ class Outcome:
 
 @contextlib.contextmanager
 def blank_figures() -> Iterator[None]:
-    """Lay out the figures of a run in this process, and write them blank: to render them takes longer than to train.
+    """Lay out figures in this process and write them blank, because rendering takes longer than training.
 
-    They are rendered by the tests of report/, and wherever `paints` is given.
+    They are rendered in the tests of report/, and wherever `paints` is given.
     """
     with (
         patch.object(drawing, "begin", lambda: None),
@@ -50,7 +50,7 @@ def blank_figures() -> Iterator[None]:
 
 
 def run(argv: list[str | Path], paints: bool = False) -> Outcome:
-    """Return the outcome of `python Engine.py <argv>`; fails if it changes the images or an earlier run.
+    """Return the outcome of `python Engine.py <argv>`; fails if it changes images or an earlier run.
 
     A resumed run may change; give `--resume` its path. The figures are blank unless `paints`.
     """
@@ -77,7 +77,7 @@ def run(argv: list[str | Path], paints: bool = False) -> Outcome:
 
 
 def succeed(argv: list[str | Path], paints: bool = False) -> Outcome:
-    """Return the outcome of the command; fails unless it exits 0 and prints no traceback."""
+    """Return the outcome of the command; fails unless it exits with 0 and prints no traceback."""
     outcome = run(argv, paints)
     assert outcome.code == 0, outcome.err
     assert "Traceback" not in outcome.err
@@ -85,7 +85,7 @@ def succeed(argv: list[str | Path], paints: bool = False) -> Outcome:
 
 
 def refuse(argv: list[str | Path], code: int, *words: str) -> Outcome:
-    """Return the outcome of the command; fails unless it exits with `code` and ends with an error that has `words`."""
+    """Return the outcome; fails unless the command exits with `code` and its last line is an error with all `words`."""
     outcome = run(argv)
     last = (outcome.err.splitlines() or [""])[-1]
     assert outcome.code == code, outcome.err or outcome.out
@@ -97,7 +97,7 @@ def refuse(argv: list[str | Path], code: int, *words: str) -> Outcome:
 
 
 def content(folder: Path) -> dict[bytes, str]:
-    """Return hash and mode of all files in `folder` by path (mode alone for what is no regular file); {} if missing."""
+    """Return hash and mode of each file in `folder` by path (only the mode if not a regular file); {} if missing."""
     found: dict[bytes, str] = {}
     for parent, folders, files in os.walk(os.fsencode(folder)):
         for name in (*folders, *files):

@@ -1,6 +1,6 @@
-"""Pictures that a glance takes for one another and that are not copies: one small thing in them differs.
+"""Pictures that are easily confused but are not copies: they differ in one small detail.
 
-Each function draws a series from a seed, (H, W, 3) uint8 RGB; no two pictures of a series are copies.
+Each function returns a series of pictures (H, W, 3) uint8 RGB, drawn from a seed, no two of which are copies.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ INK = (20, 20, 90)
 
 
 def lamps(seed: int, number: int = 12) -> Series:
-    """A wall seen from nearby places with a green or a red lamp of equal brightness, and the camera's noise."""
+    """Return a wall from nearby positions, with a green or a red lamp of equal brightness, and camera noise."""
     rng = np.random.default_rng(seed)
     wall = Image.fromarray(_smooth(rng, 12, 110))
     made = []
-    for k, place in enumerate(rng.permutation(144).repeat(2)[:number].tolist()):  # each with either lamp
+    for k, place in enumerate(rng.permutation(144).repeat(2)[:number].tolist()):  # each position with both lamps
         y, x = divmod(place, 12)
         picture = wall.crop((x, y, x + 96, y + 96))
         ImageDraw.Draw(picture).ellipse([40, 40, 52, 52], fill=((30, 170, 60), (225, 80, 70))[k % 2])
@@ -30,14 +30,14 @@ def lamps(seed: int, number: int = 12) -> Series:
 
 
 def shots(seed: int, number: int = 4) -> Series:
-    """A scene that does not move, taken again and again: only the noise differs, and is more than JPEG leaves."""
+    """Return repeated shots of a static scene, which differ only in noise, stronger than JPEG artefacts."""
     rng = np.random.default_rng(seed)
     scene = _smooth(rng, 12, 96)
     return [_noisy(scene, rng, 4) for _ in range(number)]
 
 
 def x_rays(seed: int, number: int = 12) -> Series:
-    """Two lungs a little out of place, every other one with a spot on them."""
+    """Return two slightly shifted lungs, with a spot in every other picture."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:200, :200]
     made = []
@@ -52,7 +52,7 @@ def x_rays(seed: int, number: int = 12) -> Series:
 
 
 def fields(seed: int, number: int = 5) -> Series:
-    """A microscope's field of stained cells, with a lesion at another place each time."""
+    """Return a microscope field of stained cells, with a lesion at a different position in each picture."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:240, :240]
     cells = np.full((240, 240, 3), 200.0)
@@ -64,7 +64,7 @@ def fields(seed: int, number: int = 5) -> Series:
 
 
 def forms(seed: int, number: int = 6) -> Series:
-    """A scanned form with a tick in another box."""
+    """Return a scanned form with a tick in a different box in each picture."""
     rng = np.random.default_rng(seed)
     form = Image.new("RGB", (620, 877), (252, 252, 250))
     draw, font = ImageDraw.Draw(form), ImageFont.load_default(17)
@@ -80,7 +80,7 @@ def forms(seed: int, number: int = 6) -> Series:
 
 
 def dashboards(seed: int) -> Series:
-    """A dashboard with a lamp in another colour, all equally bright."""
+    """Return a dashboard whose lamp has a different colour of equal brightness in each picture."""
     rng = np.random.default_rng(seed)
     board = Image.fromarray(_smooth(rng, 3, 320, 200) // 4 + np.uint8(50))
     draw = ImageDraw.Draw(board)
@@ -94,7 +94,7 @@ def dashboards(seed: int) -> Series:
 
 
 def cards(seed: int, number: int = 8) -> Series:
-    """Playing cards that differ by the digit in two corners alone."""
+    """Return playing cards that differ only in the digit in two corners."""
     del seed
     card = Image.new("RGB", (224, 224), (30, 110, 50))
     draw = ImageDraw.Draw(card)
@@ -111,7 +111,7 @@ def cards(seed: int, number: int = 8) -> Series:
 
 
 def dice(seed: int) -> Series:
-    """A die on a table that shows another number."""
+    """Return a die on a table that shows a different number in each picture."""
     table = Image.fromarray(_smooth(np.random.default_rng(seed), 9, 128))
     ImageDraw.Draw(table).rounded_rectangle([44, 44, 84, 84], 6, fill=(240, 240, 235))
     corners = [(-1, -1), (1, 1), (-1, 1), (1, -1), (-1, 0), (1, 0)]
@@ -124,7 +124,7 @@ def dice(seed: int) -> Series:
 
 
 def frames(seed: int, number: int = 6) -> Series:
-    """A street from a fixed camera, one car a few pixels further on."""
+    """Return a street from a fixed camera, with one car a few pixels further on in each picture."""
     rng = np.random.default_rng(seed)
     street = Image.fromarray(_noisy(_smooth(rng, 14, 320, 240), rng, 8))
 
@@ -136,7 +136,7 @@ def frames(seed: int, number: int = 6) -> Series:
 
 
 def signs(seed: int) -> Series:
-    """A speed limit in one place with another number on it."""
+    """Return a speed limit sign at a fixed position, with a different number in each picture."""
     road = Image.fromarray(_smooth(np.random.default_rng(seed), 9, 160))
     ImageDraw.Draw(road).ellipse([30, 30, 130, 130], fill=(245, 245, 245), outline=(200, 20, 30), width=10)
 
@@ -147,7 +147,7 @@ def signs(seed: int) -> Series:
 
 
 def objects(seed: int) -> Series:
-    """One table with another object of equal size and brightness at the same place."""
+    """Return a table with different objects of equal size and brightness at the same position."""
     table = Image.fromarray(_smooth(np.random.default_rng(seed), 6, 200))
     box = (85, 85, 115, 115)
     return [
@@ -159,7 +159,7 @@ def objects(seed: int) -> Series:
 
 
 def mirrored(seed: int) -> Series:
-    """A picture and its mirror images."""
+    """Return a picture, its mirror images, and the picture rotated by 90 degrees."""
     picture = _smooth(np.random.default_rng(seed), 19, 120)
     return [picture, np.fliplr(picture), np.flipud(picture), np.rot90(picture)]
 

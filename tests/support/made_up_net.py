@@ -1,4 +1,4 @@
-"""A small network and its weights under foreign names, for the tests of Weights."""
+"""A small network, and its weights under the parameter names of another library, for tests of Weights."""
 
 import hashlib
 from collections import OrderedDict
@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 
 
 def build(num_classes: int = 3, image_size: int = 8, width: int = 4) -> Classifier:
-    """Return two convolutions with BatchNorm, whose foreign names are `one.*`, `two.*` and `fc.*`."""
+    """Return a network of two convolutions with BatchNorm; its other names are `one.*`, `two.*` and `fc.*`."""
     stages = OrderedDict(
         one=nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)),
         two=nn.Sequential(nn.Conv2d(width, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten()),

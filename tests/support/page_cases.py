@@ -1,4 +1,4 @@
-"""Made-up runs for the tests of pages: any number of classes, names as bad as they come, answers as wished."""
+"""Synthetic runs for tests of pages, with any number of classes, difficult names and chosen predictions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def config(**settings: object) -> Config:
 
 
 def records(num_epochs: int, val: bool = True) -> list[EpochRecord]:
-    """Return epochs that get better and better."""
+    """Return records of epochs with improving metrics."""
     return [
         EpochRecord(e, 1 / e, 1 - 0.4 / e, *((1.1 / e, 1 - 0.5 / e) if val else (np.nan, np.nan)), 0.01, 2.0, True)
         for e in range(1, num_epochs + 1)
@@ -47,7 +47,7 @@ def records(num_epochs: int, val: bool = True) -> list[EpochRecord]:
 
 
 def index_of(root: Path, classes: tuple[str, ...], per_class: tuple[int, int, int], name: str = "") -> ImageIndex:
-    """Return an index of drawn images (train, val, test of each class); all are the same file where `name` is given."""
+    """Return an index of drawn images (train, val, test of each class); with `name`, all are the same file."""
     root.mkdir(parents=True, exist_ok=True)
     picture = np.full((48, 64, 3), 120, np.uint8)
     labels, splits, names = [], [], []
@@ -65,7 +65,7 @@ def index_of(root: Path, classes: tuple[str, ...], per_class: tuple[int, int, in
 
 
 def scores_of(index: ImageIndex, split: int, shift: dict[int, int] | None = None, every: int = 3) -> SplitPredictions:
-    """Return right answers, but for every `every`th image of a class in `shift`, which gets the class stated there."""
+    """Return correct predictions; every `every`th image of a class in `shift` gets the class given there instead."""
     positions = index.positions(split)
     labels = torch.from_numpy(index.labels[positions]).long()
     answers = labels.clone()
@@ -80,7 +80,7 @@ def scores_of(index: ImageIndex, split: int, shift: dict[int, int] | None = None
 def content_of(
     index: ImageIndex, shift: dict[int, int] | None = None, skipped: tuple[Skipped, ...] = (), **more: object
 ) -> ReportContent:
-    """Return all that a finished run has."""
+    """Return the report content of a finished run."""
     scored = [scores_of(index, split, shift) for split in (VAL, TEST)]
     has_val = len(index.positions(VAL)) > 0
     given = {

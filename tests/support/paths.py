@@ -1,4 +1,4 @@
-"""Paths of the project, and of the data beside it that some tests use if it is there."""
+"""Paths of the project, and of external data that some tests use if present."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 CLOTHING = ROOT.parent / "shared" / "data" / "clothing"
-INPUTS = ROOT.parent / "shared" / "inputs"  # files that once gave wrong results, with the right ones
+INPUTS = ROOT.parent / "shared" / "inputs"  # files that once gave wrong results, with the correct results

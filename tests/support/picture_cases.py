@@ -1,4 +1,4 @@
-"""Pictures and their encoded bytes, for the tests of the reader."""
+"""Pictures and their encoded bytes, for tests of image reading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from MLPipeline.decoding.ReadImage import UnreadableImage, decode_image
 
 
 def scene(width: int = 96, height: int = 64) -> np.ndarray:
-    """Smooth (so that lossy formats keep it), coloured, and different in each corner."""
+    """Return a coloured picture with different corners, smooth so that lossy formats preserve it."""
     across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return np.dstack([255 * across, 255 * down, 255 * (1 - across) * down]).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Several ranks for tests: as processes that import nothing but torch, or as the command line under torchrun."""
+"""Several ranks for tests: as processes that import only torch, or as the command line under torchrun."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.paths import ROOT
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
 
 
 def together(size: int, work: Callable[[], Any], folder: Path, answer_s: float = 600.0) -> list[Any]:
-    """Run `work` (a function of a module) on so many ranks at once; return in order what those that live return."""
+    """Run `work` (a module-level function) on `size` ranks at once; return the results of surviving ranks, in order."""
     multiprocessing.spawn(_rank, (size, free_port(), work, folder, answer_s), nprocs=size)
     return [torch.load(each, weights_only=False) for each in sorted(folder.glob("*.pt"))]
 
@@ -43,12 +43,12 @@ def _rank(rank: int, size: int, port: int, work: Callable[[], Any], folder: Path
 
 
 def alone(**about: object) -> Ranks:
-    """A rank as torchrun would start it with this environment."""
+    """Return a rank as torchrun would start it with this environment."""
     return Ranks({name: str(value) for name, value in about.items()})
 
 
 def refused(work: Callable[[], object]) -> str:
-    """The error that `work` ends with, or `nothing`."""
+    """Return the message of the error that `work` raises, or `nothing`."""
     try:
         work()
     except (DataError, ResourceError) as error:
@@ -59,7 +59,7 @@ def refused(work: Callable[[], object]) -> str:
 def torchrun(argv: list[str | Path], flags: list[str] = (), script: Path | None = None) -> subprocess.Popen[str]:
     """Start `torchrun --nproc-per-node 2 Engine.py <argv>`, or another script in place of Engine.py."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    # Two dashes, or torchrun takes our --run for an abbreviation of a flag of its own.
+    # The two dashes keep torchrun from reading our --run as an abbreviation of one of its own flags.
     words = [str(word) for word in (*command, *flags, "--", script or ROOT / "Engine.py", *argv)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE

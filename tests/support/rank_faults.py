@@ -1,4 +1,4 @@
-"""The command line with something wrong on rank 1: `torchrun ... rank_faults.py killed|diverged|elsewhere <argv>`."""
+"""The command line with a fault on rank 1: `torchrun ... rank_faults.py killed|diverged|elsewhere <argv>`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import Engine
 from MLPipeline import Train
 from MLPipeline.training import Resume
 
-FAILS_AT = 9  # training steps of all epochs so far
+FAILS_AT = 9  # training step, counted over all epochs
 
 
 def kill_in_a_step() -> None:
-    """End this process in a training step, at the first start only."""
+    """Kill this process in a training step, only on its first start."""
     taken, step = [], torch.optim.SGD.step
 
     def counted(self: torch.optim.SGD, closure: None = None) -> None:
@@ -31,7 +31,7 @@ def kill_in_a_step() -> None:
 
 
 def lose_the_loss() -> None:
-    """Have no finite loss from a training step on."""
+    """Make the loss non-finite from a certain training step on."""
     taken, cross_entropy = [], Train.cross_entropy
 
     def failing(*given: Any, **more: Any) -> torch.Tensor:

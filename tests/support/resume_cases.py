@@ -1,4 +1,4 @@
-"""Stops a training anywhere and goes on from what `last.pt` holds, as another process would; for tests of resuming."""
+"""Stops training at any point and resumes it from `last.pt`, as another process would; for tests of resuming."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Alter = Callable[[dict[str, Any]], object]
 
 
 def unaltered(stored: dict[str, Any]) -> None:
-    """Leave what `last.pt` says as it is."""
+    """Leave the content of `last.pt` unchanged."""
 
 
 class Stopped(KeyboardInterrupt):
-    """What a signal does to a training at the end of its step."""
+    """Raised at the end of a training step, like after a signal."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training that can be stopped: `make` gives the module, with the random weights of a seed."""
+    """Training that can be stopped and resumed; `make` returns the module, with random weights from a seed."""
 
     make: Callable[[int], nn.Module]
     train: Batches
@@ -40,18 +40,18 @@ class Training:
     folder: Path  # where `last.pt` is written
 
     def run(self, stop_at: int = 0, alter: Alter = unaltered) -> dict[str, Any]:
-        """Return what a training leaves that is stopped when asked the `stop_at`-th time (0: never), then resumed."""
+        """Return the final state of training that stops at the `stop_at`-th check (0: never) and is then resumed."""
         state = TrainState(self.make(0), self.config, CPU)
         try:
             self._fit(state, self.saver(stop_at))
         except Stopped:
             return self.resume(alter)
-        return told(state)
+        return content_of(state)
 
     def resume(self, alter: Alter = unaltered) -> dict[str, Any]:
-        """Return what is left of a training that goes on from `last.pt`, of which `alter` may change what it says.
+        """Return the final state of training that is resumed from `last.pt`, whose content `alter` may change.
 
-        As the process is gone, it does so with another module, that has other weights.
+        As in a new process, it uses a new module with different weights.
         """
         standing = load_standing(self.folder, {})
         assert standing is not None
@@ -60,25 +60,25 @@ class Training:
         state = TrainState(self.make(99), self.config, CPU)
         state.load_state_dict(stored)
         self._fit(state, do_nothing)
-        return told(state)
+        return content_of(state)
 
     def num_stops(self) -> int:
-        """Return how often the training asks whether it is to stop: after each step, and each batch it scores."""
+        """Return how often training checks whether to stop: after each training step and each scored batch."""
         saver = self.saver()
         self._fit(TrainState(self.make(0), self.config, CPU), saver)
         return saver.num_asked
 
     def saver(self, stop_at: int = 0) -> CountingSaver:
-        """Return what writes `last.pt`, and stops the training when asked the `stop_at`-th time."""
+        """Return a saver that writes `last.pt` and stops training at the `stop_at`-th check."""
         return CountingSaver(self.folder, stop_at)
 
     def _fit(self, state: TrainState, after_step: Callable[[TrainState], None]) -> None:
         for _ in fit(state.model, self.train, self.val, self.config, CPU, state=state, after_step=after_step):
-            torch.rand(3)  # what the caller draws between epochs
+            torch.rand(3)  # random numbers that a caller draws between epochs
 
 
 class CountingSaver(Saver):
-    """Saves and stops when asked the n-th time."""
+    """Saves, and stops at the n-th check."""
 
     def __init__(self, folder: Path, stop_at: int) -> None:
         super().__init__(folder, {}, 0, 0, None, self._stop)
@@ -90,8 +90,8 @@ class CountingSaver(Saver):
             raise Stopped
 
 
-def told(state: TrainState) -> dict[str, Any]:
-    """Return all that a training state holds, its tensors copied, without the seconds of its epochs."""
+def content_of(state: TrainState) -> dict[str, Any]:
+    """Return the complete content of a training state, with copied tensors and without the seconds of its epochs."""
     found = copy.deepcopy(state.state_dict())
     for record in found["history"]:
         del record["seconds"]
@@ -99,9 +99,9 @@ def told(state: TrainState) -> dict[str, Any]:
 
 
 def differences(first: Any, second: Any, name: str = "") -> list[str]:
-    """Return where two states differ: every number and every tensor, to the bit."""
+    """Return the names of the entries in which two states differ; numbers and tensors are compared bit by bit."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
-        alike = first.dtype == second.dtype and first.numpy().tobytes() == second.numpy().tobytes()
+        is_equal = first.dtype == second.dtype and first.numpy().tobytes() == second.numpy().tobytes()
     elif isinstance(first, Mapping) and isinstance(second, Mapping) and first.keys() == second.keys():
         return [each for key in first for each in differences(first[key], second[key], f"{name}.{key}")]
     elif isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
@@ -109,5 +109,5 @@ def differences(first: Any, second: Any, name: str = "") -> list[str]:
             each for n, pair in enumerate(zip(first, second, strict=True)) for each in differences(*pair, f"{name}.{n}")
         ]
     else:
-        alike = type(first) is type(second) and (first == second or first != first and second != second)
-    return [] if alike else [name]
+        is_equal = type(first) is type(second) and (first == second or first != first and second != second)
+    return [] if is_equal else [name]

@@ -1,4 +1,4 @@
-"""Indexes without files, and what a split has made of them."""
+"""Indexes without files, and summaries of their splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
 
 
 def index_of(*counts: int, splits: tuple[int, ...] = (UNSPLIT,)) -> ImageIndex:
-    """Return an index of classes a, b, ... with so many images each, in every one of `splits`."""
+    """Return an index of classes a, b, ... with `counts` images each in every one of `splits`."""
     return index_from(
         [
             (split, label, f"{split}/{chr(97 + label)}/{number}.jpg")
@@ -24,7 +24,7 @@ def index_of(*counts: int, splits: tuple[int, ...] = (UNSPLIT,)) -> ImageIndex:
 
 
 def index_from(files: list[tuple[int, int, str]], num_classes: int) -> ImageIndex:
-    """Return an index of such files: split, label, name."""
+    """Return an index of `files`, given as (split, label, name)."""
     names = [os.fsencode(name) for _, _, name in files]
     return ImageIndex(
         root=Path("Data"),
@@ -38,7 +38,7 @@ def index_from(files: list[tuple[int, int, str]], num_classes: int) -> ImageInde
 
 
 def counts_of(index: ImageIndex) -> list[list[int]]:
-    """Return [train, val, test] images for each class."""
+    """Return the number of [train, val, test] images of each class."""
     number = len(index.classes)
     return np.stack(
         [np.bincount(index.labels[index.splits == s], minlength=number) for s in (TRAIN, VAL, TEST)], 1

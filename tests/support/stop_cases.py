@@ -1,4 +1,4 @@
-"""A small training command that is run whole, is stopped within this process, and goes on; for tests of both."""
+"""A small training command that runs completely, or is stopped in this process and resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MakeImages = Callable[..., Path]
 
 
 class Command:
-    """`python Engine.py <flags>` on newly drawn images; its runs are called `run`, and do not draw."""
+    """`python Engine.py <flags>` on newly drawn images; its runs are called `run` and draw no figures."""
 
     def __init__(self, root: Path, make_images: MakeImages, flags: str) -> None:
         self.data = make_images(root / "Data", {"cat": 8, "dog": 8}, size=16)
@@ -27,20 +27,20 @@ class Command:
         self.whole = result(self.output)
 
     def strike(self, output: Path, blow: Blow) -> Outcome:
-        """Return what becomes of the command under a blow."""
+        """Return the outcome of the command when it receives the signal `blow`."""
         with pytest.MonkeyPatch.context() as patch:
             prepare(patch.setattr, blow)
             return run([*self.flags, "--output", output])
 
     def again(self, output: Path) -> dict[str, Any]:
-        """Return what the whole command comes to where it was stopped before there was a run."""
+        """Return the result of running the whole command again, if it was stopped before there was a run."""
         with pytest.MonkeyPatch.context() as patch:
             prepare(patch.setattr, None)
             succeed([*self.flags, "--output", output])
         return result(output)
 
     def go_on(self, output: Path) -> dict[str, Any]:
-        """Return what the run comes to that was stopped in `output`."""
+        """Return the result of resuming the run that was stopped in `output`."""
         with pytest.MonkeyPatch.context() as patch:
             prepare(patch.setattr, None)
             succeed(resuming(output / "001-run"))
@@ -48,5 +48,5 @@ class Command:
 
 
 def resuming(path: Path) -> list[str | Path]:
-    """Return the words that let the run in `path` go on."""
+    """Return the arguments that resume the run in `path`."""
     return ["--resume", path, "--output", path.parent]

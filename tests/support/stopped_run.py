@@ -1,4 +1,4 @@
-"""Fixtures: a small command, and the folder of a run of it that was stopped in its second epoch."""
+"""Fixtures: a small command, and the folder of a run that was stopped in its second epoch."""
 
 from __future__ import annotations
 

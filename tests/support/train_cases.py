@@ -1,4 +1,4 @@
-"""Small problems for the tests of Train: points in clusters and coloured squares, and modules that learn them."""
+"""Small problems for tests of Train: clusters of points, coloured squares, and modules that learn them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class InMemory:
-    """Rows that lie in a tensor."""
+    """Rows in a tensor in memory."""
 
     rows: Tensor
     row_bytes = 4 * NUM_FEATURES
@@ -51,7 +51,7 @@ def batches(
 
 
 def points(num_rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features (N, D) around one corner per class, and their labels (N,)."""
+    """Return features (N, D) around one corner per class, and their labels (N,)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num_rows) % NUM_CLASSES
     return 2 * one_hot(labels, NUM_FEATURES) + 0.2 * torch.randn(num_rows, NUM_FEATURES, generator=generator), labels
@@ -66,7 +66,7 @@ def val_points(num_rows: int = 12) -> Batches:
 
 
 def misleading_points() -> Batches:
-    """Validation rows with wrong labels: the better the model learns, the worse its validation loss."""
+    """Return validation rows with wrong labels: the better the model learns, the worse its validation loss."""
     rows, labels = points(12)
     return batches(rows, (labels + 1) % NUM_CLASSES)
 
@@ -91,7 +91,7 @@ def with_dropout(seed: int = 0) -> nn.Module:
 
 
 def network(seed: int = 0) -> Classifier:
-    """Two stages with BatchNorm, and a head with dropout."""
+    """Return a network of two stages with BatchNorm and a head with dropout."""
     torch.manual_seed(seed)
     stages = OrderedDict(
         stem=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
@@ -101,7 +101,7 @@ def network(seed: int = 0) -> Classifier:
 
 
 def images(number: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, 8, 8) uint8 whose class is their brightest channel, and their labels (N,)."""
+    """Return images (N, 3, 8, 8) uint8 whose class is their brightest channel, and their labels (N,)."""
     labels = torch.arange(number) % NUM_CLASSES
     pixels = torch.randint(0, 120, (number, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
     pixels[torch.arange(number), labels] += 100
@@ -131,7 +131,7 @@ def same(first: State, second: State) -> bool:
 
 
 def run(model: nn.Module, train: Batches, val: Batches, config: Config) -> tuple[list[EpochRecord], list[State]]:
-    """Train to the end; return the records, and the weights as they were at each of them."""
+    """Train to the end; return the records of the epochs and the weights after each of them."""
     records: list[EpochRecord] = []
     states = [copy_state(model) for _ in keep(fit(model, train, val, config, CPU), records)]
     return records, states
@@ -144,5 +144,5 @@ def keep(epochs: Iterator[EpochRecord], records: list[EpochRecord]) -> Iterator[
 
 
 def figures(records: list[EpochRecord]) -> list[tuple[float, ...]]:
-    """All of the history that must be reproducible: everything but the seconds."""
+    """Return the reproducible part of the history: everything except the seconds."""
     return [(r.epoch, r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy, r.lr, r.is_best) for r in records]

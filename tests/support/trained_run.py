@@ -1,4 +1,4 @@
-"""A fixture: one finished run, for the tests that check its files."""
+"""Fixture: one finished run, for tests that check its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.harness import SMALL, Outcome, succeed
 
 
 class Trained:
-    """A finished run on three classes: its images, its files and its console output."""
+    """A finished run with three classes: its images, files and console output."""
 
     def __init__(self, root: Path, outcome: Outcome) -> None:
         self.data, self.output, self.outcome = root / "Data", root / "output", outcome

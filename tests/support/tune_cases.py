@@ -1,4 +1,4 @@
-"""A small problem for the tests of Tune: points in clusters, of which the test rows may not be read."""
+"""A small problem for tests of Tune: clusters of points whose test rows must not be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.train_cases import CPU, NUM_FEATURES, linear, points, setting
 
 @dataclass(frozen=True)
 class Untested:
-    """Rows in memory; reading one of a test image fails."""
+    """Rows in memory; reading the row of a test image fails."""
 
     rows: Tensor
     index: ImageIndex
@@ -29,7 +29,7 @@ class Untested:
 
 
 def problem(num_rows: int = 48, noise: float = 1.0) -> Problem:
-    """Every second image is for training, every fourth for validation, every fourth for the test."""
+    """Return a problem with 1/2 training, 1/4 validation and 1/4 test images."""
     rows, labels = points(num_rows)
     rows = rows + noise * torch.randn(rows.shape, generator=torch.Generator().manual_seed(5))
     splits = np.array([TRAIN, VAL, TRAIN, TEST] * (num_rows // 4), np.int8)
@@ -40,7 +40,7 @@ def problem(num_rows: int = 48, noise: float = 1.0) -> Problem:
 
 
 def search(folder: Path, num_trials: int = 0, of: Problem | None = None, **stated: Any) -> Search:
-    """Return a search in `folder` after some more trials."""
+    """Return a search in `folder` after `num_trials` more trials."""
     folder.mkdir(exist_ok=True)
     found = Search(of or problem(), settings(**{"epochs": 3} | stated), folder)
     for _ in range(num_trials):

@@ -19,7 +19,7 @@ from MLPipeline.steps import FitPhases
 from MLPipeline.steps.FitPhases import seconds_per_epoch
 from MLPipeline.training.Phases import FINE_TUNE, Phase, fit_into, plan, resolve
 from MLPipeline.training.TrainState import TrainState
-from tests.support.resume_cases import differences, told
+from tests.support.resume_cases import content_of, differences
 from tests.support.train_cases import CPU, batches, figures, images, network, no_points, run, settings
 
 DEFAULTS = {"image_size": 8, "batch_size": 4, "epochs": 10, "optimizer": "adam", "lr": 0.1, "freeze": "backbone"}
@@ -104,7 +104,7 @@ def test_measuring_leaves_model_threads_and_training_as_they_were(stated: dict[s
             assert torch.get_num_threads() == 1
         records, _ = run(model, data, data, config)
         histories.append(figures(records))
-        ends.append(told(TrainState(model, config, CPU)))
+        ends.append(content_of(TrainState(model, config, CPU)))
     assert histories[0] == histories[1]
     assert differences(*ends) == []
 

@@ -15,7 +15,7 @@ from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.training import Resume
 from MLPipeline.training.Resume import Saver, load_standing
 from MLPipeline.training.TrainState import TrainState
-from tests.support.resume_cases import differences, told
+from tests.support.resume_cases import content_of, differences
 from tests.support.train_cases import CPU, linear, network, settings
 
 IDENTITY = {"images": "a1", "classes": "b2", "weights": "c3"}
@@ -46,7 +46,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     assert standing is not None and (standing.phase, standing.num_epochs) == (1, 9)
     assert standing.head is not None
     assert torch.equal(standing.head.logits, HEAD.logits) and torch.equal(standing.head.labels, HEAD.labels)
-    assert differences(told(state), dict(standing.state)) == []
+    assert differences(content_of(state), dict(standing.state)) == []
     assert load_standing(tmp_path / "elsewhere", IDENTITY) is None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from MLPipeline.Train import fit
 from MLPipeline.training.TrainState import EpochRecord, TrainState
-from tests.support.resume_cases import differences, told
+from tests.support.resume_cases import content_of, differences
 from tests.support.train_cases import CPU, batches, copy_state, images, linear, network, same, settings
 
 RECORD = EpochRecord(1, 0.5, 0.5, 0.4, 0.6, 0.01, 1.0, True)
@@ -118,9 +118,9 @@ def test_a_state_told_and_loaded_is_the_same(precision: str) -> None:
     data = batches(*images(10), 5, seed=0)
     list(fit(first.model, data, data, config, CPU, state=first))
     first.batch, first.num_parts, first.sums.num_correct = 1, 4, torch.tensor(3)
-    assert differences(told(first), told(second))
+    assert differences(content_of(first), content_of(second))
     second.load_state_dict(first.state_dict())
-    assert differences(told(first), told(second)) == []
+    assert differences(content_of(first), content_of(second)) == []
     assert (second.epoch, second.batch, second.num_parts, second.sums.num_correct) == (2, 1, 4, 3)
 
 
