@@ -44,7 +44,7 @@ def test_the_model_file_reads_in_a_bare_torch(trained: Trained) -> None:
 
 def test_inputs_are_written_down(trained: Trained) -> None:
     assert (trained.path / "classes.txt").read_text() == "cat\ndog\neel\n"
-    assert list(trained.splits) == ["path", "class", "split"]
+    assert list(trained.splits) == ["path", "class", "split", "digest"]
     assert sorted(trained.splits["path"]) == sorted(
         str(path.relative_to(trained.data)) for path in trained.data.rglob("*.png")
     )

@@ -18,9 +18,10 @@ import torch
 import Engine
 from MLPipeline import CreateDataset
 from MLPipeline.Augment import make_augmentation
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.decoding.ReadImage import UnreadableImage, read_bytes, read_thumbnail
 from MLPipeline.images import Inspect
-from MLPipeline.report import Report, Thumbnails
+from MLPipeline.report import Thumbnails
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.steps import FitPhases
 from tests.support.harness import SMALL, run, succeed
@@ -64,7 +65,7 @@ def test_a_file_that_vanishes_before_it_is_drawn_does_not_stop_the_run(
     def gone(*_: object) -> None:
         raise UnreadableImage("no such file or directory")
 
-    monkeypatch.setattr(Report, "read_image", gone)
+    monkeypatch.setattr(Preprocessing, "read", gone)
     assert cv2.imread(str(trained.again() / "samples.png")) is not None
 
 
@@ -141,7 +142,7 @@ def test_images_that_are_judged_are_made_small_beside_the_training(
 ) -> None:
     read: list[Path] = []
     monkeypatch.setattr(
-        Thumbnails, "read_thumbnail", lambda path, side: (read.append(path), read_thumbnail(path, side))[1]
+        Thumbnails, "read_thumbnail", lambda path, *rest: (read.append(path), read_thumbnail(path, *rest))[1]
     )
     run = trained.again("--epochs", "1", paints=True)  # with the process that draws
     rows = pd.read_csv(run / "splits.csv")

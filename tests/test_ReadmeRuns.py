@@ -91,7 +91,8 @@ def test_the_files_it_lists_are_there(home: Path) -> None:
     names = re.findall(r"`([a-z_]+\.[a-z]+)`", "".join(row.split(" | ")[0] for row in table.splitlines()))
     assert len(names) > 15
     there = {path.name for path in (home / "output" / "001-efficientnet_lite0").iterdir()}
-    assert {name for name in there if not name.endswith(".prev")} == {*names}
+    optional = {"levels.json"}  # only with images of more than 8 bits
+    assert {name for name in there if not name.endswith(".prev")} == {*names} - optional
 
 
 @pytest.mark.parametrize("command", OTHERS)

@@ -55,7 +55,7 @@ def test_an_optimizer_gets_a_rate_that_suits_it(
     config = settings(*words)
     assert resolve(config, find_model(config.model)).lr == lr
     said = [record.getMessage() for record in caplog.records]
-    assert [text.startswith(f"{' '.join(words[1:])}: at --lr {lr:g}, ") for text in said] == [True] * is_told
+    assert [text.startswith(f"{' '.join(words[1:])}: used with --lr {lr:g}, ") for text in said] == [True] * is_told
 
 
 def test_without_a_recipe_too() -> None:

@@ -114,7 +114,7 @@ def test_twins_in_spelling_are_refused(
 ) -> None:
     twin = name.title() if name == "cat" else unicodedata.normalize("NFD", name)
     make_images(data, {name: 3, twin: 3, "dog": 3})
-    refuse_data(repr(name), repr(twin))
+    refuse_data(ascii(name), ascii(twin))
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_reading_a_table_leaves_no_object_per_row(listed: Callable[[int], ImageI
     assert kept / len(index) < 100 and peak / len(index) < 800  # a gigabyte for a million, with the interpreter
 
 
-def test_a_hundred_thousand_are_searched_for_duplicates_in_seconds() -> None:
+def test_a_hundred_thousand_are_searched_for_duplicates_in_seconds(index: ImageIndex) -> None:
     inspection = inspection_of(100_000)
     pairs = timed("duplicates among 100,000", lambda: find_duplicates(index, inspection))
     assert pairs.are_copies.sum() == 1000 and np.all(pairs.second[pairs.are_copies] % 100 == 1)

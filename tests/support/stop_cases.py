@@ -30,7 +30,7 @@ class Command:
         """Return the outcome of the command when it receives the signal `blow`."""
         with pytest.MonkeyPatch.context() as patch:
             prepare(patch.setattr, blow)
-            return run([*self.flags, "--output", output])
+            return run([*self.flags, "--output", output], paints=blow.moment == "plot")
 
     def again(self, output: Path) -> dict[str, Any]:
         """Return the result of running the whole command again, if it was stopped before there was a run."""

@@ -148,5 +148,5 @@ def test_another_file_is_no_standing(tmp_path: Path, content: object) -> None:
 def test_nothing_in_it_runs(tmp_path: Path) -> None:
     """Row 36: a whole module is a pickle that could run anything."""
     torch.save({"format": 1, "state": linear()}, tmp_path / "last.pt")
-    with pytest.raises(DataError, match="refused"):
+    with pytest.raises(DataError, match="rejected, because it contains"):
         load_standing(tmp_path, IDENTITY)
