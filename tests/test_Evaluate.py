@@ -85,7 +85,7 @@ def test_large_classes_are_sampled_all_over(root: Path, monkeypatch: pytest.Monk
     dataset = dataset_of(root, model)
     taken: list[int] = []
     take = type(dataset.rows).take
-    monkeypatch.setattr("MLPipeline.Evaluate._IMAGES_OF_A_CENTER", 5)
+    monkeypatch.setattr("MLPipeline.Evaluate._IMAGES_PER_CENTER", 5)
     monkeypatch.setattr(
         type(dataset.rows), "take", lambda rows, at, *rest: (taken.extend(at.tolist()), take(rows, at))[1]
     )

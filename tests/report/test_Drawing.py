@@ -111,7 +111,7 @@ def test_drawing_and_the_end_do_not_wait_for_what_is_asked(
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
     drawing.finish()
     assert (tmp_path / "history.png").exists() and asked.answer is None
-    monkeypatch.setattr("MLPipeline.report.Drawing._PATIENCE_S", 600.0)
+    monkeypatch.setattr("MLPipeline.report.Drawing._TIMEOUT_S", 600.0)
     drawing.abandon()
     assert drawing._process is None
 
@@ -153,7 +153,7 @@ def test_after_a_failure_nothing_more_is_written(drawing: Drawing, tmp_path: Pat
 def test_a_new_run_does_not_wait_for_the_pictures_of_a_stopped_one(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("MLPipeline.report.Drawing._PATIENCE_S", 0.1)
+    monkeypatch.setattr("MLPipeline.report.Drawing._TIMEOUT_S", 0.1)
     before = pid_of(drawing)
     os.kill(before, signal.SIGSTOP)
     drawing.draw("Plots.plot_history", HISTORY, tmp_path / "old.png")
