@@ -62,7 +62,7 @@ def test_more_than_one_in_a_hundred_is_an_error(data, tmp_path, vanish, capsys):
     assert Engine.main([*SMALL, "--data", str(data), "--output", str(tmp_path / "output")]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(
-        f"error: {data}: 2 of 24 files have vanished since the folders were listed. Leave the folder"
+        f"error: {data}: 2 of 24 files have vanished since the folders were listed. Do not change the folder"
     )
 
 
