@@ -137,7 +137,9 @@ def test_more_than_one_in_a_hundred_that_vanish_are_an_error(data):
     index = scan_folders(data)
     for number in (1, 2):
         (data / "dog" / f"{number}.jpg").unlink()
-    with pytest.raises(DataError, match="2 of 8 files have vanished since the folders were listed. Do not change the folder"):
+    with pytest.raises(
+        DataError, match="2 of 8 files have vanished since the folders were listed. Do not change the folder"
+    ):
         inspect_images(index, data.parent / "cache")
 
 
