@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from MLPipeline.Augment import AUGMENTATIONS
 from MLPipeline.commands.CommandLine import parse
 from MLPipeline.commands.Verbs import VERBS
 from MLPipeline.Config import Config
 from MLPipeline.Models import find_model, read_model_files
+from MLPipeline.Recipes import RECIPES
 from tests.docs import PAGE, command_page
 from tests.support.paths import ROOT
 
@@ -101,3 +103,19 @@ def test_every_command_parses(command: str) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) >= 10 and len(LINKS) >= 10 and len(SOURCES) >= 8 and len(MODULES) >= 5
+
+
+def test_every_augmentation_and_recipe_is_in_the_page_on_training() -> None:
+    page = PAGES["docs/training.md"]
+    row = next(line for line in page.splitlines() if line.startswith("| `--augment "))
+    assert set(re.findall(r"[a-z]+", ",".join(re.findall(r"`([a-z,]+|--augment [a-z,]+)`", row)))) >= set(AUGMENTATIONS)
+    assert set(re.findall(r"^\| `([a-z0-9]+)`", page.partition("| `--recipe`")[2], re.MULTILINE)) >= {
+        name for name in RECIPES if "-" not in name
+    }
+
+
+def test_the_help_names_what_there_is() -> None:
+    helps = {each.name: each.metadata["help"] for each in dataclasses.fields(Config)}
+    recipes = re.split(", | or ", helps["recipe"].removeprefix("a set of flags: ").removesuffix(" (none)"))
+    (augmentations,) = re.findall(r"[a-z]+(?:,[a-z]+)+", helps["augment"])
+    assert set(recipes) == set(RECIPES) and set(augmentations.split(",")) <= set(AUGMENTATIONS)
