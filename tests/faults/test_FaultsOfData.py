@@ -89,7 +89,7 @@ def test_leaks_across_the_users_own_splits_are_told_and_left_alone(tmp_path):
             (data / "train" / "cat" / f"00{number}.jpg").read_bytes()
         )
     outcome = succeed([*SMALL, "--data", data, "--output", tmp_path / "output"])
-    assert any(note.startswith("3 images of val or test are the same as") for note in outcome.notes)
+    assert any(note.startswith("3 images of val or test are copies of") for note in outcome.notes)
     splits = pd.read_csv(tmp_path / "output" / "001-cnn" / "splits.csv")
     assert (splits["path"].str.split("/").str[0] == splits["split"]).all()
 
