@@ -10,9 +10,11 @@ import typing
 
 from MLPipeline.commands.Verbs import VERBS, Verb
 from MLPipeline.Config import Config, flag_name, plain_type
+from MLPipeline.scoring.Metrics import metrics_document
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "cli.md"
+METRICS_PAGE = PAGE.with_name("metrics.md")
 HEADER = """\
 # Command line
 
@@ -57,5 +59,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def metrics_page() -> str:
+    """Return `docs/metrics.md`: its text as it stands, and the table of metrics as it is now."""
+    head, table, _ = METRICS_PAGE.read_text(encoding="utf-8").partition("| in `metrics.json` |")
+    assert table, f"{METRICS_PAGE}: the head of its table is missing"
+    return head + metrics_document()
+
+
 if __name__ == "__main__":
     PAGE.write_text(command_page(), encoding="utf-8")
+    METRICS_PAGE.write_text(metrics_page(), encoding="utf-8")

@@ -30,8 +30,8 @@ from MLPipeline.scoring.Metrics import (
     title_of,
 )
 from MLPipeline.scoring.Predictions import Predictions, predict_batches, predictions_table, worst_mistakes
+from tests.docs import METRICS_PAGE, metrics_page
 from tests.support.page_cases import content_of, index_of
-from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
 
@@ -223,9 +223,7 @@ def test_every_metric_has_an_entry_and_a_row_in_the_documentation() -> None:
 
 
 def test_the_documentation_of_the_metrics_is_up_to_date() -> None:
-    """If it is not: python -c "from MLPipeline.scoring.Metrics import *; print(metrics_document(), end='')"."""
-    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert text.endswith(metrics_document())
+    assert METRICS_PAGE.read_text(encoding="utf-8") == metrics_page(), "run python -m tests.docs"
 
 
 def test_shown_metrics_leave_out_what_is_undefined() -> None:
