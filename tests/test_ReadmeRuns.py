@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from MLPipeline.Recipes import RECIPES
+from tests.support.forked_ranks import launch
 from tests.support.harness import succeed
 from tests.support.paths import ROOT
 
@@ -37,8 +39,9 @@ STAND_INS = {
     "HOST0:29500": "localhost:0",
     "/shared/Photos": "few",
     "/shared/output": "output",
-    "-- Engine.py --model resnet50": "-- Engine.py --model resnet18 --data few --epochs 4 --image-size 64",
+    "-- Engine.py --model resnet50": "-- Engine.py --model squeezenet1_1 --data few --epochs 4 --image-size 32",
 }
+IN_A_SHELL = ("--model tiny", "--nnodes")  # a file is added to the project; torchrun as a command of its own
 FLAGS = list(
     dict.fromkeys(re.findall(r"^\| `(--(?!recipe)[^`]*)`", README.split("## Which model")[0] + TRAINING, re.M))
 )
@@ -57,15 +60,29 @@ def home(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., Pa
     return home
 
 
-def run(home: Path, command: str) -> str:
-    """Return what a shell prints for `command`; fails unless it exits 0."""
+def with_stand_ins(command: str) -> str:
     for name, own in STAND_INS.items():
         command = command.replace(name, own)
+    return command
+
+
+def run(home: Path, command: str) -> str:
+    """Return what a shell prints for `command`; fails unless it exits 0."""
     folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = os.environ | {"PATH": os.pathsep.join(folders), "COLUMNS": "120"}
     done = subprocess.run(["bash", "-c", command], cwd=home, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def run_without_shell(home: Path, command: str) -> str:
+    """Return what `command` prints; fails unless it exits 0. It runs where torch is imported already."""
+    words = shlex.split(command)
+    if words[0] == "python":
+        return succeed(words[2:]).out
+    code, out, err = launch(words[words.index("Engine.py") + 1 :], home).wait()
+    assert code == 0, err
+    return out
 
 
 def shape(line: str) -> str:
@@ -96,28 +113,35 @@ def test_the_files_it_lists_are_there(home: Path) -> None:
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_a_command_runs(home: Path, command: str) -> None:
+def test_a_command_runs(home: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     if "--model tiny" in command:
         (example,) = re.findall(r"```python\n(.*?)```", "".join(WRITTEN), re.DOTALL)
         (home / "MLPipeline" / "Tiny_Model.py").write_text(example, encoding="utf-8")
-    printed = run(home, command)
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("COLUMNS", "120")
+    in_shell = any(word in command for word in IN_A_SHELL)
+    printed = (run if in_shell else run_without_shell)(home, with_stand_ins(command))
     assert printed.strip() and not_printed(command, printed) == []
 
 
 @pytest.mark.parametrize("flags", FLAGS)
 def test_a_flag_of_training_works(home: Path, monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
     monkeypatch.chdir(home)
-    beside = [] if flags.startswith("--resume") else "--model cnn --data few --epochs 4".split()
-    printed = succeed([*beside, *flags.replace("--resume 7", "--resume output/001-efficientnet_lite0").split()]).out
+    small = "--model cnn --data few --image-size 32 --epochs 4 --output flags"
+    command = flags.replace("--resume 7", "--resume output/001-efficientnet_lite0")
+    printed = succeed([*(small.split() if "--resume" not in flags else []), *command.split()]).out
     assert "test accuracy" in printed or "is already complete" in printed
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Shortened, and on small images: that a recipe is exactly its flags, test_Recipes sees to."""
+    """Shortened, on small images, and with a small network: test_Recipes checks the flags of each recipe."""
     monkeypatch.chdir(home)
     short = "--unfreeze-after 1 --epochs 2" if "unfreeze_after" in RECIPES[name] else "--epochs 2"
-    printed = succeed(f"--recipe {name} --data few --image-size 32 {short}".split()).out
+    model = "cnn" if RECIPES[name]["model"] == "cnn" else "squeezenet1_1"
+    printed = succeed(
+        f"--recipe {name} --model {model} --data few --image-size 32 {short} --output recipes".split()
+    ).out
     assert "test accuracy" in printed
     assert printed.count("Saving model...") >= 1 or not name.startswith("cifar10")
 

@@ -7,30 +7,19 @@ from typing import Any
 import pytest
 import torch
 from test_Torchvision import QUICK, SLOW
-from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import regnet
 
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.Torchvision_Model import MODELS
+from tests.support.quick_init import quick_init
 
 TOO_LARGE = ("regnet_y_128gf", "vit_h_14")  # more than 600 million weights
 MANY = 50_000_000  # weights from which a network has no numbers here, unless it stands for its family
-POOL = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
-
-
-def refill(tensor: Tensor, *_: object, **__: object) -> Tensor:
-    """Fill with small random numbers, drawn once for all: drawing them for each network takes longer than its step."""
-    with torch.no_grad():
-        for part in tensor.view(-1).split(len(POOL)) if not tensor.is_meta else ():
-            part.copy_(0.05 * POOL[: len(part)])
-    return tensor
 
 
 @pytest.fixture(autouse=True)
 def _quick_to_build(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("trunc_normal_", "normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_", "uniform_"):
-        monkeypatch.setattr(nn.init, name, refill)
     compute = regnet.BlockParams.from_init_params.__func__
 
     def compute_with_numbers(*arguments: Any, **options: Any) -> regnet.BlockParams:
@@ -38,7 +27,8 @@ def _quick_to_build(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return compute(*arguments, **options)
 
     monkeypatch.setattr(regnet.BlockParams, "from_init_params", classmethod(compute_with_numbers))
-    yield
+    with quick_init():
+        yield
     gc.collect()
 
 

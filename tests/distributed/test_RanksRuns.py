@@ -1,9 +1,7 @@
-"""Whole commands under torchrun: two ranks do what one process does, and rows 55, 57 and 59 of the fault matrix."""
+"""Whole commands under torchrun's agent: two ranks do what one process does; rows 55, 57, 59 of the fault matrix."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,11 @@ import pytest
 import torch
 
 from MLPipeline.files.TensorFile import load_file
+from tests.support.forked_ranks import launch
 from tests.support.harness import content, succeed
-from tests.support.paths import ROOT
-from tests.support.rank_cases import torchrun
 
 MakeImages = Callable[..., Path]
 FLAGS = "--model cnn --image-size 16 --epochs 3 --device cpu --precision fp32 --lr 0.05 -b 7 -j 1".split()
-FAULTS = ROOT / "tests" / "support" / "rank_faults.py"
 pytestmark = pytest.mark.slow
 
 
@@ -43,15 +39,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -
     before = content(data)
     argv = [*FLAGS, "--augment", "hflip,mixup", "--data", data]
     succeed([*argv, "--output", root / "one"])
-    out, _ = finished(torchrun([*argv, "--output", root / "two"]))
-    assert content(data) == before
+    code, out, _ = launch([*argv, "--output", root / "two"], root).wait()
+    assert code == 0 and content(data) == before
     return Trained(data, root / "one" / "001-cnn", root / "two" / "001-cnn", out)
-
-
-def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out, err
 
 
 def history(run: Path) -> pd.DataFrame:
@@ -102,8 +92,8 @@ def test_two_ranks_evaluate_and_predict_as_one_does(trained: Trained, tmp_path: 
         argv = [verb, *words, "--run", run, *output, "--precision", "fp32", "--csv"]
         alone, together = tmp_path / f"{verb}1.csv", tmp_path / f"{verb}2.csv"
         out = succeed([*argv, alone]).out
-        its_out, err = finished(torchrun([*argv, together]))
-        assert its_out == out and "error" not in err
+        code, its_out, err = launch([*argv, together], tmp_path).wait()
+        assert (code, its_out) == (0, out) and "error" not in err
         frames = pd.read_csv(alone), pd.read_csv(together)
         assert len(frames[0]) > 20
         pd.testing.assert_frame_equal(frames[1], frames[0], rtol=1e-3, atol=1e-4)
@@ -111,9 +101,8 @@ def test_two_ranks_evaluate_and_predict_as_one_does(trained: Trained, tmp_path: 
 
 def test_a_killed_rank_costs_nothing_where_torchrun_may_restart(trained: Trained, tmp_path: Path) -> None:
     argv = [*FLAGS, "--augment", "hflip,mixup", "--data", trained.data, "--output", tmp_path]
-    process = torchrun(["killed", *argv], ["--max-restarts", "1", "--monitor-interval", "1"], FAULTS)
-    _, err = finished(process)
-    assert "error: rank 1: ended, or gave no answer" in err
+    code, _, err = launch(argv, tmp_path, fault="killed", max_restarts=1).wait()
+    assert code == 0 and "error: rank 1: ended, or gave no answer" in err
     run = tmp_path / "001-cnn"
     assert [path.name for path in tmp_path.glob("0*")] == ["001-cnn"]
     pd.testing.assert_frame_equal(history(run), history(trained.together), check_exact=True)
@@ -122,8 +111,7 @@ def test_a_killed_rank_costs_nothing_where_torchrun_may_restart(trained: Trained
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all_in_good_order(trained: Trained, tmp_path: Path) -> None:
-    process = torchrun(["diverged", *FLAGS, "--data", trained.data, "--output", tmp_path], script=FAULTS)
-    _, err = process.communicate(timeout=300)
+    _, _, err = launch([*FLAGS, "--data", trained.data, "--output", tmp_path], tmp_path, fault="diverged").wait()
     said = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(said) == 2 and all(
         "epoch 3, batch 1: the loss is nan at --lr 0.05. Try --lr 0.005" in line for line in said
@@ -138,8 +126,8 @@ def test_ranks_that_see_other_files_do_not_begin(trained: Trained, tmp_path: Pat
     others = trained.data.with_name("Others")
     if not others.exists():
         make_images(others, {"cat": 15, "dog": 12, "bird": 9})
-    process = torchrun(["elsewhere", *FLAGS, "--data", trained.data, "--output", tmp_path], script=FAULTS)
-    out, err = process.communicate(timeout=300)
+    argv = [*FLAGS, "--data", trained.data, "--output", tmp_path]
+    _, out, err = launch(argv, tmp_path, fault="elsewhere").wait()
     said = [line for line in err.splitlines() if line.startswith("error: ")]
     what = "rank 1: not the same images as rank 0. Start the same command on all machines"
     assert said and all(what in line for line in said)
@@ -149,13 +137,10 @@ def test_ranks_that_see_other_files_do_not_begin(trained: Trained, tmp_path: Pat
 
 def test_a_stopped_run_goes_on_with_another_number_of_ranks(trained: Trained, tmp_path: Path) -> None:
     argv = [*FLAGS, "--augment", "hflip,mixup", "--data", trained.data, "--output", tmp_path]
-    process = torchrun(["stopped", *argv], script=FAULTS)
-    lines = []
-    while not lines or not lines[-1].startswith("    1 "):  # an epoch is done
-        lines.append(process.stdout.readline())
-        assert lines[-1], process.stderr.read()
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    stopped = launch(argv, tmp_path, fault="stopped")
+    stopped.wait_for("    1 ")  # an epoch is done
+    stopped.terminate()
+    _, _, err = stopped.wait()
     run = tmp_path / "001-cnn"
     assert f"note: to resume: python Engine.py --resume {run}" in err and "error:" not in err
     assert 1 <= len(pd.read_csv(run / "history.csv")) < 3

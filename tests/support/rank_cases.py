@@ -1,22 +1,19 @@
-"""Several ranks for tests: as processes that import only torch, or as the command line under torchrun."""
+"""Several ranks for tests: forked processes that run one function, without torchrun."""
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import multiprocessing
+import torch.multiprocessing
 
 from MLPipeline.distributed import Ranks as RanksFile
 from MLPipeline.distributed.Ranks import Ranks, ranks
 from MLPipeline.Errors import DataError, ResourceError
-from tests.support.paths import ROOT
+from tests.support.fork_server import fork_server
 
 
 def free_port() -> int:
@@ -28,7 +25,9 @@ def free_port() -> int:
 
 def together(size: int, work: Callable[[], Any], folder: Path, answer_s: float = 600.0) -> list[Any]:
     """Run `work` (a module-level function) on `size` ranks at once; return the results of surviving ranks, in order."""
-    multiprocessing.spawn(_rank, (size, free_port(), work, folder, answer_s), nprocs=size)
+    fork_server()
+    about = (size, free_port(), work, folder, answer_s)
+    torch.multiprocessing.start_processes(_rank, about, nprocs=size, start_method="forkserver")
     return [torch.load(each, weights_only=False) for each in sorted(folder.glob("*.pt"))]
 
 
@@ -54,13 +53,3 @@ def refused(work: Callable[[], object]) -> str:
     except (DataError, ResourceError) as error:
         return str(error)
     return "nothing"
-
-
-def torchrun(argv: list[str | Path], flags: list[str] = (), script: Path | None = None) -> subprocess.Popen[str]:
-    """Start `torchrun --nproc-per-node 2 Engine.py <argv>`, or another script in place of Engine.py."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    # The two dashes keep torchrun from reading our --run as an abbreviation of one of its own flags.
-    words = [str(word) for word in (*command, *flags, "--", script or ROOT / "Engine.py", *argv)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT)

@@ -1,10 +1,9 @@
-"""The command line with a fault on rank 1: `torchrun ... rank_faults.py killed|diverged|elsewhere <argv>`."""
+"""The command line of one rank, with a fault on rank 1: `killed`, `diverged` or `elsewhere`."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,10 @@ def lose_the_loss() -> None:
 
 
 def main(fault: str, argv: list[str]) -> int:
+    """Return the exit code of `Engine.py <argv>` on this rank; with a `fault`, the run is saved after every step."""
     is_wrong = os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    Resume.SECONDS_BETWEEN_SAVES = 0
+    if fault:
+        Resume.SECONDS_BETWEEN_SAVES = 0
     if is_wrong and fault == "killed":
         kill_in_a_step()
     if is_wrong and fault == "diverged":
@@ -52,7 +53,3 @@ def main(fault: str, argv: list[str]) -> int:
         data = argv.index("--data") + 1
         argv[data] = str(Path(argv[data]).with_name("Others"))
     return Engine.main(argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))

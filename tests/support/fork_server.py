@@ -1,0 +1,19 @@
+"""Processes forked from one that has imported the whole pipeline, so that none of them imports torch again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.context import ForkServerContext
+
+import Engine  # noqa: F401  imported once, for all
+from MLPipeline.steps import FinishRun, FitPhases, Prepare  # noqa: F401
+
+
+def fork_server() -> ForkServerContext:
+    """Return the context of processes that are forked from a server, which is started on first use."""
+    context = multiprocessing.get_context("forkserver")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # by which the server finds the modules
+    context.set_forkserver_preload([__name__])
+    return context
