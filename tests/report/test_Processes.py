@@ -57,7 +57,7 @@ def test_stopped_while_it_makes_features_it_ends_soon_and_says_how_to_go_on(
     make_images: MakeImages, tmp_path: Path
 ) -> None:
     data, output = make_images(tmp_path / "Data", {"cat": 150, "dog": 150}), tmp_path / "output"
-    flags = ["--model", "resnet18", "--weights", "none", "--freeze", "backbone", "--image-size", "128", "--epochs", "1"]
+    flags = ["--model", "resnet18", "--weights", "none", "--freeze", "backbone", "--image-size", "96", "--epochs", "1"]
     process = start([*flags, "--data", data, "--output", output])
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in output.glob("cache/features-*/rows.bin")):
@@ -70,7 +70,7 @@ def test_stopped_while_it_makes_features_it_ends_soon_and_says_how_to_go_on(
     assert process.returncode == 143 and "Traceback" not in err
     assert err.splitlines()[-1] == "note: stopped while reading the images: the same command continues from there"
     kept = sum(path.stat().st_size for path in output.glob("cache/features-*/keys.bin"))
-    out, _ = start([*flags, "--data", data, "--output", output]).communicate(timeout=240)
+    out = succeed([*flags, "--data", data, "--output", output]).out
     assert "result" in out and kept < sum(path.stat().st_size for path in output.glob("cache/features-*/keys.bin"))
 
 
