@@ -25,7 +25,7 @@ def test_a_class_held_out_is_flagged_far_more_often_than_the_known_ones(tmp_path
     Of hats 81 % against 21 %; on average over ten classes, most of which look like another one, 50 % against 20 %.
     """
     data, output = tmp_path / "Data", tmp_path / "output"
-    for split, number in (("train", 100), ("validation", 30), ("test", 15)):
+    for split, number in (("train", 60), ("validation", 25), ("test", 15)):
         for folder in (each for each in (CLOTHING / split).iterdir() if each.name != HELD_OUT):
             (data / split / folder.name).mkdir(parents=True)
             for file in sorted(folder.iterdir())[:number]:
