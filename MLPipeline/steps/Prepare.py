@@ -110,7 +110,7 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> tuple[Im
     The inspection learns of the classes that a split has no images of (its `gaps`), which are noted.
     """
     cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
-    pairs = find_duplicates(index, inspection, cache)
+    pairs = find_duplicates(index, inspection, cache, progress)
     groups = group_images(index, inspection, pairs, config.group)
     find_conflicts(index, pairs)
     index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
