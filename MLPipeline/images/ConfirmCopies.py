@@ -48,6 +48,22 @@ def confirm_copies(
             checked. By default, all are.
         progress: shows how many pairs are decided.
     """
+    check, is_sure = _checker(first, second, path_of, levels), np.zeros(len(first), bool)
+    is_copy = np.zeros(len(first), bool)
+    with ThreadPoolExecutor(decoding_threads(None)) as threads:
+        for pairs in _large_classes(first, second, classes):
+            sample = np.random.default_rng(0).choice(pairs, NUM_SAMPLED, replace=False)
+            is_sure[pairs] = all(threads.map(check, sample.tolist()))
+        decided = _decide(first, second, likeness, lambda pair: bool(is_sure[pair]) or check(pair), threads)
+        for pair, is_same in progress(decided, "comparing copies", len(first)):
+            is_copy[pair] = is_same
+    return is_copy
+
+
+def _checker(
+    first: np.ndarray, second: np.ndarray, path_of: Callable[[int], Path], levels: Levels | None
+) -> Callable[[int], bool]:
+    """Return a function that says of a pair whether its files show the same picture."""
 
     @lru_cache(_PICTURES_KEPT)
     def read(position: int) -> np.ndarray | None:
@@ -60,26 +76,24 @@ def confirm_copies(
         one, other = read(int(first[pair])), read(int(second[pair]))
         return one is not None and other is not None and is_same_picture(one, other)
 
-    with ThreadPoolExecutor(decoding_threads(None)) as threads:
-        is_sure = np.zeros(len(first), bool)
-        for pairs in _large_classes(first, second, classes):
-            sample = np.random.default_rng(0).choice(pairs, NUM_SAMPLED, replace=False)
-            is_sure[pairs] = all(threads.map(check, sample.tolist()))
+    return check
 
-        def decide() -> Iterator[int]:
-            while waiting:
-                before = len(waiting)
-                chosen = _next_round(waiting, links, first, second)
-                verdicts = threads.map(lambda pair: bool(is_sure[pair]) or check(pair), chosen)
-                for pair, is_same in zip(chosen, verdicts, strict=True):
-                    is_copy[pair] = is_same
-                    links.add(int(first[pair]), int(second[pair]), is_same)
-                yield from range(before - len(waiting))
 
-        is_copy, links = np.zeros(len(first), bool), _Links()
-        waiting = deque(np.argsort(-likeness, kind="stable").tolist())
-        deque(progress(decide(), "comparing copies", len(waiting)), maxlen=0)
-    return is_copy
+def _decide(
+    first: np.ndarray,
+    second: np.ndarray,
+    likeness: np.ndarray,
+    check: Callable[[int], bool],
+    threads: ThreadPoolExecutor,
+) -> Iterator[tuple[int, bool]]:
+    """Yield each pair, the most alike first, and whether it links two copies that no pair before it has linked."""
+    links, waiting = _Links(), deque(np.argsort(-likeness, kind="stable").tolist())
+    while waiting:
+        chosen, settled = _next_round(waiting, links, first, second)
+        yield from ((pair, False) for pair in settled)
+        for pair, is_same in zip(chosen, threads.map(check, chosen), strict=True):
+            links.add(int(first[pair]), int(second[pair]), is_same)
+            yield pair, is_same
 
 
 def _large_classes(first: np.ndarray, second: np.ndarray, classes: np.ndarray | None) -> Iterator[np.ndarray]:
@@ -90,20 +104,28 @@ def _large_classes(first: np.ndarray, second: np.ndarray, classes: np.ndarray | 
             yield pairs
 
 
-def _next_round(waiting: deque[int], links: _Links, first: np.ndarray, second: np.ndarray) -> list[int]:
-    """Return the next pairs to compare together, taken from `waiting`: none that the others of the round may link."""
+def _next_round(
+    waiting: deque[int], links: _Links, first: np.ndarray, second: np.ndarray
+) -> tuple[list[int], list[int]]:
+    """Return the next pairs to compare together, taken from `waiting`, and those that need not be compared any more.
+
+    No pair of a round is one that the others of the round may link.
+    """
     chosen: list[int] = []
+    settled: list[int] = []
     later: list[int] = []
     met: set[int] = set()  # groups in this round: two of them may be linked by the end of it
     while waiting and len(chosen) < _PAIRS_AT_ONCE and len(later) < _PAIRS_AT_ONCE:
         pair = waiting.popleft()
         one, other = int(first[pair]), int(second[pair])
-        if links.leave_open(one, other):
-            groups = {links.root(one), links.root(other)}
-            (later if groups <= met else chosen).append(pair)
-            met |= groups
+        if not links.leave_open(one, other):
+            settled.append(pair)
+            continue
+        groups = {links.root(one), links.root(other)}
+        (later if groups <= met else chosen).append(pair)
+        met |= groups
     waiting.extendleft(reversed(later))
-    return chosen
+    return chosen, settled
 
 
 class _Links:
