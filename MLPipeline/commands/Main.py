@@ -20,11 +20,12 @@ from MLPipeline.report.Drawing import drawing
 def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
     """Return the exit code of a command line whose verb `find` turns into a function.
 
-    0 success, 1 a bug of ours, 2 usage or data, 3 environment, 4 diverged, 5 quality missed, 130 Ctrl-C, 143 SIGTERM.
+    0 success, 1 a bug of ours, 2 usage or data, 3 environment, 4 diverged, 5 quality missed, 128 + n signal n
+    (130 Ctrl-C, 143 SIGTERM).
     """
     postpone_dynamo()
     open_console()
-    stop_signals.install()
+    stop_signals.install(drawing.kill)
     try:
         if argv in ([], ["--version"]):
             from MLPipeline.commands.Overview import show_overview, show_versions
@@ -42,6 +43,7 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
             ranks.let_first_end()
         return error.exit_code
     except Interrupted as interrupted:
+        stop_signals.finish()
         ranks.let_first_end()
         return interrupted.exit_code
     except BrokenPipeError:  # `| head` closed our output: nothing is wrong
@@ -55,4 +57,6 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
         fail(f"{type(error).__name__}: {error}. This is a bug in the pipeline: please report it with the lines above")
         return 1
     finally:
+        stop_signals.finish()
         drawing.abandon()  # a finished run has already waited for its pictures
+        stop_signals.uninstall()

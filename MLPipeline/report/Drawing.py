@@ -160,6 +160,11 @@ class Drawing:
                 self._process.communicate()
             self._process = None
 
+    def kill(self) -> None:
+        """End the process at once, from any thread; what it has not drawn is lost."""
+        if self._process is not None:
+            self._process.kill()
+
 
 def serve() -> None:
     """Run the tasks that arrive on standard input and send back the results, until the end of the input."""
