@@ -59,4 +59,3 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
     finally:
         stop_signals.finish()
         drawing.abandon()  # a finished run has already waited for its pictures
-        stop_signals.uninstall()

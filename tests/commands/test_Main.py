@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,14 +19,6 @@ from MLPipeline.Errors import (
     UsageError,
     is_out_of_memory,
 )
-
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
 
 
 def raising(error: BaseException | None) -> Callable[[str], Callable[[Config], None]]:
