@@ -13,6 +13,7 @@ import torch
 
 from MLPipeline.Errors import DataError, ResourceError
 from MLPipeline.files.AtomicFile import write_file
+from MLPipeline.files.ErrnoHints import errno_hint
 
 DOS_FOLDER = 0x10  # a bit of the attributes in a zip archive's directory
 
@@ -67,8 +68,10 @@ def require_file(path: Path) -> None:
     """
     try:
         status = path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}", "Give the path of a file") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}", errno_hint(error, "Give the path of a file")) from error
+    except ValueError as error:  # a null character in the name
+        raise DataError(f"{path}: {error}", "Give the path of a file") from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise DataError(f"{path}: is {kind}", "Give the path of a file")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from MLPipeline.Errors import DataError, did_you_mean
+from MLPipeline.files.ErrnoHints import unreadable
 from MLPipeline.images.ClassNames import check_names, class_name, twins
 from MLPipeline.images.ImageWalk import ImageWalk, Skipped, count_reasons, natural_order, visible
 from MLPipeline.images.SplitFolders import EXPECTED_LAYOUT, Layout, find_layout
@@ -104,8 +105,10 @@ def scan_folders(
         layout = find_layout(root, split_folders, classes)
         walk = ImageWalk(root, follow_links, [folder for _, folder in layout.class_folders])
         _skip_beside(layout, walk)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{error.filename or root}: cannot be read ({error.strerror})", EXPECTED_LAYOUT) from error
+    except OSError as error:
+        raise unreadable(error.filename or root, error, "Give another --data") from error
     found = [
         _Found(SPLITS.index(split) if split else UNSPLIT, folder, root, walk.images(folder))
         for split, folder in layout.class_folders
