@@ -9,12 +9,15 @@ from collections.abc import Callable
 
 from MLPipeline.commands.CommandLine import parse
 from MLPipeline.commands.Verbs import VERBS, Command, Verb
+from MLPipeline.Config import flag_name
 from MLPipeline.console.Console import fail, open_console
 from MLPipeline.console.PostponeDynamo import postpone_dynamo
 from MLPipeline.console.Signals import Interrupted, stop_signals
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.Errors import DivergedError, PipelineError, ResourceError, is_out_of_memory
+from MLPipeline.Errors import DivergedError, PipelineError, ResourceError, is_out_of_memory, out_of_memory
 from MLPipeline.report.Drawing import drawing
+
+_SAVING = ("batch_size", "image_size", "model", "workers")  # settings: the smaller, the less memory is used
 
 
 def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
@@ -51,7 +54,7 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
         return 0
     except Exception as error:
         if is_out_of_memory(error):
-            fail(f"out of memory ({error}). Use a smaller --batch-size, --image-size or --model")
+            fail(str(out_of_memory(error, *_doing(error, argv))))
             return ResourceError.exit_code
         traceback.print_exc()
         fail(f"{type(error).__name__}: {error}. This is a bug in the pipeline: please report it with the lines above")
@@ -59,3 +62,13 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
     finally:
         stop_signals.finish()
         drawing.abandon()  # a finished run has already waited for its pictures
+
+
+def _doing(error: Exception, argv: list[str]) -> tuple[str, str]:
+    """Return what a command was doing when memory was exhausted, and a hint: the flags of its verb that save memory."""
+    if isinstance(error, (ImportError, OSError)):  # of a module or its shared libraries, or of a process
+        return "while libraries were loaded", "Close other programs, or raise the memory limit (ulimit -v, container)"
+    verb = VERBS.get(argv[0] if argv else "", VERBS["train"])
+    flags = [flag_name(name) for name in _SAVING if name in verb.settings]
+    hint = f"Use a smaller {' or '.join(filter(None, (', '.join(flags[:-1]), *flags[-1:])))}"
+    return "while computing", hint if flags else "Close other programs"

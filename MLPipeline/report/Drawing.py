@@ -26,7 +26,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from MLPipeline.Errors import PipelineError
+from MLPipeline.Errors import PipelineError, is_out_of_memory
 
 Task = tuple[str, tuple[Any, ...]]  # "file in this folder.function", arguments without tensors
 Message = tuple[int, bool, Task]  # number of the order, whether it comes from `ask`, task
@@ -217,9 +217,11 @@ def _answer(message: Message, answers: SimpleQueue[Any]) -> None:
 def _outcome(task: Task) -> Answer:
     try:
         return _run_task(task), None
-    except (PipelineError, MemoryError) as error:
+    except PipelineError as error:
         return None, error
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None, MemoryError(str(error))
         return None, RuntimeError(traceback.format_exc())
 
 

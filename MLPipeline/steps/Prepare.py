@@ -12,7 +12,7 @@ from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, resumable_reading
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.Errors import UsageError
+from MLPipeline.Errors import UsageError, within_memory
 from MLPipeline.files.RunFolder import check_output, recorded_data
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
@@ -68,10 +68,11 @@ def build(config: Config, num_classes: int) -> tuple[Classifier, Config, Weights
     spec, freeze_is_stated = find_model(config.model), config.freeze is not None
     config = resolve(config, spec)
     torch.manual_seed(config.seed % 2**63)
-    model = build_model(config.model, num_classes, config.image_size)
-    with ranks.in_turn():
-        weights = load_weights(model, spec, config.weights)
-    model.head = make_head(model.head, config.hidden, config.dropout, config.seed)
+    with within_memory("while the model was built", "Use a smaller --model, or close other programs"):
+        model = build_model(config.model, num_classes, config.image_size)
+        with ranks.in_turn():
+            weights = load_weights(model, spec, config.weights)
+        model.head = make_head(model.head, config.hidden, config.dropout, config.seed)
     if weights.kind == "none" and config.freeze != "none":
         if freeze_is_stated:
             note(f"--freeze {config.freeze} keeps random weights: the head is trained on meaningless features")
