@@ -20,6 +20,7 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u20
 # disk.
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|std::bad_alloc|out of memory|ALLOC_FAILED|Insufficient memory|can't start new thread"
+    r"|could not create a (primitive|memory)$"  # oneDNN, where it cannot allocate the code of a kernel
     r"|cannot allocate memory(?! in static)|failed to map segment from shared object(?!: Operation not permitted)",
     re.IGNORECASE,
 )

@@ -15,6 +15,7 @@ from MLPipeline.console.PostponeDynamo import postpone_dynamo
 from MLPipeline.console.Signals import Interrupted, stop_signals
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DivergedError, PipelineError, ResourceError, is_out_of_memory, out_of_memory
+from MLPipeline.files.Machine import require_memory
 from MLPipeline.report.Drawing import drawing
 
 _SAVING = ("batch_size", "image_size", "model", "workers")  # settings: the smaller, the less memory is used
@@ -30,14 +31,7 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
     open_console()
     stop_signals.install(drawing.kill)
     try:
-        if argv in ([], ["--version"]):
-            from MLPipeline.commands.Overview import show_overview, show_versions
-
-            show_versions() if argv else show_overview()
-        else:
-            word, config = parse(argv)
-            if ranks.is_first or VERBS[word].is_shared:
-                find(VERBS[word])(config)
+        _run(argv, find)
         ranks.leave()
         return 0
     except PipelineError as error:
@@ -62,6 +56,18 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
     finally:
         stop_signals.finish()
         drawing.abandon()  # a finished run has already waited for its pictures
+
+
+def _run(argv: list[str], find: Callable[[Verb], Command]) -> None:
+    if argv in ([], ["--version"]):
+        from MLPipeline.commands.Overview import show_overview, show_versions
+
+        show_versions() if argv else show_overview()
+        return
+    word, config = parse(argv)
+    require_memory()
+    if ranks.is_first or VERBS[word].is_shared:
+        find(VERBS[word])(config)
 
 
 def _doing(error: Exception, argv: list[str]) -> tuple[str, str]:

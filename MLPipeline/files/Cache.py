@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -29,9 +30,11 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.Lock import has_locks, held
+from MLPipeline.files.Machine import container_memory
 
 FORMAT = 1
 DIGEST_BYTES = 16
+DEFAULT_LIMIT_GB = 20.0
 _MAX_LATEST = 2**16
 _FREE_SHARE = 0.9  # the share of the free disk space that a cache may use
 _GB = 10**9
@@ -171,11 +174,18 @@ class RowStore:
         self._latest = {}
 
 
-def has_room(cache: Path, store: RowStore, num_rows: int, limit: float) -> bool:
+def default_limit_gb() -> float:
+    """Return the default of `--cache-limit`: the pages of a container's files count towards its memory limit."""
+    return min(DEFAULT_LIMIT_GB, (container_memory() or math.inf) / _GB)
+
+
+def has_room(cache: Path, store: RowStore, num_rows: int, limit: float | None) -> bool:
     """Return whether `store` may hold `num_rows` rows: within `limit` GB, and within the free space of the disk.
 
+    None stands for `default_limit_gb`.
     To make room, deletes other stores that no process is using, the least recently used first.
     """
+    limit = default_limit_gb() if limit is None else limit
     needed = num_rows * store.row_bytes
     if needed > limit * _GB:
         return False

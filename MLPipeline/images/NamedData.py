@@ -25,6 +25,7 @@ from MLPipeline.Errors import ResourceError
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.Download import download
 from MLPipeline.files.Lock import held
+from MLPipeline.files.Machine import num_cores
 
 LOCK_TIMEOUT_S = 600.0  # another run, or another process of this one, may be downloading
 NOT_IN_FOLDER_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')  # not allowed on at least one operating system
@@ -159,7 +160,7 @@ def _write_images(images: Any, classes: list[str], folder: Path) -> None:
         else:
             (place / f"{number:05}.png").write_bytes(encode_png(np.asarray(image)))
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(num_cores() + 4) as pool:
         try:
             written = pool.map(write, range(len(classes)))
             for _ in tqdm(written, f"{folder.parent.name}/{folder.name}", len(classes), unit="image", disable=None):

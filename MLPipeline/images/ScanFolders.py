@@ -6,6 +6,7 @@ that are left out are listed with the reason.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -25,6 +26,8 @@ from MLPipeline.images.SplitFolders import EXPECTED_LAYOUT, Layout, find_layout
 
 TRAIN, VAL, TEST, UNSPLIT = 0, 1, 2, -1
 SPLITS = ("train", "val", "test")
+
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR)
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +108,9 @@ def scan_folders(
         layout = find_layout(root, split_folders, classes)
         walk = ImageWalk(root, follow_links, [folder for _, folder in layout.class_folders])
         _skip_beside(layout, walk)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{error.filename or root}: cannot be read ({error.strerror})", EXPECTED_LAYOUT) from error
     except OSError as error:
-        raise unreadable(error.filename or root, error, "Give another --data") from error
+        failure = unreadable(error.filename or root, error, "Give another --data")
+        raise (DataError(failure.what, EXPECTED_LAYOUT) if error.errno in _NO_FOLDER else failure) from error
     found = [
         _Found(SPLITS.index(split) if split else UNSPLIT, folder, root, walk.images(folder))
         for split, folder in layout.class_folders

@@ -13,6 +13,7 @@ from MLPipeline.console.Console import note, progress, resumable_reading
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError, within_memory
+from MLPipeline.files.Cache import default_limit_gb
 from MLPipeline.files.RunFolder import check_output, recorded_data
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
@@ -67,6 +68,8 @@ def build(config: Config, num_classes: int) -> tuple[Classifier, Config, Weights
     """Return the model with its first weights; the settings with the model's defaults filled in."""
     spec, freeze_is_stated = find_model(config.model), config.freeze is not None
     config = resolve(config, spec)
+    if config.cache_limit is None:  # kept with the run: whether features are stored decides its last digits
+        config = replace(config, cache_limit=default_limit_gb())
     torch.manual_seed(config.seed % 2**63)
     with within_memory("while the model was built", "Use a smaller --model, or close other programs"):
         model = build_model(config.model, num_classes, config.image_size)

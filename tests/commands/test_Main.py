@@ -71,6 +71,7 @@ MEMORY = [
     RuntimeError("std::bad_alloc"),
     cv2.error("OpenCV(4.12) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 160 bytes in function"),
     RuntimeError("can't start new thread"),
+    RuntimeError("could not create a primitive"),
     RuntimeError("unable to mmap 1024 bytes from file </model.pt>: Cannot allocate memory (12)"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
@@ -135,6 +136,7 @@ def test_what_numpy_really_says() -> None:
 NOT_MEMORY = [
     RuntimeError("shapes cannot be multiplied"),
     ValueError("out of memory"),
+    RuntimeError("could not create a primitive descriptor for a convolution forward propagation primitive"),
     KeyError(1),
     ImportError("libgomp.so.1: cannot allocate memory in static TLS block"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object: Operation not permitted"),
