@@ -72,7 +72,8 @@ def _run(argv: list[str], find: Callable[[Verb], Command]) -> None:
 
 def _doing(error: Exception, argv: list[str]) -> tuple[str, str]:
     """Return what a command was doing when memory was exhausted, and a hint: the flags of its verb that save memory."""
-    if isinstance(error, (ImportError, OSError)):  # of a module or its shared libraries, or of a process
+    places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, (ImportError, OSError)) or any("importlib" in place for place in places):
         return "while libraries were loaded", "Close other programs, or raise the memory limit (ulimit -v, container)"
     verb = VERBS.get(argv[0] if argv else "", VERBS["train"])
     flags = [flag_name(name) for name in _SAVING if name in verb.settings]

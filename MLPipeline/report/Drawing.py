@@ -175,7 +175,10 @@ def serve() -> None:
     threading.Thread(target=_receive, args=(messages, answers), daemon=True).start()
     sender = threading.Thread(target=_send, args=(answers, pipe), daemon=True)
     sender.start()
-    import_module("MLPipeline.report.ScorePlots")  # in the meantime, before the first task
+    try:
+        import_module("MLPipeline.report.ScorePlots")  # in the meantime, before the first task
+    except Exception:  # a lack of memory, above all; the other process then draws, and says what is wrong
+        os._exit(1)
     while (message := messages.get()) is not _END:
         _answer(message, answers)
     answers.put(_END)
