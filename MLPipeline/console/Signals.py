@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from MLPipeline.distributed.Ranks import ranks
 
 GRACE_S = 4.0  # that a training step may take after the signal
-LIMIT_S = 8.5  # from the signal to the end of the process; 10 s are promised
+LIMIT_S = 8.0  # from the signal to the end of the process; 10 s are promised
 _LAST_WORDS_S = 0.5  # for messages to a console that may block
 _SHORTEST_S, _CLOSED = 1e-3, 0
 

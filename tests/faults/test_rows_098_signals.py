@@ -46,6 +46,7 @@ def test_098_a_signal_saves_the_state_and_has_the_shells_code(
     assert outcome.notes[-1] == f"to resume: python Engine.py --resume {path}"
     state: Any = load_file(path / "last.pt")
     assert len(state["state"]["history"]) * 3 + state["state"]["batch"] == 5
+    assert f"stopped by {signum.name}" in (path / "report.html").read_text()
     if signum in (signal.SIGHUP, signal.SIGXCPU):
         assert command.go_on(tmp_path) == command.whole
 
@@ -112,7 +113,7 @@ def hang_in_inspection() -> None:
 def test_099_a_signal_ends_a_command_that_is_busy(
     command: Command, tmp_path: Path, hang: Callable[[], None], has_run: bool | None
 ) -> None:
-    """A step, the extraction of features and the reading of images are left 8.5 s after the signal at the latest."""
+    """A step, the extraction of features and the reading of images are left 8 s after the signal at the latest."""
     output = tmp_path / "output"
     ended = run_struck([*command.flags, "--output", output], tmp_path / "log.txt", change=hang)
     assert ended.code == 143, ended.text
