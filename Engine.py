@@ -23,6 +23,7 @@ from MLPipeline.commands.Verbs import Command, Verb
 from MLPipeline.Config import Config
 from MLPipeline.console.Clock import clock, start_of_process
 from MLPipeline.console.Console import log_to, note, say
+from MLPipeline.console.Signals import stop_signals
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError
 from MLPipeline.report.Drawing import drawing
@@ -116,7 +117,8 @@ def open_run(config: Config) -> Iterator[Run]:
         run = find_run(config.output, config.resume, needs_model=False)
     else:
         run = create_run(config.output, config.name or config.model, config.data)
-    with lock_run(run):
+    hint = f"to resume: python Engine.py --resume {shlex.quote(str(run.path))}"
+    with lock_run(run), stop_signals.last_act(lambda: note(hint)):
         log_to(run.path / "train.log")
         if config.resume:
             remove_half_written(run.path)
@@ -127,7 +129,7 @@ def open_run(config: Config) -> Iterator[Run]:
         try:
             yield ranks.from_first(run)
         except (KeyboardInterrupt, BrokenPipeError, ResourceError):
-            note(f"to resume: python Engine.py --resume {shlex.quote(str(run.path))}")
+            note(hint)
             raise
 
 

@@ -19,7 +19,7 @@ from MLPipeline.Config import FITS
 from MLPipeline.decoding.Fit import STRETCH
 from MLPipeline.decoding.Levels import Levels, are_levels
 from MLPipeline.decoding.Preprocessing import Preprocessing
-from MLPipeline.Errors import DataError, PipelineError, UsageError
+from MLPipeline.Errors import DataError, UsageError, is_out_of_memory, within_memory
 from MLPipeline.files.TensorFile import load_file, save_file
 from MLPipeline.Head import make_head
 from MLPipeline.Models import build_model
@@ -99,7 +99,7 @@ def load_checkpoint(path: Path) -> tuple[Classifier, ModelCard]:
     try:
         stored: Any = load_file(path)
         return _rebuild(path, stored)
-    except PipelineError as error:
+    except DataError as error:
         previous = path.with_name(path.name + ".prev")
         if not previous.is_file():
             raise
@@ -116,13 +116,16 @@ def _rebuild(path: Path, stored: Any) -> tuple[Classifier, ModelCard]:
         raise DataError(f"{path}: is not a checkpoint of this pipeline", "Give a run's model.pt")
     card = _read_card(stored)
     try:
-        model = build_model(card.model, len(card.classes), card.image_size)
-        model.head = make_head(model.head, card.hidden, card.dropout)
+        with within_memory(f"while the model of {path} was built", "Close other programs, or use a smaller model"):
+            model = build_model(card.model, len(card.classes), card.image_size)
+            model.head = make_head(model.head, card.hidden, card.dropout)
     except UsageError as error:
         raise DataError(f"{path}: {error.what}", "Train it again, or use the code it was trained with") from error
     try:
         model.load_state_dict(stored["state_dict"])
     except (RuntimeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         difference = str(error).splitlines()[-1].strip()[:200]  # torch lists all differences, one per line
         raise DataError(
             f"{path}: its tensors do not fit {card.model}: {difference}", "Give a run's model.pt"

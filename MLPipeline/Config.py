@@ -202,7 +202,9 @@ class Config:
         None, "number of decoding threads (one per core)", "machine", short="-j", low=1, high=1024
     )
     device: str = _flag("auto", "device to compute on", "machine", choices=("auto", "cpu", "cuda", "mps"))
-    cache_limit: float = _flag(20.0, "maximum size of output/cache in GB", "machine", low=0, high=1e6)
+    cache_limit: float | None = _flag(
+        None, "maximum size of output/cache in GB (20, in a container at most its memory)", "machine", low=0, high=1e6
+    )
     compile: str = _flag(
         "auto", "use torch.compile for training; auto: on a GPU only", "machine", choices=("auto", "on", "off")
     )

@@ -12,6 +12,7 @@ from torch import nn
 
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
+from MLPipeline.files.Machine import limit_allocations, num_cores, require_address_space
 from MLPipeline.images.ReadAhead import decoding_threads
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
@@ -24,14 +25,19 @@ def choose_device(name: str = "auto") -> torch.device:
 
     Raises:
         UsageError: this machine (or this build of torch) has no such device.
+        ResourceError: `ulimit -v` leaves too little address space.
     """
     _keep_freed_memory()
+    require_address_space()
+    torch.set_num_threads(min(torch.get_num_threads(), num_cores()))  # torch does not know the limits of a container
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, here in present.items() if here))
+        name = next(kind for kind, here in present.items() if here)
     if not present[name]:
         usable = ", ".join(kind for kind, here in present.items() if here)
         raise UsageError(f"--device {name}: not available here", f"Use --device auto, or one of: {usable}")
+    if name == "cpu":  # the driver of a GPU reserves far more memory than it uses
+        limit_allocations()
     return torch.device(name)
 
 

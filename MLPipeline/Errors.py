@@ -5,13 +5,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Line ends, control characters (C0, C1, DEL), and marks that change the direction of text.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# What torch (CPU, CUDA, MPS), C++, OpenCV, the threads of Python and the dynamic loader say when memory is exhausted.
+# The loader says "cannot allocate memory in static TLS block" for another reason, and cannot map files of a `noexec`
+# disk.
+_NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|std::bad_alloc|out of memory|ALLOC_FAILED|Insufficient memory|can't start new thread"
+    r"|could not create a (primitive|memory)$"  # oneDNN, where it cannot allocate the code of a kernel
+    r"|cannot allocate memory(?! in static)|failed to map segment from shared object(?!: Operation not permitted)",
+    re.IGNORECASE,
+)
 
 
 class PipelineError(Exception):
@@ -55,9 +67,49 @@ class GateMissedError(PipelineError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory is exhausted: Python's, CUDA's, or that of torch's CPU allocator."""
-    name = type(error).__name__  # by name, because this file must not import torch
-    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    """Return whether `error` says that memory is exhausted: of Python, the system, torch, OpenCV, a GPU or a loader.
+
+    By messages where there is no other way: this file must not import torch or OpenCV.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, (RuntimeError, ImportError, OSError, *_opencv_errors())) and bool(
+        _NO_MEMORY.search(str(error))
+    )
+
+
+def out_of_memory(error: BaseException, doing: str, hint: str) -> ResourceError:
+    """Return the error to raise for `error`, of which `is_out_of_memory` holds, with the size that was requested."""
+    size = re.search(r"allocate (\d[\d.]*) ?(bytes|[KMGT]i?B)", str(error))
+    requested = ""
+    if size and size[2] == "bytes":
+        requested = f": {int(size[1].rstrip('.')) / 1e9:,.3g} GB were requested"
+    elif size:
+        requested = f": {size[1]} {size[2]} were requested"
+    return ResourceError(f"out of memory {doing}{requested}", hint)
+
+
+@contextlib.contextmanager
+def within_memory(doing: str, hint: str) -> Iterator[None]:
+    """Turn a lack of memory inside the block into an error that says what was being done.
+
+    Raises:
+        ResourceError: memory is exhausted.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PipelineError) or not is_out_of_memory(error):
+            raise
+        raise out_of_memory(error, doing, hint) from error
+
+
+def _opencv_errors() -> tuple[type[Exception], ...]:
+    """Return OpenCV's class of errors, if OpenCV is loaded."""
+    cv2 = sys.modules.get("cv2")
+    return (cv2.error,) if cv2 and hasattr(cv2, "error") else ()
 
 
 def one_line(text: str) -> str:

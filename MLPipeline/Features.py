@@ -95,7 +95,7 @@ def extract(
     progress: Progress = no_progress,
     contents: np.ndarray | None = None,
     views: Views = NO_VIEWS,
-    cache_limit: float = np.inf,
+    cache_limit: float | None = np.inf,
     preprocessing: Preprocessing = PLAIN,
 ) -> Dataset:
     """Return `index` with the output of the frozen stages of `model` for each image that is in a split.
@@ -125,7 +125,7 @@ def extract(
     return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
 
 
-def _make_room(cache: Path, stages: FrozenStages, index: ImageIndex, views: Views, limit: float) -> Views:
+def _make_room(cache: Path, stages: FrozenStages, index: ImageIndex, views: Views, limit: float | None) -> Views:
     """Return the views to store; where there is no room for all rows, pixels are stored instead, or else nothing."""
 
     def fits(views: Views) -> bool:  # rank 0 decides, and makes the room

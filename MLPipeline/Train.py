@@ -161,7 +161,7 @@ def _step_within_memory(
         state.may_retry = True
         try:
             return train_step(state, images, targets, config, weights)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not state.may_retry:
                 raise
             if state.num_parts >= len(images) or is_shared(state.model):

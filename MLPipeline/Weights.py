@@ -20,6 +20,7 @@ from torch import Tensor
 from MLPipeline.Classifier import Classifier, ModelSpec, Pretrained
 from MLPipeline.Errors import DataError, ResourceError, UsageError, did_you_mean
 from MLPipeline.files.Download import UnavailableError, download
+from MLPipeline.files.ErrnoHints import errno_hint
 from MLPipeline.files.TensorFile import load_file
 
 KEYWORDS = ("auto", "imagenet", "none")
@@ -111,7 +112,7 @@ def _verified(path: Path, pretrained: Pretrained, hint: str) -> str:
     try:
         found = _sha256(path)
     except OSError as error:
-        raise ResourceError(f"{path}: cannot be read ({error.strerror})", hint) from error
+        raise ResourceError(f"{path}: cannot be read ({error.strerror})", errno_hint(error, hint)) from error
     if not found.startswith(pretrained.sha256):
         raise ResourceError(f"{path}: hash mismatch", hint)
     return found

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
+from MLPipeline.console.Signals import stop_signals
 from MLPipeline.decoding.ReadImage import cv2
 from tests.support.paths import TESTS
 from tests.support.stopped_run import _struck, command, stopped  # noqa: F401  fixtures
@@ -78,9 +79,10 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_logging() -> Iterator[None]:
-    """Undo what `Engine.main` sets up, so that `caplog` hears the library in the tests after it."""
+def _fresh_process() -> Iterator[None]:
+    """Undo what `Engine.main` sets up: no signal ends the process, and `caplog` hears the library in later tests."""
     yield
+    stop_signals.uninstall()
     for logger in (logging.getLogger("MLPipeline"), logging.getLogger("Console")):
         logger.propagate = True
         for handler in list(logger.handlers):

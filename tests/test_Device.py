@@ -73,12 +73,34 @@ def test_without_matrix_instructions_a_cpu_trains_in_fp32(monkeypatch: pytest.Mo
 
 
 def test_decoding_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert decoding_threads(7) == 7
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert decoding_threads(None) == 3  # the cores this process may use, not those of the machine
-    monkeypatch.delattr("os.sched_getaffinity")
-    monkeypatch.setattr("os.cpu_count", lambda: None)
+    monkeypatch.setattr("MLPipeline.images.ReadAhead.num_cores", lambda: 6)
+    monkeypatch.setattr("MLPipeline.images.ReadAhead.container_memory", lambda: None)
+    assert decoding_threads(7) == 7 and decoding_threads(None) == 6
+    monkeypatch.setattr("MLPipeline.images.ReadAhead.container_memory", lambda: 2**30)
+    assert decoding_threads(None) == 4 and decoding_threads(9) == 9
+    monkeypatch.setattr("MLPipeline.images.ReadAhead.container_memory", lambda: 2**27)
     assert decoding_threads(None) == 1
+
+
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (64, 2)])
+def test_torch_computes_on_no_more_threads_than_a_container_has_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr("MLPipeline.Device.num_cores", lambda: cores)
+    choose_device("cpu")
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("cuda", "times"), [(False, 1), (True, 0)])
+def test_a_containers_memory_limits_allocations_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, times: int
+) -> None:
+    pretend(monkeypatch, cuda, False)
+    calls: list[int] = []
+    monkeypatch.setattr("MLPipeline.Device.limit_allocations", lambda: calls.append(1))
+    choose_device("auto")
+    assert len(calls) == times
 
 
 @pytest.mark.usefixtures("_two_threads")

@@ -26,7 +26,7 @@ def test_exit_codes(kind: type[PipelineError], code: int) -> None:
     assert kind("what", "hint").exit_code == code
 
 
-def test_an_error_says_what_and_how_to_mend_it() -> None:
+def test_an_error_says_what_is_wrong_and_what_to_do() -> None:
     error = DataError("cat.jpg: is empty.", "Remove it")
     assert str(error) == "cat.jpg: is empty. Remove it"
     assert (error.what, error.hint) == ("cat.jpg: is empty", "Remove it")

@@ -115,7 +115,7 @@ def test_a_bad_cached_file_stops_with_its_path(spec: ModelSpec, cache: Path, wei
         path.write_bytes(save(cache, foreign(trained()), "whole.pth").read_bytes()[:-1])
     else:
         path.mkdir()
-    with pytest.raises(ResourceError, match=f"{path}: .*Delete {path} and run again") as caught:
+    with pytest.raises(ResourceError, match=f"{path}: .*[Dd]elete {path} and run again") as caught:
         load_weights(build(), spec, weights)
     assert ("hash mismatch" in str(caught.value)) == (poison != "folder")
     assert not canary.exists()

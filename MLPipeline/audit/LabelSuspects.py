@@ -12,7 +12,7 @@ import numpy as np
 
 from MLPipeline.audit.Judgement import Suspects
 from MLPipeline.audit.LinearHead import assign_folds, sum_up
-from MLPipeline.Errors import ResourceError
+from MLPipeline.Errors import ResourceError, is_out_of_memory
 
 NUM_FOLDS = 5
 # The label of a suspect has a probability below the first limit, and another class one above the second. Of 60 wrong
@@ -82,6 +82,8 @@ def _cleanlab() -> tuple:
     try:
         from cleanlab import count, rank
     except ImportError as error:
+        if is_out_of_memory(error):
+            raise
         raise ResourceError("label suspects need cleanlab", "pip install 'cleanlab>=2.7'") from error
     logging.getLogger("cleanlab").setLevel(logging.ERROR)
     return count, rank

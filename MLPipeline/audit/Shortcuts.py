@@ -132,7 +132,7 @@ def _typical(signal: str, values: np.ndarray) -> str:
     if signal == FORMAT:
         (kind, channels), number = Counter(map(tuple, values.tolist())).most_common(1)[0]
         return f"{KINDS[kind]} {_CHANNELS.get(channels, '')}, {100 * number / len(values):.0f} %"
-    medians = [f"{value:,.4g}" for value in np.median(values, axis=0).tolist()]
+    medians = [f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in np.median(values, axis=0).tolist()]
     return medians[0] if len(medians) == 1 else ", ".join(map(" ".join, zip(_COLOURS, medians, strict=True)))
 
 

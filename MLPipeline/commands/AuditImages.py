@@ -63,7 +63,7 @@ def run(config: Config) -> None:
     cache, workers = config.output / "cache", decoding_threads(config.workers)
     with resumable_reading():
         inspection = inspect_images(index, cache, workers, config.verify, progress, _keeper(config, index))
-    pairs = find_duplicates(index, inspection, cache)
+    pairs = find_duplicates(index, inspection, cache, progress)
     groups = group_images(index, inspection, pairs, config.group)
     facts, findings = describe(index, inspection), find_faults(index, inspection, pairs, groups)
     _say_all([*fact_lines(facts), "", *finding_lines(findings), ""])

@@ -96,11 +96,11 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
         config.workers,
         progress,
         digests,
-        cache_limit=config.cache_limit,
+        cache_limit=resolved.cache_limit,
         preprocessing=preprocessing,
     )
     if dataset.rows.are_pixels:
-        raise ResourceError(f"--cache-limit {config.cache_limit:g}: no room for the features", "Give a larger limit")
+        raise ResourceError(f"--cache-limit {resolved.cache_limit:g}: no room for the features", "Give a larger limit")
     index = dataset.index
     counts = [len(index.positions(each)) for each in (TRAIN, VAL)]
     say(f"model    {config.model}, weights: {weights.kind}; only the head is trained, on stored features")

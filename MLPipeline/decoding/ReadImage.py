@@ -31,6 +31,8 @@ from MLPipeline.decoding.Png import decode_png
 from MLPipeline.decoding.ReadHeader import read_header
 from MLPipeline.decoding.StoredPixels import StoredPixels
 from MLPipeline.decoding.Tiff import decode_tiff
+from MLPipeline.Errors import is_out_of_memory
+from MLPipeline.files.ErrnoHints import is_shortage, unreadable
 
 for _name in ("imagecodecs", "tifffile", "PIL"):  # the reader reports what is wrong, with the name of the file
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
@@ -107,6 +109,7 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         UnreadableImage: a folder, FIFO or device (also behind a link), larger than `MAX_FILE_BYTES`, or not to be read.
+        ResourceError: there is a lack that concerns all files, such as too many open files.
     """
     try:
         status = path.stat()
@@ -116,6 +119,8 @@ def read_bytes(path: Path) -> bytes:
             raise UnreadableImage(f"too large: {status.st_size / 2**20:.0f} MB")
         return path.read_bytes()
     except OSError as error:
+        if is_shortage(error):  # else image after image would be skipped
+            raise unreadable(path, error, "Run the same command again") from error
         raise UnreadableImage((error.strerror or type(error).__name__).lower()) from None
 
 
@@ -171,9 +176,11 @@ def _decode_stored(data: bytes, header: ImageHeader, size: tuple[int, int] | Non
     """Return the pixels at the depth of the file; a JPEG may be reduced to a size that suffices for `size`."""
     try:
         stored = decode_jpeg(data, header, size) if header.kind == "JPEG" else DECODERS[header.kind](data, header)
-    except (UnreadableImage, MemoryError):
+    except UnreadableImage:
         raise
-    except Exception:  # each decoder has errors of its own
+    except Exception as error:  # each decoder has errors of its own
+        if is_out_of_memory(error):
+            raise
         raise UnreadableImage(f"truncated or corrupt {header.kind}") from None
     if stored.pixels.ndim == 3 and stored.pixels.shape[2] not in (3, 4):
         raise UnreadableImage(f"{stored.pixels.shape[2]} channels")

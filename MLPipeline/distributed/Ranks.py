@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from MLPipeline.distributed.Rendezvous import Board, launch_name, names
-from MLPipeline.Errors import DataError, ResourceError
+from MLPipeline.Errors import DataError, ResourceError, is_out_of_memory
 
 _AT_ONCE = 64  # items that a rank sends to rank 0 at a time
 
@@ -242,6 +242,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:  # the type of all errors of gloo, NCCL and the store
+            if is_out_of_memory(error):
+                raise
             assert self._board is not None
             self._board.leave("alive")
             gone = self._board.missing("alive", range(self.size), _FAREWELL_S)

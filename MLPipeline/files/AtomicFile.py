@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from MLPipeline.Errors import ResourceError
+from MLPipeline.files.ErrnoHints import errno_hint
 
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # the names of the temporary files of `write_file`
 
@@ -53,11 +54,9 @@ def write_text(path: Path, text: str) -> None:
     write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
-def unwritable(path: Path, error: OSError) -> ResourceError:
-    """Return the error to raise when writing to `path` has failed."""
-    return ResourceError(
-        f"{path}: cannot be written ({error.strerror or error})", "Free space or give another --output"
-    )
+def unwritable(path: Path, error: OSError, alternative: str = "Give another --output") -> ResourceError:
+    """Return the error to raise when writing to `path` has failed; `alternative` is what helps in any case."""
+    return ResourceError(f"{path}: cannot be written ({error.strerror or error})", errno_hint(error, alternative))
 
 
 def _link_previous(path: Path) -> None:

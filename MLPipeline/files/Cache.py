@@ -15,22 +15,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.Errors import ResourceError
 from MLPipeline.files.AtomicFile import unwritable
+from MLPipeline.files.Lock import has_locks, held
+from MLPipeline.files.Machine import container_memory
 
 FORMAT = 1
 DIGEST_BYTES = 16
+DEFAULT_LIMIT_GB = 20.0
 _MAX_LATEST = 2**16
 _FREE_SHARE = 0.9  # the share of the free disk space that a cache may use
 _GB = 10**9
@@ -82,7 +86,11 @@ class RowStore:
                 yield self
                 return
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._locked(), open(self._rows, "ab") as self._row_file, open(self._keys, "ab") as self._key_file:
+            with (
+                held(self.folder / "lock", self.folder),
+                open(self._rows, "ab") as self._row_file,
+                open(self._keys, "ab") as self._key_file,
+            ):
                 self._cut()
                 self._load()
                 ranks.require_shared(self.folder)  # the other ranks wait here until the store is consistent
@@ -145,14 +153,6 @@ class RowStore:
             return np.empty((0, *self.shape), self.dtype)
         return np.memmap(self._rows, self.dtype, mode="r", shape=(number, *self.shape))
 
-    def _locked(self) -> AbstractContextManager:
-        lock = FileLock(self.folder / "lock")
-        try:
-            return lock.acquire(timeout=0.2)
-        except Timeout:
-            logger.warning("waiting for another run that is writing to %s", self.folder)
-            return lock.acquire()
-
     def _cut(self) -> None:
         """Truncate the files to the complete rows: a killed run may have left a partial one."""
         num_keys = self._keys.stat().st_size // _KEY.itemsize
@@ -174,11 +174,18 @@ class RowStore:
         self._latest = {}
 
 
-def has_room(cache: Path, store: RowStore, num_rows: int, limit: float) -> bool:
+def default_limit_gb() -> float:
+    """Return the default of `--cache-limit`: the pages of a container's files count towards its memory limit."""
+    return min(DEFAULT_LIMIT_GB, (container_memory() or math.inf) / _GB)
+
+
+def has_room(cache: Path, store: RowStore, num_rows: int, limit: float | None) -> bool:
     """Return whether `store` may hold `num_rows` rows: within `limit` GB, and within the free space of the disk.
 
+    None stands for `default_limit_gb`.
     To make room, deletes other stores that no process is using, the least recently used first.
     """
+    limit = default_limit_gb() if limit is None else limit
     needed = num_rows * store.row_bytes
     if needed > limit * _GB:
         return False
@@ -207,12 +214,14 @@ def _last_used(folder: Path) -> float:
 
 
 def _delete(folder: Path) -> bool:
-    """Delete a store and return whether that succeeded; a store that another process is writing to is kept."""
+    """Delete a store and return whether that succeeded; a store that another process may be writing to is kept."""
     try:
-        with FileLock(folder / "lock", timeout=0):
+        if not has_locks(folder):
+            return False
+        with held(folder / "lock", folder, timeout_s=0):
             for name in ("keys.bin", "rows.bin"):  # in this order: rows without keys are ignored
                 (folder / name).unlink(missing_ok=True)
-    except (Timeout, OSError):  # Windows also refuses to delete memory-mapped files
+    except (ResourceError, OSError):  # Windows also refuses to delete memory-mapped files
         return False
     logger.info("%s deleted to keep the cache within its limit", folder)
     return True

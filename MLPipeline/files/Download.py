@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from tqdm import tqdm
 
 from MLPipeline.Errors import ResourceError
-from MLPipeline.files.AtomicFile import write_file
+from MLPipeline.files.AtomicFile import unwritable, write_file
 
 TIMEOUT_S = 20.0  # for the server to answer, and for each part of the file to arrive
 CHUNK_BYTES = 2**18
@@ -56,7 +56,9 @@ def download(
             f"{url}: cannot be downloaded ({error})", f"Save it as {target}, or {instead}"
         ) from error
     except ResourceError as error:
-        raise ResourceError(error.what, f"Free space, {elsewhere}, or {instead}") from error
+        if isinstance(error.__cause__, OSError):
+            error = unwritable(target, error.__cause__, f"{elsewhere}, or {instead}")
+        raise error
 
 
 def _open(url: str) -> HTTPResponse:

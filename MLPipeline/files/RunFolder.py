@@ -7,17 +7,17 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from MLPipeline.Errors import DataError, ResourceError, UsageError, did_you_mean
+from MLPipeline.Errors import DataError, UsageError, did_you_mean
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.Lock import held
 
 RUNS_TABLE = "runs.csv"
 LAUNCH_FILE = "launch.txt"  # the torchrun command that started the run
@@ -91,21 +91,13 @@ def lock_run(run: Run) -> Iterator[None]:
         ResourceError: another process is writing to the folder, or the folder cannot be written.
     """
     locks = run.path.parent / ".locks"
-    lock, owner = FileLock(locks / run.path.name), locks / f"{run.path.name}.pid"
-    try:
-        locks.mkdir(exist_ok=True)
-        lock.acquire(timeout=0)
-        owner.write_text(f"{os.getpid()}", encoding="utf-8")
-    except Timeout as error:
-        process = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
-        raise ResourceError(f"{run.path}: in use by process {process}", "Wait until it is done, or end it") from error
-    except OSError as error:
-        raise unwritable(run.path, error) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            locks.mkdir(exist_ok=True)
+            stack.enter_context(held(locks / run.path.name, run.path, timeout_s=0))
+        except OSError as error:
+            raise unwritable(run.path, error) from error
         yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
 
 
 def list_runs(output: Path) -> list[Run]:
@@ -227,9 +219,7 @@ def _locked(output: Path) -> Iterator[None]:
     """Lock `output` against changes by other runs; the lock of a killed run is released."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with FileLock(output / ".runs.lock", timeout=_LOCK_TIMEOUT_S):
+        with held(output / ".runs.lock", output, _LOCK_TIMEOUT_S):
             yield
-    except Timeout as error:
-        raise ResourceError(f"{output}: locked by another run", "Wait for that run, or end it") from error
     except OSError as error:
         raise unwritable(output, error) from error

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from MLPipeline.Errors import ResourceError, UsageError
 from MLPipeline.files.CsvFile import FORMULA_STARTS, cell_text
+from MLPipeline.files.ErrnoHints import errno_hint
 
 _SEPARATORS = ",;\t|"
 _NO_TABLES = {".xlsx", ".xls", ".ods", ".json", ".zip", ".gz"}
@@ -54,8 +55,10 @@ class TableFile:
     def _check_file(self) -> None:
         try:
             mode = os.stat(self.file).st_mode
-        except (OSError, ValueError) as error:  # a name may hold a null character
-            raise UsageError(f"{self.where}: cannot be read ({getattr(error, 'strerror', error)})", _HINT) from error
+        except OSError as error:
+            raise UsageError(f"{self.where}: cannot be read ({error.strerror})", errno_hint(error, _HINT)) from error
+        except ValueError as error:  # a null character in the name
+            raise UsageError(f"{self.where}: cannot be read ({error})", _HINT) from error
         if not stat.S_ISREG(mode):
             what = "is a folder" if stat.S_ISDIR(mode) else "is a device or a pipe, not a regular file"
             raise UsageError(f"{self.where}: {what}", _HINT)

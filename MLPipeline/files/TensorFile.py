@@ -11,8 +11,9 @@ from typing import BinaryIO
 
 import torch
 
-from MLPipeline.Errors import DataError, ResourceError
+from MLPipeline.Errors import DataError, ResourceError, is_out_of_memory, out_of_memory
 from MLPipeline.files.AtomicFile import write_file
+from MLPipeline.files.ErrnoHints import errno_hint
 
 DOS_FOLDER = 0x10  # a bit of the attributes in a zip archive's directory
 
@@ -42,7 +43,7 @@ def load_file(path: Path) -> object:
 
     Raises:
         DataError: `path` is missing, not a regular file, empty, damaged, in another format, or has other objects.
-        ResourceError: a `.safetensors` file, and that package is not installed.
+        ResourceError: a `.safetensors` file, and that package is not installed; or there is not enough memory.
     """
     require_file(path)
     try:
@@ -56,6 +57,9 @@ def load_file(path: Path) -> object:
     except (DataError, ResourceError):
         raise
     except Exception as error:  # damage can raise any error
+        if is_out_of_memory(error):
+            hint = "Close other programs, or use a smaller model"
+            raise out_of_memory(error, f"while {path} was read", hint) from error
         raise _unreadable(path, error) from error
 
 
@@ -67,8 +71,10 @@ def require_file(path: Path) -> None:
     """
     try:
         status = path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}", "Give the path of a file") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}", errno_hint(error, "Give the path of a file")) from error
+    except ValueError as error:  # a null character in the name
+        raise DataError(f"{path}: {error}", "Give the path of a file") from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise DataError(f"{path}: is {kind}", "Give the path of a file")
@@ -91,7 +97,7 @@ def _damaged_part(path: Path) -> str | None:
 def _load_safetensors(path: Path) -> object:
     try:
         from safetensors.torch import load_file as load_tensors
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ResourceError(f"{path}: requires the package safetensors", "Run pip install safetensors") from error
     return load_tensors(path)
 

@@ -40,7 +40,7 @@ class RowKeeper:
         frozen_stages: Callable[[], FrozenStages | None],
         cache: Path,
         num_images: int,
-        cache_limit: float = np.inf,
+        cache_limit: float | None = np.inf,
         fit: str = STRETCH,
     ) -> None:
         self.image_size, self.cache, self.fit = image_size, cache, fit

@@ -17,6 +17,8 @@ from torch.nn.functional import pad, relu
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import StochasticDepth
 
+from MLPipeline.Errors import is_out_of_memory
+
 # Activation -> its name in oneDNN, and its scalars.
 _ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
@@ -64,6 +66,8 @@ def fuse(network: nn.Module, means: Means, dtype: torch.dtype, sample: Tensor) -
             fused = _rewrite(network, means, dtype)
             return fused, fused(sample)
         except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
+            if is_out_of_memory(error):
+                raise
             logger.info("the network runs as it is, since it cannot be fused: %s", error)
     network.to(dtype)
     return network, network(sample)

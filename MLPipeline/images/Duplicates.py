@@ -29,7 +29,7 @@ from MLPipeline.images.ConfirmCopies import confirm_copies
 from MLPipeline.images.Fingerprint import GREY, IDENTITY
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Likeness import compare
-from MLPipeline.images.ReadAhead import decoding_threads
+from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 
 NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs cropped by 3 % on every side among 54,000 images
@@ -39,7 +39,7 @@ MIN_LIKENESS = 0.95  # of pairs worth reading again: copies of text reach 0.96, 
 MAX_TINT = 0.12  # difference in the share of red, green or blue; more contrast in a dark image gives 0.08
 MIN_CONTRAST = 4  # standard deviation of the grey values, below which there is nothing to compare
 _PAIRS_AT_ONCE = 256
-_SEARCH = f"2 {NUM_ORDERS} {NUM_NEIGHBOURS} {MAX_DISTANCE} {MIN_LIKENESS} {MAX_TINT} {IDENTITY}"  # what pairs depend on
+_SEARCH = f"3 {NUM_ORDERS} {NUM_NEIGHBOURS} {MAX_DISTANCE} {MIN_LIKENESS} {MAX_TINT} {IDENTITY}"  # what pairs depend on
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ class Pairs:
         return pd.DataFrame(columns | {"likeness": np.round(self.likeness, 4)})
 
 
-def find_duplicates(index: ImageIndex, inspection: Inspection, cache: Path | None = None) -> Pairs:
+def find_duplicates(
+    index: ImageIndex, inspection: Inspection, cache: Path | None = None, progress: Progress = no_progress
+) -> Pairs:
     """Return the pairs of images that are copies of one image.
 
     Among files with the same bytes, the first is paired with each of the others. The pairs of near-duplicates are not
@@ -82,22 +84,24 @@ def find_duplicates(index: ImageIndex, inspection: Inspection, cache: Path | Non
         ResourceError: the cache cannot be written.
     """
     if cache is None:
-        return _search(index, inspection)
-    contents = np.ascontiguousarray(inspection.prints["digest"]).tobytes()
+        return _search(index, inspection, progress)
+    columns = (inspection.prints["digest"], index.labels, index.splits)
+    contents = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
     file = cache / "duplicates" / f"{digest(_SEARCH.encode() + contents).hex()}.npz"
     with contextlib.suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile), np.load(file) as kept:
         return Pairs(kept["first"], kept["second"], kept["likeness"])
-    pairs = _search(index, inspection)
+    pairs = _search(index, inspection, progress)
     if ranks.is_first:
         write_file(file, lambda opened: np.savez(opened, **pairs.__dict__))
     return pairs
 
 
-def _search(index: ImageIndex, inspection: Inspection) -> Pairs:
+def _search(index: ImageIndex, inspection: Inspection, progress: Progress) -> Pairs:
     readable = np.flatnonzero(inspection.is_readable)
     originals, first, second = _copies(inspection.prints["digest"][readable])
     compared = readable[originals]
-    near = _near_duplicates(index, inspection, compared[inspection.prints["contrast"][compared] >= MIN_CONTRAST])
+    has_contrast = inspection.prints["contrast"][compared] >= MIN_CONTRAST
+    near = _near_duplicates(index, inspection, compared[has_contrast], progress)
     return Pairs(
         np.concatenate([readable[first], near.first]),
         np.concatenate([readable[second], near.second]),
@@ -189,7 +193,7 @@ def _copies(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.sort(first), original[repeats], repeats
 
 
-def _near_duplicates(index: ImageIndex, inspection: Inspection, compared: np.ndarray) -> Pairs:
+def _near_duplicates(index: ImageIndex, inspection: Inspection, compared: np.ndarray, progress: Progress) -> Pairs:
     prints = inspection.prints[compared]
     first, second = _candidates(np.stack([prints["phash"], prints["dhash"]], axis=1))
     is_alike = _same_tint(prints[first], prints[second])
@@ -204,8 +208,16 @@ def _near_duplicates(index: ImageIndex, inspection: Inspection, compared: np.nda
         for _ in threads.map(look, range(0, len(first), _PAIRS_AT_ONCE)):
             pass
     likely = np.flatnonzero(likeness >= MIN_LIKENESS)
-    found = likely[confirm_copies(first[likely], second[likely], likeness[likely], index.path, inspection.levels)]
-    return Pairs(first[found], second[found], np.minimum(likeness[found], np.float32(0.9999)))
+    first, second, likeness = first[likely], second[likely], likeness[likely]
+    levels, classes = inspection.levels, _shared_classes(index, first, second)
+    is_copy = confirm_copies(first, second, likeness, index.path, levels, classes, progress)
+    return Pairs(first[is_copy], second[is_copy], np.minimum(likeness[is_copy], np.float32(0.9999)))
+
+
+def _shared_classes(index: ImageIndex, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the class (K,) of each pair; -1 if a copy would be a finding: two labels, or two of the user's splits."""
+    is_shared = (index.labels[first] == index.labels[second]) & (index.splits[first] == index.splits[second])
+    return np.where(is_shared, index.labels[first].astype(np.int64), -1)
 
 
 def _candidates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

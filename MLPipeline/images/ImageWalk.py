@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from MLPipeline.decoding.ReadImage import FOREIGN_SUFFIXES, IMAGE_SUFFIXES
+from MLPipeline.files.ErrnoHints import is_shortage, unreadable
 
 _NUMBER = re.compile(r"\d+")
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found", "@eadir"}
@@ -87,6 +88,8 @@ class ImageWalk:
                 reason = _refuse_name(name) if is_file else self._refuse(Path(name), is_folder, name == str(folder))
                 inside = _entries(Path(name)) if is_folder and not reason else []
             except OSError as error:
+                if is_shortage(error):
+                    raise unreadable(name, error, "Run the same command again") from error
                 reason, inside = f"cannot be read ({error.strerror})", []
             if reason:
                 self.skip(Path(name), reason)

@@ -19,6 +19,7 @@ import numpy as np
 
 from MLPipeline.decoding.ReadImage import IMAGE_SUFFIXES
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
+from MLPipeline.files.ErrnoHints import unreadable
 from MLPipeline.files.TableFile import TableFile, cell_key, plain_cell
 from MLPipeline.images.ClassNames import check_names, class_name
 from MLPipeline.images.ImageWalk import ImageWalk, count_reasons, natural_order
@@ -161,8 +162,7 @@ def _walk(root: Path, follow_links: bool) -> tuple[bytearray, ImageWalk]:
     try:
         os.listdir(root)
     except OSError as error:
-        hint = "Give --data, the folder of the images that the table names"
-        raise DataError(f"{root}: cannot be read ({error.strerror})", hint) from error
+        raise unreadable(root, error, "Give --data, the folder of the images that the table names") from error
     for image in walk.names(root):
         names += os.fsencode(image)[start:] + b"\0"
     return names, walk

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from MLPipeline.decoding.EncodeImage import encode_png
 from MLPipeline.Errors import ResourceError
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.Download import download
+from MLPipeline.files.Lock import held
+from MLPipeline.files.Machine import num_cores
 
 LOCK_TIMEOUT_S = 600.0  # another run, or another process of this one, may be downloading
 NOT_IN_FOLDER_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]+')  # not allowed on at least one operating system
@@ -98,11 +99,8 @@ def named_data(data: Path, output: Path) -> Path | None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=LOCK_TIMEOUT_S):
-            yield
-    except Timeout as error:
-        raise ResourceError(f"{folder}: another run is creating it", "Wait for that run, or end it") from error
+    with held(folder.with_name(f".{folder.name}.lock"), folder, LOCK_TIMEOUT_S):
+        yield
 
 
 def _make_folders(source: Source, folder: Path) -> None:
@@ -162,7 +160,7 @@ def _write_images(images: Any, classes: list[str], folder: Path) -> None:
         else:
             (place / f"{number:05}.png").write_bytes(encode_png(np.asarray(image)))
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(num_cores() + 4) as pool:
         try:
             written = pool.map(write, range(len(classes)))
             for _ in tqdm(written, f"{folder.parent.name}/{folder.name}", len(classes), unit="image", disable=None):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +9,10 @@ from itertools import islice
 from typing import TypeVar
 
 from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.files.Machine import container_memory, num_cores
 
 AHEAD_PER_THREAD = 8  # items processed ahead of their use: hides disk latency and limits memory
+_BYTES_PER_THREAD = 2**28  # of a container's memory: a photograph of 50 megapixels while it is decoded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,8 +40,13 @@ def read_ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: i
 
 
 def decoding_threads(workers: int | None) -> int:
-    """Return the number of decoding threads: `workers` if given, else the cores divided by the local ranks."""
-    cores = os.cpu_count() or 1
-    with contextlib.suppress(AttributeError):  # not on macOS and Windows
-        cores = len(os.sched_getaffinity(0))
-    return workers or max(1, cores // ranks.local_size)
+    """Return the number of decoding threads: `workers` if given, else the cores divided by the local ranks.
+
+    A container with little memory gets fewer.
+    """
+    if workers:
+        return workers
+    threads, memory = num_cores() // ranks.local_size, container_memory()
+    if memory:
+        threads = min(threads, memory // ranks.local_size // _BYTES_PER_THREAD)
+    return max(1, threads)

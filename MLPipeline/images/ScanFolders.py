@@ -6,6 +6,7 @@ that are left out are listed with the reason.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -18,12 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from MLPipeline.Errors import DataError, did_you_mean
+from MLPipeline.files.ErrnoHints import unreadable
 from MLPipeline.images.ClassNames import check_names, class_name, twins
 from MLPipeline.images.ImageWalk import ImageWalk, Skipped, count_reasons, natural_order, visible
 from MLPipeline.images.SplitFolders import EXPECTED_LAYOUT, Layout, find_layout
 
 TRAIN, VAL, TEST, UNSPLIT = 0, 1, 2, -1
 SPLITS = ("train", "val", "test")
+
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR)
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +109,8 @@ def scan_folders(
         walk = ImageWalk(root, follow_links, [folder for _, folder in layout.class_folders])
         _skip_beside(layout, walk)
     except OSError as error:
-        raise DataError(f"{error.filename or root}: cannot be read ({error.strerror})", EXPECTED_LAYOUT) from error
+        failure = unreadable(error.filename or root, error, "Give another --data")
+        raise (DataError(failure.what, EXPECTED_LAYOUT) if error.errno in _NO_FOLDER else failure) from error
     found = [
         _Found(SPLITS.index(split) if split else UNSPLIT, folder, root, walk.images(folder))
         for split, folder in layout.class_folders

@@ -26,7 +26,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from MLPipeline.Errors import PipelineError
+from MLPipeline.Errors import PipelineError, is_out_of_memory
 
 Task = tuple[str, tuple[Any, ...]]  # "file in this folder.function", arguments without tensors
 Message = tuple[int, bool, Task]  # number of the order, whether it comes from `ask`, task
@@ -160,6 +160,11 @@ class Drawing:
                 self._process.communicate()
             self._process = None
 
+    def kill(self) -> None:
+        """End the process at once, from any thread; what it has not drawn is lost."""
+        if self._process is not None:
+            self._process.kill()
+
 
 def serve() -> None:
     """Run the tasks that arrive on standard input and send back the results, until the end of the input."""
@@ -170,7 +175,10 @@ def serve() -> None:
     threading.Thread(target=_receive, args=(messages, answers), daemon=True).start()
     sender = threading.Thread(target=_send, args=(answers, pipe), daemon=True)
     sender.start()
-    import_module("MLPipeline.report.ScorePlots")  # in the meantime, before the first task
+    try:
+        import_module("MLPipeline.report.ScorePlots")  # in the meantime, before the first task
+    except Exception:  # a lack of memory, above all; the other process then draws, and says what is wrong
+        os._exit(1)
     while (message := messages.get()) is not _END:
         _answer(message, answers)
     answers.put(_END)
@@ -212,9 +220,11 @@ def _answer(message: Message, answers: SimpleQueue[Any]) -> None:
 def _outcome(task: Task) -> Answer:
     try:
         return _run_task(task), None
-    except (PipelineError, MemoryError) as error:
+    except PipelineError as error:
         return None, error
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None, MemoryError(str(error))
         return None, RuntimeError(traceback.format_exc())
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+
+from MLPipeline.files.Machine import memory_bytes, num_cores
 
 _PACKAGES = ("torch", "torchvision", "opencv-python-headless", "numpy", "pandas", "matplotlib")
 
@@ -25,13 +26,14 @@ def environment() -> dict[str, object]:
     """Return the content of `environment.json`."""
     import torch  # imported here: --version must not wait for it
 
-    has_gpu = torch.cuda.is_available()
+    has_gpu, memory = torch.cuda.is_available(), memory_bytes()
     return {
         "python": platform.python_version(),
         **package_versions(),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": num_cores(),
+        "memory_gb": round(memory / 1e9, 1) if memory else None,
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if has_gpu else None,
         "gpu": torch.cuda.get_device_name() if has_gpu else None,

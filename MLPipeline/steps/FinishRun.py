@@ -80,13 +80,19 @@ def reported_if_stopped(job: Job) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, PipelineError) as stop:
         if ranks.is_first and job.history:
-            reason = "stopped by hand" if isinstance(stop, KeyboardInterrupt) else str(stop).rstrip(".")
+            reason = _reason(stop)
             notes = job.inspection.notes(job.index)
             content = ReportContent(job.config, job.weights, job.index, notes, job.history, interrupted=reason)
             content = replace(content, preprocessing=job.preprocessing)
             with contextlib.suppress(PipelineError):  # the disk may be full: the first error is the one to report
                 write_report(job.run.path, content)
         raise
+
+
+def _reason(stop: BaseException) -> str:
+    if not isinstance(stop, KeyboardInterrupt):
+        return str(stop).rstrip(".")
+    return "stopped by hand" if str(stop) in ("", "SIGINT") else f"stopped by {stop}"
 
 
 def _heat_maps(job: Job, dataset: Dataset, scored: Sequence[SplitPredictions]) -> dict[int, np.ndarray]:

@@ -12,7 +12,8 @@ from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, resumable_reading
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.Errors import UsageError
+from MLPipeline.Errors import UsageError, within_memory
+from MLPipeline.files.Cache import default_limit_gb
 from MLPipeline.files.RunFolder import check_output, recorded_data
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
@@ -67,11 +68,14 @@ def build(config: Config, num_classes: int) -> tuple[Classifier, Config, Weights
     """Return the model with its first weights; the settings with the model's defaults filled in."""
     spec, freeze_is_stated = find_model(config.model), config.freeze is not None
     config = resolve(config, spec)
+    if config.cache_limit is None:  # kept with the run: whether features are stored decides its last digits
+        config = replace(config, cache_limit=default_limit_gb())
     torch.manual_seed(config.seed % 2**63)
-    model = build_model(config.model, num_classes, config.image_size)
-    with ranks.in_turn():
-        weights = load_weights(model, spec, config.weights)
-    model.head = make_head(model.head, config.hidden, config.dropout, config.seed)
+    with within_memory("while the model was built", "Use a smaller --model, or close other programs"):
+        model = build_model(config.model, num_classes, config.image_size)
+        with ranks.in_turn():
+            weights = load_weights(model, spec, config.weights)
+        model.head = make_head(model.head, config.hidden, config.dropout, config.seed)
     if weights.kind == "none" and config.freeze != "none":
         if freeze_is_stated:
             note(f"--freeze {config.freeze} keeps random weights: the head is trained on meaningless features")
@@ -110,7 +114,7 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> tuple[Im
     The inspection learns of the classes that a split has no images of (its `gaps`), which are noted.
     """
     cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
-    pairs = find_duplicates(index, inspection, cache)
+    pairs = find_duplicates(index, inspection, cache, progress)
     groups = group_images(index, inspection, pairs, config.group)
     find_conflicts(index, pairs)
     index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))

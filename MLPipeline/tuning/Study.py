@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from MLPipeline.Errors import ResourceError
+from MLPipeline.Errors import ResourceError, is_out_of_memory
 from MLPipeline.files.AtomicFile import unwritable
 
 try:
@@ -22,6 +22,8 @@ try:
     from optuna.storages.journal import JournalFileBackend, JournalStorage
     from optuna.trial import TrialState
 except ImportError as error:
+    if is_out_of_memory(error):
+        raise
     raise ResourceError("tune: needs Optuna", "Run pip install 'optuna>=4'") from error
 
 __all__ = ["Study", "Trial", "TrialState", "importances", "make_sampler", "open_study"]

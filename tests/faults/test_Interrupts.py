@@ -85,7 +85,7 @@ def test_stopped_elsewhere(command: Command, tmp_path: Path, blow: Blow) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_second_signal_is_obeyed_at_once(command: Command, tmp_path: Path, when: str) -> None:
+def test_a_second_signal_takes_effect_at_once(command: Command, tmp_path: Path, when: str) -> None:
     """The step under way is not saved; what was saved after the one before is whole."""
     twice = Blow("step", 5, when, signal.SIGINT, times=2)
     require_whole(command, tmp_path, twice)

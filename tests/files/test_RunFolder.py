@@ -55,7 +55,7 @@ def test_runs_created_at_once_get_different_numbers(tmp_path: Path) -> None:
 
 def test_a_lock_that_another_run_holds_ends_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunFolder, "_LOCK_TIMEOUT_S", 0.05)
-    with FileLock(tmp_path / ".runs.lock"), pytest.raises(ResourceError, match="locked by another run"):
+    with FileLock(tmp_path / ".runs.lock"), pytest.raises(ResourceError, match="in use by another process. Wait"):
         create_run(tmp_path, "cnn", DATA)
     create_run(tmp_path, "cnn", DATA)  # the file is still there, the lock is not
 

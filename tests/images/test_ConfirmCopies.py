@@ -45,3 +45,24 @@ def test_images_that_only_look_alike_are_compared_with_a_few_each(monkeypatch, p
 def test_a_file_that_has_vanished_is_no_copy(path_of) -> None:
     first, second = np.array([0, 0]), np.array([1, NUM_IMAGES])
     assert confirm_copies(first, second, np.array([0.9, 1.0]), path_of).tolist() == [True, False]
+
+
+def test_a_large_class_of_frames_is_decided_by_a_sample_unless_one_pair_differs(monkeypatch, path_of) -> None:
+    monkeypatch.setattr(ConfirmCopies, "MAX_IN_FULL", 20)
+    monkeypatch.setattr(ConfirmCopies, "NUM_SAMPLED", 10)
+    pairs = np.array(list(itertools.combinations(range(NUM_IMAGES), 2))).T
+    is_inside = (pairs < 40).all(axis=0)  # a class of 40 images; the others are of several classes or splits
+    classes = np.where(is_inside, 0, -1)
+    comparisons: list[int] = []
+
+    def confirm(is_same: Callable[[], bool]) -> np.ndarray:
+        comparisons.clear()
+        monkeypatch.setattr(ConfirmCopies, "is_same_picture", lambda *_: comparisons.append(1) or is_same())
+        return confirm_copies(*pairs, np.linspace(1, 0, pairs.shape[1]), path_of, classes=classes)
+
+    is_copy = confirm(lambda: True)
+    assert is_copy.sum() == NUM_IMAGES - 1  # as when each is checked
+    assert len(comparisons) == 10 + is_copy[~is_inside].sum() < 50
+
+    is_copy = confirm(lambda: len(comparisons) != 5)  # the fifth of the sample differs: all of the class are checked
+    assert is_copy.sum() == NUM_IMAGES - 1 and len(comparisons) >= 10 + NUM_IMAGES - 1

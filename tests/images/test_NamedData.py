@@ -179,5 +179,8 @@ def test_a_full_disk_is_one_line(cifar: bytes, tmp_path: Path, monkeypatch: pyte
 def test_two_runs_do_not_make_it_at_once(cifar: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(cifar, tmp_path)
     monkeypatch.setattr(NamedData, "LOCK_TIMEOUT_S", 0.1)
-    with FileLock(tmp_path / "datasets" / ".cifar10.lock"), pytest.raises(ResourceError, match="another run"):
+    with (
+        FileLock(tmp_path / "datasets" / ".cifar10.lock"),
+        pytest.raises(ResourceError, match="in use by another process"),
+    ):
         named_data(Path("cifar10"), tmp_path)

@@ -105,21 +105,25 @@ def run_struck(
     blow: Blow | None = None,
     kill_after_s: float | None = None,
     forget_optimizer: bool = False,
+    change: Callable[[], None] | None = None,
 ) -> Ended:
     """Return how `python Engine.py <argv>` ends with `blow`, or killed after `kill_after_s`; its output goes to `log`.
 
-    `last.pt` is written after every step. With `forget_optimizer` the optimizer state in it is not loaded.
+    `last.pt` is written after every step. With `forget_optimizer` the optimizer state in it is not loaded. `change` is
+    called in the new process before the command.
     """
     _start_server()
     words = [str(word) for word in argv]
     started = time.monotonic()
-    process = _processes.Process(target=_command, args=(words, log, blow, forget_optimizer))
+    process = _processes.Process(target=_command, args=(words, log, blow, forget_optimizer, change))
     process.start()
     process.join(kill_after_s)
     if kill_after_s is not None:
         process.kill()
     process.join(120)
-    assert process.exitcode is not None, f"{words} hangs: {log.read_text()}"
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"{words} hangs: {log.read_text()}")
     counted = log.with_suffix(".json")
     calls = json.loads(counted.read_text()) if counted.exists() else {}
     counted.unlink(missing_ok=True)
@@ -151,7 +155,9 @@ def _start_server() -> None:
     _processes.set_forkserver_preload(["tests.support.crash"])
 
 
-def _command(words: list[str], log: Path, blow: Blow | None, forget_optimizer: bool) -> None:
+def _command(
+    words: list[str], log: Path, blow: Blow | None, forget_optimizer: bool, change: Callable[[], None] | None
+) -> None:
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # tqdm's own lock is a semaphore, which a killed process would leak
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -160,6 +166,8 @@ def _command(words: list[str], log: Path, blow: Blow | None, forget_optimizer: b
     calls = prepare(setattr, blow)
     if forget_optimizer:
         torch.optim.Optimizer.load_state_dict = lambda self, stored: None  # type: ignore[assignment,method-assign]
+    if change:
+        change()
     code = Engine.main(words)
     log.with_suffix(".json").write_text(json.dumps({moment: next(count) - 1 for moment, count in calls.items()}))
     sys.exit(code)

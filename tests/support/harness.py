@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import re
-import signal
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from unittest.mock import patch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import Engine
+from MLPipeline.console.Signals import stop_signals
 from MLPipeline.report.Drawing import drawing
 
 SMALL = ["--model", "cnn", "--image-size", "16", "--epochs", "2", "--device", "cpu", "-j", "1"]
@@ -61,7 +61,6 @@ def run(argv: list[str | Path], paints: bool = False) -> Outcome:
     runs = [path for path in runs if str(path) != resumed]
     before = [content(folder) for folder in (data, *runs)]
     out, err = io.StringIO(), io.StringIO()
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     figures = contextlib.nullcontext() if paints else blank_figures()
     with figures, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -69,8 +68,7 @@ def run(argv: list[str | Path], paints: bool = False) -> Outcome:
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
         finally:
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
+            stop_signals.uninstall()
     for folder, was in zip((data, *runs), before, strict=True):
         assert content(folder) == was, f"{folder} was changed by {words}"
     return Outcome(code, out.getvalue(), err.getvalue())
