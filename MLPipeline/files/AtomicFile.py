@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +19,8 @@ _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # the names of the temporary f
 def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: bool = False) -> None:
     """Write `path` atomically by calling `write` on an open file: `path` has its old content or all of its new one.
 
-    With `keep_previous`, the old content is kept as `<name>.prev`.
+    An existing file keeps its permissions, and its owner if the system allows. With `keep_previous`, the old content
+    is kept as `<name>.prev`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -30,6 +32,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: b
             write(file)
             file.flush()
             os.fsync(file.fileno())
+            _keep_access(path, file.fileno())
         if keep_previous and path.exists():
             _link_previous(path)
         os.replace(temporary, path)
@@ -58,6 +61,20 @@ def unwritable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
         f"{path}: cannot be written ({error.strerror or error})", "Free space or give another --output"
     )
+
+
+def _keep_access(path: Path, descriptor: int) -> None:
+    """Give an open file the owner and the permissions of the file at `path`, if there is one."""
+    if os.name == "nt":  # permissions are those of the folder
+        return
+    try:
+        status = os.stat(path)
+    except OSError:
+        return
+    with contextlib.suppress(OSError):  # only an administrator may give files away
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+    with contextlib.suppress(OSError):
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
 
 
 def _link_previous(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from MLPipeline.Errors import ResourceError
 from MLPipeline.files.CsvFile import open_csv, write_csv
+from MLPipeline.files.Destination import Destination
 
 COLUMNS = ["path", "=class", "share"]
 ROWS: list[tuple[Any, ...]] = [
@@ -21,7 +24,7 @@ ROWS: list[tuple[Any, ...]] = [
 
 
 def test_the_table_is_that_of_write_csv(tmp_path: Path) -> None:
-    with open_csv(tmp_path / "deep" / "stream.csv", COLUMNS) as add:
+    with open_csv(Destination(tmp_path / "deep" / "stream.csv"), COLUMNS) as add:
         for row in ROWS:
             add(row)
     write_csv(pd.DataFrame(ROWS, columns=COLUMNS, dtype=object), tmp_path / "whole.csv")
@@ -33,7 +36,7 @@ def test_until_the_end_the_old_table_stays_and_nothing_lies_about(tmp_path: Path
     path = tmp_path / "table.csv"
     path.write_text("old")
     with pytest.raises(error if isinstance(error, type) else type(error)):
-        with open_csv(path, COLUMNS) as add:
+        with open_csv(Destination(path), COLUMNS) as add:
             add(ROWS[0])
             raise error
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
@@ -42,15 +45,19 @@ def test_until_the_end_the_old_table_stays_and_nothing_lies_about(tmp_path: Path
 def test_a_place_that_cannot_be_written_is_told_before_the_first_row(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match=r"file/table.csv: cannot be written"):
-        with open_csv(tmp_path / "file" / "table.csv", COLUMNS):
+        with open_csv(Destination(tmp_path / "file" / "table.csv"), COLUMNS):
             pytest.fail("it went on")
 
 
 def test_a_disk_that_fills_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = open("/dev/full", "w")
+    class Full(io.BytesIO):
+        def write(self, content: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    full = Full()
     monkeypatch.setattr("MLPipeline.files.CsvFile.tempfile.TemporaryFile", lambda *args, **named: full)
     with pytest.raises(ResourceError, match=r"table.csv: cannot be written \(No space left on device\)"):
-        with open_csv(tmp_path / "table.csv", COLUMNS) as add:
+        with open_csv(Destination(tmp_path / "table.csv"), COLUMNS) as add:
             for _ in range(10_000):
                 add(ROWS[0])
     assert not (tmp_path / "table.csv").exists()
