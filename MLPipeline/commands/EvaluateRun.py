@@ -19,7 +19,7 @@ from MLPipeline.files.CsvFile import write_answers
 from MLPipeline.files.Destination import Destination
 from MLPipeline.files.RunFolder import find_run
 from MLPipeline.images.ScanFolders import SPLITS
-from MLPipeline.report.Report import counted, oddity_lines, per_class_lines, result_lines, table_of
+from MLPipeline.report.Report import counted, oddity_lines, per_class_lines, result_lines, stored_metrics, table_of
 
 
 def run(config: Config) -> None:
@@ -48,7 +48,7 @@ def run(config: Config) -> None:
     if table:
         write_answers(table_of(dataset.index, scored), table)
     if config.json:
-        say(json.dumps(metrics))
+        say(json.dumps(stored_metrics(metrics)))
     else:
         about = f"images   {counted(metrics['n'], f'{config.split} image')} of {dataset.index.root}"
         lines = [f"run      {opened.run.path}", about, "", *per_class_lines(metrics), "", *result_lines(metrics)]
