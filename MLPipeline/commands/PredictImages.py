@@ -33,7 +33,7 @@ from MLPipeline.scoring.Unknown import differs_from_training
 
 _MIN_CONFIDENCE = 0.5  # for --sort-into if the model has no rule: below it, an answer is more likely wrong than not
 _HEAT_QUALITY = 90
-_OTHER_BYTES = 40  # of the name of a heat map: its number, its suffix, and what a temporary file adds
+_OTHER_BYTES = 20  # of the name of a heat map: its number and its suffix
 HEAT_MAPS = "heatmaps"  # folder in the output folder
 
 Receiver = Callable[[Answer], object]

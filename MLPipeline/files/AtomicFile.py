@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from MLPipeline.Errors import ResourceError
+from MLPipeline.files.FileNames import shorten
 
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # the names of the temporary files of `write_file`
+_MAX_BYTES = 240  # of the name in them; file systems allow 255
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: bool = False) -> None:
@@ -25,7 +27,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: b
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    temporary = path.parent / f".{shorten(path.name, _MAX_BYTES)}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:

@@ -110,3 +110,19 @@ def test_a_copy_that_fails_leaves_no_half_and_is_named(tmp_path: Path, monkeypat
     with pytest.raises(ResourceError, match=r"sorted/cat/1.jpg: cannot be written \(No space left"):
         copies.add(a_file(tmp_path, "1.jpg"), "cat")
     assert not list((tmp_path / "sorted").rglob("*.jpg"))
+
+
+def test_long_names_that_meet_in_one_folder_are_shortened(tmp_path: Path) -> None:
+    name = "猫" * 83 + "x.jpg"  # 254 bytes
+    copies = SortedCopies(tmp_path / "sorted", ["cat"], Reserved([]))
+    added = [copies.add(a_file(tmp_path / str(number), name, b"%d" % number), "cat") for number in range(12)]
+    assert added[0].name == name and added[1].name == "猫" * 83 + "-2.jpg" and added[11].name == "猫" * 82 + "-12.jpg"
+    assert [path.read_bytes() for path in added] == [b"%d" % number for number in range(12)]
+    assert all(len(os.fsencode(path.name)) <= 255 for path in added)
+
+
+@pytest.mark.parametrize("hidden", ["\u202e", "\u2066", "\u200b", "\ufeff", "\xad", "\x1b", "\n"])
+def test_what_is_invisible_reaches_no_folder(tmp_path: Path, hidden: str) -> None:
+    copies = SortedCopies(tmp_path / "sorted", [f"cat{hidden}s"], Reserved([]))
+    copy = copies.add(a_file(tmp_path, f"photo{hidden}gpj.exe"), f"cat{hidden}s")
+    assert copy == tmp_path / "sorted" / "cat_s" / "photo_gpj.exe"
