@@ -29,6 +29,7 @@ class SortedCopies:
     def __init__(self, root: Path, classes: Sequence[str], reserved: Reserved) -> None:
         self.folders = {name: root / folder for name, folder in zip(classes, folder_names(classes), strict=True)}
         self.unsure = root / UNSURE
+        self._numbers: dict[Path, int] = {}  # the last number that each name was given, where several files share it
         for folder in (root, self.unsure, *self.folders.values()):
             reserved.check_folder("--sort-into", folder)
 
@@ -47,11 +48,12 @@ class SortedCopies:
             folder.mkdir(parents=True, exist_ok=True)
             max_bytes = longest_name(folder)
             with path.open("rb") as source:
-                for number in itertools.count(1):
+                for number in itertools.count(self._numbers.get(folder / wanted, 1)):
                     copy = folder / numbered_name(wanted, number, max_bytes)
                     try:
                         target = copy.open("xb")  # never overwrites a file
                     except FileExistsError:
+                        self._numbers[folder / wanted] = number + 1
                         continue
                     break
                 try:
