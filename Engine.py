@@ -128,7 +128,7 @@ def open_run(config: Config) -> Iterator[Run]:
                 write_text(run.path / LAUNCH_FILE, ranks.launch)
         try:
             yield ranks.from_first(run)
-        except (KeyboardInterrupt, BrokenPipeError, ResourceError):
+        except (KeyboardInterrupt, ResourceError):
             note(hint)
             raise
 

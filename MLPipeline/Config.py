@@ -196,7 +196,12 @@ class Config:
         False, "write heat maps of the regions that each prediction is based on", "answers", is_for_training=False
     )
     topk: int = _flag(3, "number of classes shown per image", "answers", low=1, high=100_000, is_for_training=False)
-    csv: Path | None = _flag(None, "write the predictions to this CSV file (none)", "answers", is_for_training=False)
+    csv: Path | None = _flag(
+        None, "write the predictions to this CSV file; - is standard output (none)", "answers", is_for_training=False
+    )
+    overwrite: bool = _flag(
+        False, "let --csv replace a text file that is not a table of predictions", "answers", is_for_training=False
+    )
     json: bool = _flag(False, "print JSON instead of text", "answers", is_for_training=False)
     workers: int | None = _flag(
         None, "number of decoding threads (one per core)", "machine", short="-j", low=1, high=1024

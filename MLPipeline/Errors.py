@@ -13,8 +13,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Line ends, control characters (C0, C1, DEL), and marks that change the direction of text.
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # What torch (CPU, CUDA, MPS), C++, OpenCV, the threads of Python and the dynamic loader say when memory is exhausted.
 # The loader says "cannot allocate memory in static TLS block" for another reason, and cannot map files of a `noexec`
 # disk.
@@ -24,6 +22,13 @@ _NO_MEMORY = re.compile(
     r"|cannot allocate memory(?! in static)|failed to map segment from shared object(?!: Operation not permitted)",
     re.IGNORECASE,
 )
+# Control characters (C0, C1, DEL), line ends, and what is invisible: marks that change the direction of text, spaces
+# without width, tags. Joiners are kept between two characters outside ASCII: emoji and many scripts need them there.
+INVISIBLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    r"|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|[tnr])")
 
 
 class PipelineError(Exception):
@@ -113,8 +118,16 @@ def _opencv_errors() -> tuple[type[Exception], ...]:
 
 
 def one_line(text: str) -> str:
-    r"""Return `text` with control characters as backslash escapes: a file may be called `\x1b[2J` or hold a newline."""
-    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    r"""Return `text` with control characters and invisible ones as backslash escapes.
+
+    A file may be called `\x1b[2J`, or `photo\u202egpj.exe`, which is shown as `photoexe.jpg`.
+    """
+    return INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def unescaped(line: str) -> str:
+    r"""Return the text that `one_line` has made `line` of; `\udcff` becomes a byte of a name that is not UTF-8."""
+    return _ESCAPE.sub(lambda match: match[0].encode().decode("unicode_escape"), line)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

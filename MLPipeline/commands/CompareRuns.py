@@ -12,6 +12,7 @@ from MLPipeline.console.Console import say
 from MLPipeline.decoding.Levels import LEVELS_FILE, Levels, are_levels
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Errors import UsageError
+from MLPipeline.files.Destination import Reserved
 from MLPipeline.files.RunFolder import Run, find_run, recorded_data
 from MLPipeline.report.ComparisonPage import write_comparison
 from MLPipeline.scoring.Comparison import Comparison, compare
@@ -23,7 +24,7 @@ def run(config: Config) -> None:
     """Print both accuracies, their paired difference and the images only one run classifies correctly; write a page.
 
     Raises:
-        UsageError: not exactly two runs are given, or there is no such run.
+        UsageError: not exactly two runs are given, there is no such run, or `--output` lies inside the images.
         DataError: the runs were not evaluated on the same images.
         ResourceError: the page cannot be written.
     """
@@ -39,6 +40,7 @@ def run(config: Config) -> None:
         settings = read_settings(first.path / "config.json")
     preprocessing = Preprocessing(levels=_levels_of(first))
     data = recorded_data(first.path) or Path(settings.get("data", DEFAULT_DATA))
+    Reserved([data]).check_folder("--output", config.output)
     write_comparison(page, comparison, data, preprocessing)
     say(f"page     {page}")
 

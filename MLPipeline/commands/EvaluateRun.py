@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from MLPipeline.commands.Destinations import answers_table, reserve
 from MLPipeline.commands.OpenRun import OpenedRun, open_run
 from MLPipeline.commands.RunImages import images_to_score
 from MLPipeline.Config import Config
-from MLPipeline.console.Console import note, progress, say
+from MLPipeline.console.Console import note, progress, require_complete_stdout, say
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import GateMissedError
-from MLPipeline.Evaluate import Scorer, SplitPredictions
+from MLPipeline.Evaluate import Scorer
 from MLPipeline.Features import Dataset, extract
-from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.CsvFile import write_answers
+from MLPipeline.files.Destination import Destination
+from MLPipeline.files.RunFolder import find_run
 from MLPipeline.images.ScanFolders import SPLITS
-from MLPipeline.report.Report import counted, oddity_lines, per_class_lines, result_lines, table_of
+from MLPipeline.report.Report import counted, oddity_lines, per_class_lines, result_lines, stored_metrics, table_of
 
 
 def run(config: Config) -> None:
     """Print accuracy with its interval and a table of all classes; write predictions to `--csv`.
 
     Raises:
-        UsageError: there is no such run, or a label table cannot be used.
+        UsageError: there is no such run, a label table cannot be used, or an output may not be written where it is
+            asked for.
         DataError: the images are gone or have changed, or are of classes that the model does not know.
-        GateMissedError: the accuracy is under `--min-accuracy`.
+        ResourceError: an output cannot be written, or `--json` has not all reached stdout.
+        GateMissedError: the accuracy is below `--min-accuracy`.
     """
+    table = _check_outputs(config)  # before the model is loaded
     opened = open_run(config)
     config = _as_trained(config, opened)
     dataset = _read_rows(opened, config)
@@ -40,19 +45,29 @@ def run(config: Config) -> None:
     if not ranks.is_first:
         return
     metrics = scored.metrics(card.classes)
-    if config.csv:
-        write_csv(table_of(dataset.index, scored), config.csv)
+    if table:
+        write_answers(table_of(dataset.index, scored), table)
     if config.json:
-        say(json.dumps(metrics))
+        say(json.dumps(stored_metrics(metrics)))
     else:
-        say(f"run      {opened.run.path}")
-        say(f"images   {counted(metrics['n'], f'{config.split} image')} of {dataset.index.root}")
-        _say_result(scored, metrics)
+        about = f"images   {counted(metrics['n'], f'{config.split} image')} of {dataset.index.root}"
+        lines = [f"run      {opened.run.path}", about, "", *per_class_lines(metrics), "", *result_lines(metrics)]
+        for line in lines:
+            say(line, on_stderr=table is not None and table.is_stdout)
     if config.min_accuracy is not None and metrics["accuracy"] < config.min_accuracy:
         raise GateMissedError(
-            f"accuracy {metrics['accuracy']:.4f} is under --min-accuracy {config.min_accuracy:g}",
+            f"accuracy {metrics['accuracy']:.4f} is below --min-accuracy {config.min_accuracy:g}",
             "Train longer, on more images, or with another model",
         )
+    if config.json:
+        require_complete_stdout()
+
+
+def _check_outputs(config: Config) -> Destination | None:
+    """Return where to write the table; raises an error if something would be written among the images or into a run."""
+    reserved = reserve(config, find_run(config.output, config.run))
+    reserved.check_folder("--output", config.output)  # for the cache
+    return answers_table(config, reserved)
 
 
 def _as_trained(config: Config, opened: OpenedRun) -> Config:
@@ -78,9 +93,3 @@ def _read_rows(opened: OpenedRun, config: Config) -> Dataset:
         cache_limit=config.cache_limit,
         preprocessing=card.preprocessing,
     )
-
-
-def _say_result(scored: SplitPredictions, metrics: Mapping[str, Any]) -> None:
-    say()
-    for line in (*per_class_lines(metrics), "", *result_lines(metrics)):
-        say(line)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import traceback
 from collections.abc import Callable
 
 from MLPipeline.commands.CommandLine import parse
 from MLPipeline.commands.Verbs import VERBS, Command, Verb
 from MLPipeline.Config import flag_name
-from MLPipeline.console.Console import fail, open_console
+from MLPipeline.console.Console import close_console, fail, open_console
 from MLPipeline.console.PostponeDynamo import postpone_dynamo
 from MLPipeline.console.Signals import Interrupted, stop_signals
 from MLPipeline.distributed.Ranks import ranks
@@ -43,9 +41,6 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
         stop_signals.finish()
         ranks.let_first_end()
         return interrupted.exit_code
-    except BrokenPipeError:  # `| head` closed our output: nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if is_out_of_memory(error):
             fail(str(out_of_memory(error, *_doing(error, argv))))
@@ -56,6 +51,7 @@ def run_command(argv: list[str], find: Callable[[Verb], Command]) -> int:
     finally:
         stop_signals.finish()
         drawing.abandon()  # a finished run has already waited for its pictures
+        close_console()
 
 
 def _run(argv: list[str], find: Callable[[Verb], Command]) -> None:

@@ -37,7 +37,7 @@ _TRAINING = tuple(each.name for each in dataclasses.fields(Config) if each.metad
 _COMPUTING = ("follow_links", "workers", "device", "cache_limit", "precision", "output")
 _IMAGES = ("data", "labels", "split_folders")
 _SPLITTING = ("val_fraction", "test_fraction", "group", "fixes", "verify", "seed")
-_ANSWERS = ("run", "csv", "json")
+_ANSWERS = ("run", "csv", "overwrite", "json")
 
 _ROWS = (
     Verb("train", "train, evaluate and save a classifier (no verb means this)", "", _TRAINING, is_shared=True),

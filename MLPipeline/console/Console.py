@@ -1,8 +1,12 @@
-"""Everything that is printed: results on stdout, notes and progress bars on stderr, a copy of both in `train.log`."""
+"""Everything that is printed: results on stdout, notes and progress bars on stderr, a copy of both in `train.log`.
+
+None of it can fail: a terminal that is gone, a closed pipe or a full disk must not end a run (see SafeStream).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,11 +15,14 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from MLPipeline.console.SafeStream import SafeStream, open_missing_descriptors, safe
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.Errors import one_line
+from MLPipeline.Errors import ResourceError, one_line
 from MLPipeline.files.AtomicFile import unwritable
 
 Item = TypeVar("Item")
+
+_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _said = logging.getLogger("Console")
 _library = logging.getLogger("MLPipeline")
@@ -29,14 +36,20 @@ class _OneLine(logging.Formatter):
 
 
 def open_console() -> None:
-    """Send the library's warnings to stderr as `note: ...` lines. Call once per process."""
+    """Make the standard streams safe, and send the library's warnings to stderr as `note: ...` lines.
+
+    Call it before any file is opened.
+    """
+    open_missing_descriptors()
+    sys.stdout, sys.stderr = safe(sys.stdout), safe(sys.stderr)
     logging.raiseExceptions = False  # no traceback if the disk is too full for train.log
     for logger in (_said, _library):
         logger.setLevel(logging.INFO)
         logger.propagate = False
         for handler in (*logger.handlers,):  # of an earlier command, if `main` is called twice
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # the disk is too full for the last lines
+                handler.close()
     notes = logging.StreamHandler(sys.stderr) if ranks.is_first else logging.NullHandler()
     notes.setLevel(logging.WARNING)
     notes.setFormatter(_OneLine("note: %(message)s"))
@@ -58,14 +71,46 @@ def log_to(path: Path) -> None:
     _library.addHandler(handler)
 
 
-def say(text: str = "") -> None:
-    """Print a line of the result on stdout."""
+def close_console() -> None:
+    """Make sure that what could not be printed does not change the exit code when the interpreter ends."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, SafeStream):
+            stream.settle()
+
+
+def say(text: str = "", on_stderr: bool = False) -> None:
+    """Print a line of the result on stdout; `on_stderr` where stdout carries a table."""
     if not ranks.is_first:
         return
+    stream = sys.stderr if on_stderr else sys.stdout
     with tqdm.external_write_mode():  # a progress bar makes room
-        sys.stdout.write(printable(text, sys.stdout.encoding) + "\n")
-        sys.stdout.flush()
+        stream.write(printable(text, stream.encoding) + "\n")
+        stream.flush()
     _said.info("%s", text)
+
+
+def is_unread() -> bool:
+    """Return whether the reader of stdout has closed the pipe: `predict | head -1`."""
+    error = _stdout_error()
+    return error is not None and error.errno in (errno.EPIPE, errno.ESHUTDOWN)
+
+
+def require_complete_stdout() -> None:
+    """Check that all results have reached stdout, unless its reader has closed it: for output that programs read.
+
+    Raises:
+        ResourceError: part of them is lost.
+    """
+    error = _stdout_error()
+    if error is not None and not is_unread():
+        hint = (
+            "Free space, or send the output elsewhere" if error.errno in _SPACE_ERRORS else "Send the output elsewhere"
+        )
+        raise ResourceError(f"standard output: not complete ({error.strerror or error})", hint)
+
+
+def _stdout_error() -> OSError | None:
+    return sys.stdout.error if isinstance(sys.stdout, SafeStream) else None
 
 
 def note(text: str) -> None:

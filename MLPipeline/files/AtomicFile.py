@@ -6,31 +6,36 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from MLPipeline.Errors import ResourceError
 from MLPipeline.files.ErrnoHints import errno_hint
+from MLPipeline.files.FileNames import shorten
 
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")  # the names of the temporary files of `write_file`
+_MAX_BYTES = 240  # of the name in them; file systems allow 255
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object], keep_previous: bool = False) -> None:
     """Write `path` atomically by calling `write` on an open file: `path` has its old content or all of its new one.
 
-    With `keep_previous`, the old content is kept as `<name>.prev`.
+    An existing file keeps its permissions, and its owner if the system allows. With `keep_previous`, the old content
+    is kept as `<name>.prev`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    temporary = path.parent / f".{shorten(path.name, _MAX_BYTES)}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+            _keep_access(path, file.fileno())
         if keep_previous and path.exists():
             _link_previous(path)
         os.replace(temporary, path)
@@ -57,6 +62,20 @@ def write_text(path: Path, text: str) -> None:
 def unwritable(path: Path, error: OSError, alternative: str = "Give another --output") -> ResourceError:
     """Return the error to raise when writing to `path` has failed; `alternative` is what helps in any case."""
     return ResourceError(f"{path}: cannot be written ({error.strerror or error})", errno_hint(error, alternative))
+
+
+def _keep_access(path: Path, descriptor: int) -> None:
+    """Give an open file the owner and the permissions of the file at `path`, if there is one."""
+    if os.name == "nt":  # permissions are those of the folder
+        return
+    try:
+        status = os.stat(path)
+    except OSError:
+        return
+    with contextlib.suppress(OSError):  # only an administrator may give files away
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+    with contextlib.suppress(OSError):
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
 
 
 def _link_previous(path: Path) -> None:

@@ -1,21 +1,26 @@
 """Writes CSV files atomically, and safe to open in a spreadsheet.
 
-`write_csv` writes a whole table, `open_csv` one row after another.
+`write_csv` writes a whole table, `open_csv` one row after another to where the user wants it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, TextIO
 
 import pandas as pd
 
+from MLPipeline.Errors import ResourceError, one_line
 from MLPipeline.files.AtomicFile import unwritable, write_file
+from MLPipeline.files.Destination import Destination
 
 # A spreadsheet runs a cell that begins with one of these as a formula (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -26,55 +31,132 @@ AddRow = Callable[[Iterable[object]], None]
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     r"""Write `frame` without its index to `path` as UTF-8; an existing file is replaced only by a complete new one.
 
-    Text that a spreadsheet would execute gets a leading apostrophe, in cells and headers. Numbers stay numbers, and
-    missing values become empty cells. Bytes of a file name that are not UTF-8 (in Python, surrogates) read `\udcff`.
+    Text that a spreadsheet would execute gets a leading apostrophe, in cells and headers. Control characters, invisible
+    characters, and bytes of a file name that are not UTF-8, are written as `\n`, `\u202e`, `\udcff`. Numbers stay
+    numbers, and missing values become empty cells.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
 
     def write(file: BinaryIO) -> None:
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-        # RFC 4180's line ends, not "\n": Python before 3.13 quotes a cell only for the line ends it writes, and a bare
-        # carriage return in a file name would break its row in two.
-        writer = csv.writer(text, lineterminator="\r\n")
-        writer.writerow(_safe_cell(name) for name in frame.columns)
-        writer.writerows(map(_safe_cell, row) for row in frame.itertuples(index=False, name=None))
+        text = _as_text(file)
+        add_row = _row_writer(text)
+        add_row(frame.columns)
+        for row in frame.itertuples(index=False, name=None):
+            add_row(row)
         text.detach()  # flushes without closing `file`
 
     write_file(path, write)
 
 
-@contextmanager
-def open_csv(path: Path, columns: Sequence[str]) -> Iterator[AddRow]:
-    """Yield a function that adds a row; when the `with` block ends without error, the table is in `path`.
+def write_answers(frame: pd.DataFrame, destination: Destination) -> None:
+    """Write `frame` as `write_csv` does, to where the user wants it."""
+    with open_csv(destination, list(frame.columns)) as add_row:
+        for row in frame.itertuples(index=False, name=None):
+            add_row(row)
 
-    Until then the rows are in an unnamed temporary file in the same folder.
+
+@contextmanager
+def open_csv(destination: Destination, columns: Sequence[str]) -> Iterator[AddRow]:
+    """Yield a function that adds a row to the table; the header is written first.
+
+    A file has its old content until the `with` block ends without error, then all of the new one; its permissions, its
+    owner and its other hard links are kept. A stream receives each row as it comes.
 
     Raises:
-        ResourceError: the disk is full or the folder cannot be written (raised before the first row, if known then).
+        ResourceError: the disk is full, the folder cannot be written (raised before the first row, if known then), or
+            the reader of a stream has closed it.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = tempfile.TemporaryFile("w+", dir=path.parent, encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        raise unwritable(path, error) from error
-    writer = csv.writer(rows, lineterminator="\r\n")
+    opened = _open_stream if destination.is_stream else _open_file
+    with opened(destination) as text:
+        add_row = _row_writer(text)
 
-    def add(row: Iterable[object]) -> None:
-        try:
-            writer.writerow([cell_text(cell) if isinstance(cell, str) else cell for cell in row])
-        except OSError as error:
-            raise unwritable(path, error) from error
+        def add(row: Iterable[object]) -> None:
+            try:
+                add_row(row)
+            except OSError as error:
+                raise _unwritable(destination, error) from error
 
-    try:
         add(columns)
         yield add
-        rows.seek(0)
-        write_file(path, lambda file: file.writelines(row.encode() for row in rows))
+
+
+@contextmanager
+def _open_file(destination: Destination) -> Iterator[TextIO]:
+    """Yield an unnamed temporary file in the folder of the destination, which then becomes its content."""
+    path = destination.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = tempfile.TemporaryFile(dir=path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    text = _as_text(rows)
+    try:
+        yield text
+        try:
+            text.flush()
+            rows.seek(0)
+            if _num_links(path) > 1:  # a new file would part from the other names of the old one
+                with path.open("wb") as file:
+                    shutil.copyfileobj(rows, file)
+                return
+        except OSError as error:
+            raise unwritable(path, error) from error
+        write_file(path, lambda file: shutil.copyfileobj(rows, file))
     finally:
         with suppress(OSError):  # the disk is full, which has been reported
-            rows.close()
+            text.close()
+
+
+@contextmanager
+def _open_stream(destination: Destination) -> Iterator[TextIO]:
+    """Yield the stream as text; what is written is flushed at the end, on a terminal after each row."""
+    if destination.is_stdout and not hasattr(sys.stdout, "buffer"):  # replaced by something that takes text only
+        yield sys.stdout
+        return
+    try:
+        raw = sys.stdout.buffer if destination.is_stdout else open(destination.path, "wb")
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+    text = _as_text(raw, line_buffering=raw.isatty())
+    try:
+        yield text
+        try:
+            text.flush()
+        except OSError as error:
+            raise _unwritable(destination, error) from error
+    finally:
+        with suppress(OSError):  # of an error that has been reported
+            text.detach()
+        if not destination.is_stdout:
+            with suppress(OSError):
+                raw.close()
+
+
+def _as_text(file: IO[bytes], line_buffering: bool = False) -> io.TextIOWrapper:
+    return io.TextIOWrapper(
+        file, encoding="utf-8", errors="backslashreplace", newline="", line_buffering=line_buffering
+    )
+
+
+def _row_writer(text: TextIO) -> AddRow:
+    # RFC 4180's line ends, not "\n": Python before 3.13 quotes a cell only for the line ends it writes.
+    writer = csv.writer(text, lineterminator="\r\n")
+    return lambda row: writer.writerow(map(_safe_cell, row))
+
+
+def _num_links(path: Path) -> int:
+    try:
+        return os.stat(path).st_nlink
+    except FileNotFoundError:
+        return 0
+
+
+def _unwritable(destination: Destination, error: OSError) -> ResourceError:
+    if destination.is_stream:
+        return ResourceError(f"{destination}: the table is not complete ({error.strerror or error})", "Write it again")
+    return unwritable(destination.path, error)
 
 
 def cell_text(text: str) -> str:
@@ -85,5 +167,6 @@ def cell_text(text: str) -> str:
 def _safe_cell(value: Any) -> Any:
     """Return `value` for the csv module, so that no spreadsheet executes it; None if it is missing."""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+        text = one_line(value)
+        return f"'{text}" if text.startswith(FORMULA_STARTS) else text
     return None if pd.isna(value) else value

@@ -17,6 +17,7 @@ import pandas as pd
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.Destination import Reserved
 from MLPipeline.files.Lock import held
 
 RUNS_TABLE = "runs.csv"
@@ -56,7 +57,7 @@ def create_run(output: Path, name: str, data: Path) -> Run:
     """Return a new, empty run folder.
 
     Raises:
-        UsageError: `output` is a file or lies inside the image folder, or `name` is not a plain name.
+        UsageError: `output` is a file or lies inside the image folder or a run, or `name` is not a plain name.
         ResourceError: the folder cannot be created.
     """
     check_output(output, name, data)
@@ -75,12 +76,7 @@ def check_output(output: Path, name: str, data: Path) -> None:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name {name}: not a plain name", "Use up to 60 letters, digits, dots and dashes")
-    if output.resolve().is_relative_to(data.resolve()):
-        raise UsageError(
-            f"--output {output}: lies inside the images of {data}", "Give a folder outside of it, or a narrower --data"
-        )
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"--output {output}: is a file", "Give a folder")
+    Reserved([data]).check_folder("--output", output)
 
 
 @contextmanager

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from MLPipeline.Errors import UsageError
 from MLPipeline.files.AtomicFile import unwritable
+from MLPipeline.files.Destination import Reserved
+from MLPipeline.files.FileNames import longest_name, numbered_name, shorten, visible_name
 
 UNSURE = "_unsure"
 _MAX_BYTES = 100  # of a folder name; file systems allow 255
-# Characters that separate paths, or that Windows, macOS or shells do not allow, with all control characters.
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+# Characters that separate paths, or that Windows, macOS or shells do not allow.
+_UNSAFE = re.compile(r'[<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # device names on Windows
 
 
@@ -23,36 +23,37 @@ class SortedCopies:
     """The folders `root/<class>/` for each of `classes`, and `root/_unsure/`; each is created with its first file.
 
     Raises:
-        UsageError: a folder lies inside one of the `protected` folders, to which no files may be added.
+        UsageError: a folder lies inside the `reserved` places, is a file, or is a link that leads nowhere.
     """
 
-    def __init__(self, root: Path, classes: Sequence[str], protected: Sequence[Path]) -> None:
+    def __init__(self, root: Path, classes: Sequence[str], reserved: Reserved) -> None:
         self.folders = {name: root / folder for name, folder in zip(classes, folder_names(classes), strict=True)}
         self.unsure = root / UNSURE
+        self._numbers: dict[Path, int] = {}  # the last number that each name was given, where several files share it
         for folder in (root, self.unsure, *self.folders.values()):
-            for images in protected:
-                if _real(folder).is_relative_to(_real(images)):
-                    raise UsageError(
-                        f"--sort-into {root}: {folder} lies inside {images}", "Give a folder outside of it"
-                    )
+            reserved.check_folder("--sort-into", folder)
 
     def add(self, path: Path, name: str | None) -> Path:
         """Copy `path` into the folder of class `name`, or into `_unsure/` if it is None; return the path of the copy.
 
-        If a file of that name exists already, a number is appended: `cat-2.jpg`.
+        If a file of that name exists already, a number is appended: `cat-2.jpg`. A name that is too long for the file
+        system is shortened; invisible characters in it become `_`.
 
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
         folder = self.unsure if name is None else self.folders[name]
+        wanted = visible_name(path.name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            max_bytes = longest_name(folder)
             with path.open("rb") as source:
-                for number in itertools.count(1):
-                    copy = folder / (path.name if number == 1 else f"{path.stem}-{number}{path.suffix}")
+                for number in itertools.count(self._numbers.get(folder / wanted, 1)):
+                    copy = folder / numbered_name(wanted, number, max_bytes)
                     try:
                         target = copy.open("xb")  # never overwrites a file
                     except FileExistsError:
+                        self._numbers[folder / wanted] = number + 1
                         continue
                     break
                 try:
@@ -62,7 +63,7 @@ class SortedCopies:
                     copy.unlink()  # leave no incomplete copy
                     raise
         except OSError as error:
-            raise unwritable(folder / path.name, error) from error
+            raise unwritable(folder / wanted, error) from error
         return copy
 
 
@@ -73,15 +74,11 @@ def folder_names(classes: Sequence[str]) -> list[str]:
     """
     taken, names = {UNSURE}, []
     for each in classes:
-        short = _UNSAFE.sub("_", each).strip(". ").encode("utf-8", "ignore")[:_MAX_BYTES]
-        plain = short.decode("utf-8", "ignore").rstrip(". ") or "_"
+        valid = _UNSAFE.sub("_", visible_name(each)).encode("utf-8", "ignore").decode()
+        plain = shorten(valid.strip(". "), _MAX_BYTES).rstrip(". ") or "_"
         plain = f"{plain}_" if _RESERVED.fullmatch(plain) else plain
         numbered = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
         name = next(name for name in numbered if name.casefold() not in taken)
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # unlike Path.resolve, never raises

@@ -152,7 +152,7 @@ def plain_cell(cell: str) -> str:
 
 def cell_key(text: str) -> str:
     """Return what a name and all cells that stand for it share, whatever the form (NFC, NFD) of accented letters."""
-    if text.isascii() and not text.startswith(("'", *FORMULA_STARTS)):
+    if text.isascii() and text.isprintable() and not text.startswith(("'", *FORMULA_STARTS)):
         return text
     return unicodedata.normalize("NFC", plain_cell(cell_text(text)))
 

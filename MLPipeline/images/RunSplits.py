@@ -7,7 +7,6 @@ own = recorded.find(root, TEST)                 # no folder is scanned: what has
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from MLPipeline.Errors import DataError, PipelineError
+from MLPipeline.Errors import DataError, PipelineError, unescaped
 from MLPipeline.files.Cache import DIGEST_BYTES
 from MLPipeline.files.TableFile import TableFile, plain_cell
 from MLPipeline.images.ClassNames import class_name
 from MLPipeline.images.ScanFolders import SPLITS, UNSPLIT, ImageIndex
 
 _DIGEST = np.dtype(f"V{DIGEST_BYTES}")
-_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")  # a byte that is not UTF-8, as `write_csv` writes it
 _HINT = "Give labelled images with --data"
 
 
@@ -122,8 +120,8 @@ def same_contents(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _spellings(cell: str) -> Iterator[str]:
-    """Yield the paths that a cell may stand for: bytes that are not UTF-8 and leading signs are written escaped."""
-    for name in dict.fromkeys([plain_cell(cell), cell]):
-        name = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), name)
+    """Yield the paths that a cell may stand for: `write_csv` escapes invisible characters and leading signs."""
+    plain = plain_cell(cell)
+    for name in dict.fromkeys([unescaped(plain), plain, unescaped(cell), cell]):
         if not os.path.isabs(name) and ".." not in name.split("/"):
             yield from dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])

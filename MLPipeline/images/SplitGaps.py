@@ -11,6 +11,8 @@ import numpy as np
 
 from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL, ImageIndex
 
+_MAX_LINES = 10  # for each split
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -47,6 +49,17 @@ def find_gaps(
             cause = in_folder if has_folder else _cause(after, members, groups, copies, pattern)
             gaps.append(Gap(split, after.classes[label], cause))
     return tuple(gaps)
+
+
+def gap_lines(gaps: Sequence[Gap]) -> list[str]:
+    """Return a line for each gap; where a split has many, the last line only counts the rest."""
+    lines = []
+    for split in (VAL, TEST):
+        of_split = [gap for gap in gaps if gap.split == split]
+        lines += [gap.to_text() for gap in of_split[:_MAX_LINES]]
+        if rest := len(of_split) - _MAX_LINES if len(of_split) > _MAX_LINES else 0:
+            lines.append(f"no {SPLITS[split]} images of {rest:,} more classes")
+    return lines
 
 
 def _cause(index: ImageIndex, members: np.ndarray, groups: np.ndarray, copies: np.ndarray, pattern: str | None) -> str:

@@ -66,16 +66,24 @@ def split_images(
         _require_training_images(index, before, splits)
         for split in shares:
             if not np.any(splits == split):
-                raise _too_few(index, groups[free], split)
+                raise _too_few(index, free, groups[free], split, len(shares) + 1)
         if record is not None:
             new = free[old == UNSPLIT]
             record.append(list(_keys(index, new)), splits[new, None])
     return dataclasses.replace(index, splits=splits)
 
 
-def _too_few(index: ImageIndex, groups: np.ndarray, split: int) -> DataError:
-    """Return the error for an empty `split`, with its cause; `groups` (M,) are those of the images to split."""
+def _too_few(index: ImageIndex, free: np.ndarray, groups: np.ndarray, split: int, num_splits: int) -> DataError:
+    """Return the error for an empty `split`, with its cause.
+
+    `groups` (M,) are those of the images at the positions `free` (M,), to be divided into `num_splits` splits.
+    """
     what, hint = f"{index.root}: too few images to take any for {SPLITS[split]}", f"say --{SPLITS[split]}-fraction 0"
+    sizes = np.bincount(index.labels[free[groups >= 0]])
+    num_small = int(((sizes > 0) & (sizes < num_splits)).sum())
+    if num_small == np.count_nonzero(sizes) > 1:
+        what += f": all {num_small:,} classes have fewer than {num_splits} images, and each split takes at least one"
+        return DataError(what, f"Add images to the classes, or {hint}")
     num_groups = len(np.unique(groups))
     if num_groups == len(groups):
         return DataError(what, f"Add images, or {hint}")
@@ -131,8 +139,8 @@ def _assign(
     old = np.where(np.isin(old, [TRAIN, *shares]), old, UNSPLIT)  # a recorded split may have its own folder by now
     labels, splits = index.labels[free], _extend_to_groups(groups, old)
     counts = _SplitCounts(labels, splits, shares, len(index.classes))
-    for label in np.flatnonzero(np.bincount(labels) == 1).tolist() if shares else ():
-        logger.warning("class %r has a single image to split: used for training only", index.classes[label])
+    if shares:
+        _note_single_images(index, np.flatnonzero(np.bincount(labels) == 1))
     new = np.flatnonzero(splits == UNSPLIT)
     splits[new] = TRAIN
     numbers, number = np.unique(groups[new], return_inverse=True)
@@ -148,6 +156,17 @@ def _assign(
                 splits[group] = split
                 break
     return splits
+
+
+def _note_single_images(index: ImageIndex, single: np.ndarray) -> None:
+    """Note in one line which classes, `single` (M,), have only one image to split."""
+    if not len(single):
+        return
+    first, use = index.classes[int(single[0])], "a single image to split: used for training only"
+    if len(single) == 1:
+        logger.warning("class %r has %s", first, use)
+    else:
+        logger.warning("%s classes, such as %r, have %s", f"{len(single):,}", first, use)
 
 
 def _runs(values: np.ndarray, numbers: np.ndarray) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ from MLPipeline.decoding.ReadImage import UnreadableImage
 from MLPipeline.Errors import one_line
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.Features import Dataset
-from MLPipeline.files.AtomicFile import write_text
+from MLPipeline.files.AtomicFile import write_file, write_text
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
@@ -34,7 +34,7 @@ from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Scores import Scores
 from MLPipeline.scoring.Metrics import baseline
-from MLPipeline.scoring.Predictions import predictions_table, worst_mistakes
+from MLPipeline.scoring.Predictions import MAX_CLASS_COLUMNS, all_probabilities, predictions_table, worst_mistakes
 from MLPipeline.scoring.Unknown import UnknownRule
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
@@ -120,7 +120,7 @@ def write_results(
 
     `metrics.json` is left to the caller, who writes it last.
     """
-    write_csv(pd.concat([table_of(index, each) for each in scored]), folder / "predictions.csv")
+    _write_predictions(folder, index, scored)
     drawing.draw("Plots.plot_history", _history_table(history), folder / "history.png")
     evaluated = _evaluated(scored)
     predicted, labels = evaluated.predictions.predicted.numpy(), evaluated.predictions.labels.numpy()
@@ -267,6 +267,16 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def stored_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `metrics` without the confusion matrices of many classes, which would take tens of megabytes of zeros.
+
+    They can be counted from the columns `true` and `predicted` of `predictions.csv`.
+    """
+    if len(metrics.get("confusion_matrix") or ()) > MAX_CLASS_COLUMNS:
+        metrics = {**metrics, "confusion_matrix": None}
+    return {key: stored_metrics(value) if key in SPLITS and value else value for key, value in metrics.items()}
+
+
 def table_of(index: ImageIndex, scored: SplitPredictions) -> pd.DataFrame:
     """Return the rows of `predictions.csv` for one split; with a rule for withholding answers, also `answered`."""
     names = [index.name(position) for position in scored.positions.tolist()]
@@ -275,6 +285,16 @@ def table_of(index: ImageIndex, scored: SplitPredictions) -> pd.DataFrame:
         answered = np.where(scored.is_withheld.numpy(), "false", "true")
         table.insert(list(table.columns).index("loss") + 1, "answered", answered)
     return table
+
+
+def _write_predictions(folder: Path, index: ImageIndex, scored: Sequence[SplitPredictions]) -> None:
+    """Write `predictions.csv`, and with many classes `predictions.npz`, which has all probabilities in its order."""
+    write_csv(pd.concat([table_of(index, each) for each in scored]), folder / "predictions.csv")
+    if len(index.classes) > MAX_CLASS_COLUMNS:
+        probabilities = all_probabilities([each.predictions for each in scored])
+        classes = np.array(index.classes, np.str_)
+        file = folder / "predictions.npz"
+        write_file(file, lambda opened: np.savez_compressed(opened, probabilities=probabilities, classes=classes))
 
 
 def _evaluated(scored: Sequence[SplitPredictions]) -> SplitPredictions:

@@ -22,7 +22,7 @@ from MLPipeline.Features import Dataset
 from MLPipeline.files.RunFolder import record_run
 from MLPipeline.images.ScanFolders import VAL
 from MLPipeline.report.Drawing import drawing
-from MLPipeline.report.Report import closing_lines, measure, write_json, write_results
+from MLPipeline.report.Report import closing_lines, measure, stored_metrics, write_json, write_results
 from MLPipeline.report.RunPage import ReportContent, prepare_report, write_report
 from MLPipeline.scoring.Explain import explain_images
 from MLPipeline.scoring.Intervals import paired_interval
@@ -69,7 +69,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     timing = {"features_s": round(job.inspection.seconds + job.features_s, 2), "total_s": total_s}
     page.write(timing)
     record_run(config.output, job.run, metrics, total_s)
-    write_json(job.run.path / "metrics.json", metrics | {"timing": timing})
+    write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
     _say_all(job, metrics, total_s)
 
 

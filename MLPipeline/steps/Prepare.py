@@ -23,7 +23,7 @@ from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
-from MLPipeline.images.SplitGaps import find_gaps
+from MLPipeline.images.SplitGaps import find_gaps, gap_lines
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.training.Phases import plan, resolve
@@ -122,8 +122,8 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> tuple[Im
     record = split_record(cache, index.root, *shares, config.seed, grouping)
     unsplit, index = index, split_images(index, *shares, config.seed, groups, record)
     gaps = find_gaps(unsplit, index, groups, group_images(index, inspection, pairs), config.group)
-    for gap in gaps:
-        note(gap.to_text())
+    for line in gap_lines(gaps):
+        note(line)
     if config.target_precision and not len(index.positions(VAL)):
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
     find_leaks(index, groups)  # in the user's own split folders, or where a new image joins two old ones

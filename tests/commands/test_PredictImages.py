@@ -135,7 +135,8 @@ def test_a_run_is_found_by_number_name_and_path(trained: Path, images: Path) -> 
 
 
 def test_the_answers_cannot_be_written(predict: list[str], images: Path) -> None:
-    refuse([*predict, images / "cat" / "000.png", "--csv", images / "cat" / "001.png" / "x.csv"], 3, "x.csv")
+    (images.parent / "file").touch()
+    refuse([*predict, images / "cat" / "000.png", "--csv", images.parent / "file" / "x.csv"], 2, "x.csv", "is a file")
 
 
 def test_a_glob_character_in_a_real_name_is_that_name(tmp_path: Path) -> None:

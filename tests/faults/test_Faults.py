@@ -133,7 +133,7 @@ def test_the_console_sums_up_what_is_skipped(odd: Odd) -> None:
 
 def test_odd_names_leave_the_tables_whole(odd: Odd) -> None:
     assert len(odd.used) == 20 + len(USED) + len(ODD_NAMES)
-    assert "dog/18 a\nb.png" in odd.used and "dog/=18.png" in odd.used and "dog/17\\udcff\\udcfe.png" in odd.used
+    assert "dog/18 a\\nb.png" in odd.used and "dog/=18.png" in odd.used and "dog/17\\udcff\\udcfe.png" in odd.used
 
 
 def test_the_orientation_of_a_photo_changes_no_answer(odd: Odd, tmp_path: Path) -> None:

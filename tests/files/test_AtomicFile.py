@@ -152,3 +152,22 @@ def test_a_place_that_cannot_hold_a_file(tmp_path: Path, place: str, monkeypatch
 def test_text_is_utf_8_whatever_the_names_in_it(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "Käse\n\udcff")
     assert (tmp_path / "a.txt").read_bytes() == "Käse\n\\udcff".encode()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are those of the folder")
+def test_a_replaced_file_keeps_its_permissions_and_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_text(path, "old")
+    path.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(path, 12345, 23456)
+    before = path.stat()
+    write_text(path, "new")
+    after = path.stat()
+    assert path.read_text() == "new" and after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    write_text(tmp_path / ("x" * 255), "text")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["text"]

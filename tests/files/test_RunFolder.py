@@ -76,7 +76,7 @@ def test_output_may_not_be_a_file_or_inside_the_images(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=f"--output {tmp_path}/file: is a file. "):
         create_run(tmp_path / "file", "cnn", DATA)
-    with pytest.raises(ResourceError, match="cannot be written"):
+    with pytest.raises(UsageError, match=f"--output {tmp_path}/file/below: {tmp_path}/file is a file, not a folder. "):
         create_run(tmp_path / "file" / "below", "cnn", DATA)
     for inside in (tmp_path / "Data", tmp_path / "Data" / "cat", tmp_path / "x" / ".." / "Data" / "out"):
         with pytest.raises(UsageError, match="lies inside the images"):

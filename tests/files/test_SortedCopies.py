@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from MLPipeline.Errors import ResourceError, UsageError
+from MLPipeline.files.Destination import Reserved
 from MLPipeline.files.SortedCopies import SortedCopies, folder_names
 
 
@@ -61,7 +62,7 @@ def test_whatever_classes_are_called_each_has_a_folder_of_its_own_right_below(na
 
 
 def test_copies_lie_by_class_and_originals_stay(tmp_path: Path) -> None:
-    copies = SortedCopies(tmp_path / "sorted", ["cat", "../../x"], [])
+    copies = SortedCopies(tmp_path / "sorted", ["cat", "../../x"], Reserved([]))
     assert not (tmp_path / "sorted").exists()  # until the first copy
     original = a_file(tmp_path / "new", "1.jpg", b"one")
     assert copies.add(original, "cat") == tmp_path / "sorted" / "cat" / "1.jpg"
@@ -76,7 +77,7 @@ def test_files_of_one_name_are_numbered_and_nothing_is_replaced(tmp_path: Path) 
     root = tmp_path / "sorted"
     older = a_file(root / "cat", "1.jpg", b"older")
     (root / "cat" / "1-2.jpg").symlink_to(tmp_path / "nowhere")  # also where a link leads to nothing
-    copies = SortedCopies(root, ["cat"], [])
+    copies = SortedCopies(root, ["cat"], Reserved([]))
     added = [copies.add(a_file(tmp_path / each, "1.jpg", each.encode()), "cat") for each in ("a", "b")]
     assert [path.name for path in added] == ["1-3.jpg", "1-4.jpg"]
     assert older.read_bytes() == b"older" and not (tmp_path / "nowhere").exists()
@@ -88,15 +89,15 @@ def test_no_copy_goes_into_images_to_learn_from(tmp_path: Path) -> None:
     (data / "cat").mkdir(parents=True)
     (tmp_path / "link").symlink_to(data)
     for root in (data, data / "cat" / "sorted", tmp_path / "link", tmp_path / "new" / ".." / "Data"):
-        with pytest.raises(UsageError, match=r"--sort-into .*: .* lies inside .*Data"):
-            SortedCopies(root, ["cat"], [data])
+        with pytest.raises(UsageError, match=r"--sort-into .*: lies inside the images of .*Data"):
+            SortedCopies(root, ["cat"], Reserved([data]))
     with pytest.raises(UsageError, match="lies inside"):  # the class is called as the folder of images
-        SortedCopies(tmp_path, ["Data"], [data])
+        SortedCopies(tmp_path, ["Data"], Reserved([data]))
     (tmp_path / "sorted").mkdir()
     (tmp_path / "sorted" / "dog").symlink_to(data / "cat")
     with pytest.raises(UsageError, match="lies inside"):
-        SortedCopies(tmp_path / "sorted", ["dog"], [data])
-    SortedCopies(tmp_path / "Data2", ["cat"], [data])
+        SortedCopies(tmp_path / "sorted", ["dog"], Reserved([data]))
+    SortedCopies(tmp_path / "Data2", ["cat"], Reserved([data]))
 
 
 def test_a_copy_that_fails_leaves_no_half_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +106,23 @@ def test_a_copy_that_fails_leaves_no_half_and_is_named(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("MLPipeline.files.SortedCopies.shutil.copyfileobj", full)
-    copies = SortedCopies(tmp_path / "sorted", ["cat"], [])
+    copies = SortedCopies(tmp_path / "sorted", ["cat"], Reserved([]))
     with pytest.raises(ResourceError, match=r"sorted/cat/1.jpg: cannot be written \(No space left"):
         copies.add(a_file(tmp_path, "1.jpg"), "cat")
     assert not list((tmp_path / "sorted").rglob("*.jpg"))
+
+
+def test_long_names_that_meet_in_one_folder_are_shortened(tmp_path: Path) -> None:
+    name = "猫" * 83 + "x.jpg"  # 254 bytes
+    copies = SortedCopies(tmp_path / "sorted", ["cat"], Reserved([]))
+    added = [copies.add(a_file(tmp_path / str(number), name, b"%d" % number), "cat") for number in range(12)]
+    assert added[0].name == name and added[1].name == "猫" * 83 + "-2.jpg" and added[11].name == "猫" * 82 + "-12.jpg"
+    assert [path.read_bytes() for path in added] == [b"%d" % number for number in range(12)]
+    assert all(len(os.fsencode(path.name)) <= 255 for path in added)
+
+
+@pytest.mark.parametrize("hidden", ["\u202e", "\u2066", "\u200b", "\ufeff", "\xad", "\x1b", "\n"])
+def test_what_is_invisible_reaches_no_folder(tmp_path: Path, hidden: str) -> None:
+    copies = SortedCopies(tmp_path / "sorted", [f"cat{hidden}s"], Reserved([]))
+    copy = copies.add(a_file(tmp_path, f"photo{hidden}gpj.exe"), f"cat{hidden}s")
+    assert copy == tmp_path / "sorted" / "cat_s" / "photo_gpj.exe"

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from MLPipeline.images.ScanFolders import TEST, VAL
+from MLPipeline.images.SplitGaps import Gap, gap_lines
 from tests.support.harness import Outcome, succeed
 
 
@@ -72,3 +74,13 @@ def test_where_all_classes_have_images_nothing_is_said(tmp_path: Path, fraction:
         draw(tmp_path / "data" / name, 12, rng)
     done = train(tmp_path / "data", tmp_path, "--test-fraction", fraction)
     assert "missing  " not in done.out and not any("images of class" in note for note in done.notes)
+
+
+def test_many_gaps_are_a_few_lines_and_a_count() -> None:
+    gaps = [Gap(split, f"class {number}", "it has only 1 image") for number in range(1990) for split in (VAL, TEST)]
+    lines = gap_lines(gaps)
+    assert len(lines) == 22
+    assert lines[0] == "no val images of class class 0: it has only 1 image"
+    assert lines[10] == "no val images of 1,980 more classes" and lines[21] == "no test images of 1,980 more classes"
+    assert gap_lines(gaps[:20]) == [gap.to_text() for gap in sorted(gaps[:20], key=lambda gap: gap.split)]
+    assert gap_lines([]) == []

@@ -35,9 +35,18 @@ def test_a_fraction_of_zero_takes_nothing(caplog):
 
 
 @pytest.mark.parametrize("counts, split", [((1, 1), "test"), ((2, 2, 1), "val")])
-def test_a_split_that_would_be_empty_is_refused_with_the_flag_to_say(counts, split):
-    with pytest.raises(DataError, match=f"too few images to take any for {split}. Add images, or say --{split}-frac"):
+def test_a_split_that_would_be_empty_is_refused_with_the_cause_and_the_flag(counts, split):
+    cause = f"all {len(counts)} classes have fewer than 3 images, and each split takes at least one"
+    hint = f"Add images to the classes, or say --{split}-fraction 0"
+    with pytest.raises(DataError, match=f"too few images to take any for {split}: {cause}. {hint}"):
         split_images(index_of(*counts), 0.15, 0.15, seed=0)
+
+
+def test_many_classes_of_one_image_are_one_note(caplog):
+    split_images(index_of(*[1] * 2000, 8), 0.15, 0.15, seed=0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "2,000 classes, such as 'a', have a single image to split: used for training only"
+    ]
 
 
 def test_a_split_that_is_empty_because_of_groups_names_them():

@@ -29,6 +29,7 @@ from MLPipeline.report.Report import (
     oddity_lines,
     per_class_lines,
     result_lines,
+    stored_metrics,
     summary_lines,
     table_of,
     write_history,
@@ -200,3 +201,47 @@ def test_json_is_written_whole_with_a_last_line_end(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"name": "katze \N{CAT}", "n": None})
     text = (tmp_path / "a.json").read_text()
     assert text.endswith("}\n") and json.loads(text) == {"name": "katze \N{CAT}", "n": None}
+
+
+def test_many_classes_make_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 classes: a column for each would make 18 MB of these 1,000 images, their confusion matrix 12 MB."""
+    num_images, num_classes = 1000, 2000
+    names = [f"{label:04}/{label}.jpg" for label in range(num_images)]
+    index = ImageIndex(
+        root=tmp_path,
+        classes=tuple(f"class {label}" for label in range(num_classes)),
+        labels=np.arange(num_images, dtype=np.int32),
+        splits=np.full(num_images, TEST, np.int8),
+        skipped=(),
+        _names="".join(names).encode(),
+        _ends=np.cumsum([len(name) for name in names]),
+    )
+    logits = torch.randn(num_images, num_classes, generator=torch.Generator().manual_seed(0))
+    scored = SplitPredictions(TEST, np.arange(num_images), Predictions(logits, torch.arange(num_images)))
+    monkeypatch.setattr(drawing, "draw", lambda *_: None)
+    metrics = measure(index, [scored])
+    write_results(tmp_path, index, [scored], metrics, [RECORD], 8)
+    assert (tmp_path / "predictions.csv").stat().st_size < 0.4e6
+    assert (tmp_path / "predictions.npz").stat().st_size < 4.5e6
+    with np.load(tmp_path / "predictions.npz") as arrays:
+        assert arrays["classes"].tolist() == list(index.classes)
+        assert arrays["probabilities"].dtype == np.float16
+        exact = scored.predictions.probabilities.numpy()
+        assert np.abs(arrays["probabilities"] - exact).max() <= np.maximum(exact / 1024, 6e-8).max()
+    stored = stored_metrics(metrics)
+    assert stored["test"]["confusion_matrix"] is None and stored["test"]["accuracy"] == metrics["test"]["accuracy"]
+    assert len(json.dumps(stored)) < 0.5e6
+    assert metrics["test"]["confusion_matrix"][0] == scored_row(scored)
+
+
+def scored_row(scored: SplitPredictions) -> list[int]:
+    """Return the first row of the confusion matrix: the first image is the only one of its class."""
+    row = [0] * scored.predictions.logits.shape[1]
+    row[int(scored.predictions.predicted[0])] = 1
+    return row
+
+
+def test_few_classes_keep_their_confusion_matrix(index: ImageIndex, tmp_path: Path) -> None:
+    metrics = measure(index, [scores_of(index, TEST, [0, 0, 1])])
+    assert stored_metrics(metrics) == metrics and metrics["test"]["confusion_matrix"] == [[2, 0], [0, 1]]
+    assert not (tmp_path / "predictions.npz").exists()

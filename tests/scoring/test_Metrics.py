@@ -317,3 +317,20 @@ def test_predictions_table_of_no_images_has_its_columns() -> None:
     table = predictions_table(predict_batches(nn.Identity(), [], CPU, 2), [], "test", ["a", "b"])
     assert list(table.columns) == ["path", "split", "true", "predicted", "confidence", "loss", "p_a", "p_b"]
     assert len(table) == 0
+
+
+def test_with_many_classes_the_table_has_the_ten_most_probable() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predictions = Predictions(torch.randn(3, 101, generator=generator), torch.tensor([0, 1, 100]), temperature=0.5)
+    names = [f"class {number}" for number in range(101)]
+    table = predictions_table(predictions, ["a", "b", "c"], "test", names)
+    places = [f"{kind}_{place}" for place in range(2, 11) for kind in ("class", "confidence")]
+    assert list(table.columns) == ["path", "split", "true", "predicted", "confidence", "loss", *places]
+    for row, shares in zip(table.to_dict("records"), predictions.probabilities, strict=True):
+        order = shares.argsort(descending=True).tolist()[:10]
+        assert [row["predicted"], *(row[f"class_{place}"] for place in range(2, 11))] == [names[k] for k in order]
+        figures = [row["confidence"], *(row[f"confidence_{place}"] for place in range(2, 11))]
+        assert figures == [round(shares[k].item(), 6) for k in order]
+    assert "p_class 0" in predictions_table(
+        Predictions(torch.zeros(1, 100), torch.tensor([0])), ["a"], "test", names[:100]
+    )
