@@ -196,6 +196,13 @@ class Config:
         False, "write heat maps of the regions that each prediction is based on", "answers", is_for_training=False
     )
     topk: int = _flag(3, "number of classes shown per image", "answers", low=1, high=100_000, is_for_training=False)
+    format: str = _flag(
+        "onnx",
+        "format of the exported model",
+        "what to use",
+        choices=("onnx", "openvino", "pt2"),
+        is_for_training=False,
+    )
     csv: Path | None = _flag(None, "write the predictions to this CSV file (none)", "answers", is_for_training=False)
     json: bool = _flag(False, "print JSON instead of text", "answers", is_for_training=False)
     workers: int | None = _flag(
