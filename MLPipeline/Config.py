@@ -202,6 +202,13 @@ class Config:
     overwrite: bool = _flag(
         False, "let --csv replace a text file that is not a table of predictions", "answers", is_for_training=False
     )
+    format: str = _flag(
+        "onnx",
+        "format of the exported model",
+        "what to use",
+        choices=("onnx", "openvino", "pt2"),
+        is_for_training=False,
+    )
     json: bool = _flag(False, "print JSON instead of text", "answers", is_for_training=False)
     workers: int | None = _flag(
         None, "number of decoding threads (one per core)", "machine", short="-j", low=1, high=1024

@@ -49,7 +49,7 @@ def images_to_score(opened: OpenedRun, config: Config) -> ScoredImages:
         UsageError: a label table cannot be used.
         DataError: the images are gone, more than 1 % are not what they were, or a class is unknown to the model.
     """
-    split, folders = SPLITS.index(config.split), _recorded_folders(opened)
+    split, folders = SPLITS.index(config.split), recorded_folders(opened)
     root = next((folder for folder in folders if folder.is_dir()), None)
     if config.data is None and config.labels is None:
         recorded = read_splits(opened.run.path / "splits.csv", opened.card.classes)
@@ -62,7 +62,7 @@ def images_to_score(opened: OpenedRun, config: Config) -> ScoredImages:
     return _labelled_images(opened, config, split)
 
 
-def _recorded_folders(opened: OpenedRun) -> list[Path]:
+def recorded_folders(opened: OpenedRun) -> list[Path]:
     """Return where the run's images may be: the folder it had, by its absolute path, then as it was typed."""
     typed = Path(opened.settings.get("data", DEFAULT_DATA))
     return list(dict.fromkeys([recorded_data(opened.run.path) or typed, typed]))

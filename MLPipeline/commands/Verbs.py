@@ -1,6 +1,6 @@
 """The table of verbs. To add a verb, add a file with `run(config)` to this folder and a row to the table.
 
-    export = Verb("export", "write the model as ONNX", "ExportModel", ("run", "format"))
+    repair = Verb("repair", "replace damaged images", "RepairImages", ("data", "verify"))
 
 A setting that does not exist yet is added to `Config.py`.
 """
@@ -74,6 +74,12 @@ _ROWS = (
         "CompareRuns",
         ("output",),
         paths="RUN RUN",
+    ),
+    Verb(
+        "export",
+        "write a run's model as ONNX, OpenVINO or pt2, with a script that predicts without this project",
+        "ExportModel",
+        ("run", "format", "workers", "output"),
     ),
     Verb("runs", "list the runs in the output folder", "ListRuns", ("output",)),
 )

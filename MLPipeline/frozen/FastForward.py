@@ -97,7 +97,7 @@ class _Cast(nn.Module):
 def _choose_network(model: Classifier, image_size: int, precision: str) -> nn.Module:
     """Return the fastest form of the frozen stages that is exact enough; its input is normalised float32 images."""
     frozen = model.backbone[: model.num_frozen_stages].eval()
-    images = model.normalize(_drawn_images(_NUM_DRAWN, image_size).to(model.mean.device))
+    images = model.normalize(drawn_images(_NUM_DRAWN, image_size).to(model.mean.device))
     with mean_inputs(frozen) as means:
         exact = frozen(images).flatten(1).cpu().double()  # Apple's GPU has no float64
     for dtype in fast_dtypes(model.mean.device, precision):
@@ -137,7 +137,7 @@ def _copied(stage: nn.Module, means: Means) -> tuple[nn.Module, Means]:
     }
 
 
-def _drawn_images(number: int, size: int) -> Tensor:
+def drawn_images(number: int, size: int) -> Tensor:
     """Return images (B, 3, size, size) uint8 of random blobs at all scales, rough like photographs; always the same."""
     draw = torch.Generator().manual_seed(0)
     images = torch.zeros(number, 3, size, size)

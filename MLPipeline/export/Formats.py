@@ -1,0 +1,88 @@
+"""The formats of exported models: which packages each needs, and how its file is written.
+
+A format is added by a row in `FORMATS` and an opener in StandalonePredictor.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from MLPipeline.Checkpoint import ModelCard
+from MLPipeline.Errors import ResourceError
+from MLPipeline.export.Network import KEY, ExportedNetwork, example_input
+from MLPipeline.export.Onnx import not_exportable, onnx_bytes, quiet
+from MLPipeline.files.AtomicFile import unwritable, write_file
+
+
+@dataclass(frozen=True)
+class Format:
+    """One value of `--format`."""
+
+    file: str  # name of the model's file
+    packages: tuple[str, ...]  # that are needed to write it and to check it
+    write: Callable[[ExportedNetwork, ModelCard, str, Path], None]  # (network, card, description, file)
+
+
+def require_packages(name: str) -> None:
+    """Check that the packages that a format needs can be imported.
+
+    Raises:
+        ResourceError: one is missing.
+    """
+    missing = [package for package in FORMATS[name].packages if not _is_installed(package)]
+    if missing:
+        what = f"export --format {name}: needs {' and '.join(missing)}"
+        raise ResourceError(what, f"Run pip install {' '.join(FORMATS[name].packages)}")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
+
+
+def _write_onnx(network: ExportedNetwork, card: ModelCard, about: str, path: Path) -> None:
+    content = onnx_bytes(network, card, about)
+    write_file(path, lambda file: file.write(content))
+
+
+def _write_openvino(network: ExportedNetwork, card: ModelCard, about: str, path: Path) -> None:
+    """Write model.xml and, with the weights in fp32, model.bin."""
+    save_openvino(onnx_bytes(network, card, about), about, path)
+
+
+def save_openvino(content: bytes, about: str, path: Path) -> None:
+    """Write an ONNX model in OpenVINO's format, weights as they are."""
+    import openvino
+
+    model = openvino.Core().read_model(content, b"")
+    model.set_rt_info(about, [KEY])
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise unwritable(path, OSError(str(error).strip().splitlines()[-1])) from error
+
+
+def _write_pt2(network: ExportedNetwork, card: ModelCard, about: str, path: Path) -> None:
+    try:
+        with quiet(), torch.no_grad():
+            shapes = ({0: torch.export.Dim("batch")},)
+            program = torch.export.export(network.eval(), (example_input(card),), dynamic_shapes=shapes)
+    except Exception as error:  # the exporter has errors of its own for every step
+        raise not_exportable("pt2", card.model, error) from error
+    with quiet():
+        write_file(path, lambda file: torch.export.save(program, file, extra_files={KEY: about}))
+
+
+FORMATS = {
+    "onnx": Format("model.onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx),
+    "openvino": Format("model.xml", ("onnx", "onnxscript", "openvino"), _write_openvino),
+    "pt2": Format("model.pt2", (), _write_pt2),
+}

@@ -1,0 +1,44 @@
+"""How fast two or more forms of a model are, side by side on this machine: latency of one image, images per second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+BATCH_SIZE = 16
+_SECONDS = 0.8  # for each form, both measurements together
+_MIN_ROUNDS = 3
+
+Run = Callable[[np.ndarray], object]  # pixels (B, S, S, 3) uint8 -> outputs
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over alternating rounds."""
+
+    one_image_ms: float
+    images_per_s: float
+
+
+def measure(forms: Mapping[str, Run], image_size: int, seconds: float = _SECONDS) -> dict[str, Speed]:
+    """Return the speed of each form; they take turns, so that what else the machine does meets all of them alike."""
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, image_size, image_size, 3), np.uint8)
+    one, many = (_median_seconds(forms, pixels[:number], seconds / 2) for number in (1, BATCH_SIZE))
+    return {name: Speed(1000 * one[name], BATCH_SIZE / many[name]) for name in forms}
+
+
+def _median_seconds(forms: Mapping[str, Run], pixels: np.ndarray, seconds: float) -> dict[str, float]:
+    """Return the median duration of one call, after one call that is not counted."""
+    for run in forms.values():
+        run(pixels)
+    taken: dict[str, list[float]] = {name: [] for name in forms}
+    end = time.perf_counter() + seconds * len(forms)
+    while time.perf_counter() < end or len(min(taken.values(), key=len)) < _MIN_ROUNDS:
+        for name, run in forms.items():
+            start = time.perf_counter()
+            run(pixels)
+            taken[name].append(time.perf_counter() - start)
+    return {name: float(np.median(each)) for name, each in taken.items()}

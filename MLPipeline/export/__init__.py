@@ -1,0 +1,1 @@
+"""Writes a trained model for use elsewhere, and proves that its answers are those of `predict`."""
