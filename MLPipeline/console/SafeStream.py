@@ -59,7 +59,11 @@ class SafeStream:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def settle(self) -> None:
-        """After an error, let the interpreter's own flush at exit succeed: its failure would become exit code 120."""
+        """After an error, make the interpreter's own flush at exit succeed, which would end in exit code 120 or a message.
+
+        What the stream still holds goes to `/dev/null`.
+        """
+        self.flush()  # a table may have been written to the buffer
         if self.error is None:
             return
         with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -117,6 +117,23 @@ def test_a_log_on_a_full_disk_ends_nothing(tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "train.log").stat().st_size == (tmp_path / "out").stat().st_size == 100
 
 
+def test_after_an_error_the_stream_can_be_closed_without_another() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for settles in (False, True):
+        file = open(os.dup(writer), "w", encoding="utf-8")
+        stream = SafeStream(file)
+        stream.write("text")
+        stream.flush()
+        if settles:
+            stream.settle()
+            file.close()
+        else:
+            with pytest.raises(BrokenPipeError):
+                file.close()
+    os.close(writer)
+
+
 def test_what_the_encoding_lacks_is_escaped_not_lost() -> None:
     raw = io.BytesIO()
     stream = SafeStream(io.TextIOWrapper(raw, encoding="ascii"))
