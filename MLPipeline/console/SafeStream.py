@@ -59,9 +59,9 @@ class SafeStream:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def settle(self) -> None:
-        """After an error, make the interpreter's own flush at exit succeed, which would end in exit code 120 or a message.
+        """After an error, send what the stream still holds to `/dev/null`.
 
-        What the stream still holds goes to `/dev/null`.
+        Otherwise the interpreter's own flush at exit would fail, which ends in exit code 120 or a message.
         """
         self.flush()  # a table may have been written to the buffer
         if self.error is None:
