@@ -26,10 +26,9 @@ def run(config: Config) -> None:
     """Print accuracy with its interval and a table of all classes; write predictions to `--csv`.
 
     Raises:
-        UsageError: there is no such run, a label table cannot be used, or an output may not be written where it is
-            asked for.
+        UsageError: there is no such run, a label table cannot be used, or an output lies where nothing may be written.
         DataError: the images are gone or have changed, or are of classes that the model does not know.
-        ResourceError: an output cannot be written, or `--json` has not all reached stdout.
+        ResourceError: an output cannot be written, or the answer to `--json` could not be printed.
         GateMissedError: the accuracy is below `--min-accuracy`.
     """
     table = _check_outputs(config)  # before the model is loaded

@@ -34,7 +34,7 @@ from MLPipeline.scoring.Unknown import differs_from_training
 _MIN_CONFIDENCE = 0.5  # for --sort-into if the model has no rule: below it, an answer is more likely wrong than not
 _HEAT_QUALITY = 90
 _OTHER_BYTES = 20  # of the name of a heat map: its number and its suffix
-HEAT_MAPS = "heatmaps"  # folder in the output folder
+_HEAT_MAPS = "heatmaps"  # folder in the output folder
 
 Receiver = Callable[[Answer], object]
 
@@ -43,9 +43,9 @@ def run(config: Config) -> None:
     """Print one line per image with its most probable classes; write `--csv`, `--sort-into` and `--heatmap` files.
 
     Raises:
-        UsageError: there are no paths or no such run, or an output would be written where nothing may be.
+        UsageError: there are no paths or no such run, or an output lies where nothing may be written.
         DataError: a path does not exist, or there is no readable image.
-        ResourceError: an output cannot be written, or the answers have not all reached stdout.
+        ResourceError: an output cannot be written, or not all answers could be printed.
     """
     if not config.paths:
         raise UsageError("predict: no images given", "python Engine.py predict cat.jpg photos/ 'new/*.png'")
@@ -86,7 +86,7 @@ def _check_outputs(config: Config, files: Sequence[Path]) -> _Outputs:
     if config.sort_into:
         reserved.check_folder("--sort-into", config.sort_into)
     if config.heatmap:
-        reserved.check_folder("--output", config.output / HEAT_MAPS)
+        reserved.check_folder("--output", config.output / _HEAT_MAPS)
     are_any = bool(config.csv or config.sort_into or config.heatmap)
     return _Outputs(reserved, answers_table(config, reserve(config, run, files=files)), are_any)
 
@@ -132,7 +132,7 @@ def _receivers(config: Config, run: Run, card: ModelCard, outputs: _Outputs) -> 
         copies = SortedCopies(config.sort_into, card.classes, outputs.reserved)
         receivers.append(lambda answer: copies.add(answer.path, answer.top[0][0] if _is_sure(answer, card) else None))
     if config.heatmap:
-        folder = _new_folder(config.output / HEAT_MAPS, run.path.name)
+        folder = _new_folder(config.output / _HEAT_MAPS, run.path.name)
         numbers = itertools.count(1)
         receivers.append(lambda answer: _write_heat(folder, next(numbers), answer))
     with contextlib.ExitStack() as stack:

@@ -72,7 +72,7 @@ def log_to(path: Path) -> None:
 
 
 def close_console() -> None:
-    """Make sure that what could not be printed does not change the exit code when the interpreter ends."""
+    """Make sure that output which could not be printed does not change the exit code when the interpreter ends."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, SafeStream):
             stream.settle()
@@ -90,16 +90,18 @@ def say(text: str = "", on_stderr: bool = False) -> None:
 
 
 def is_unread() -> bool:
-    """Return whether the reader of stdout has closed the pipe: `predict | head -1`."""
+    """Return whether the reader of stdout has closed the pipe, as in `predict | head -1`."""
     error = _stdout_error()
     return error is not None and error.errno in (errno.EPIPE, errno.ESHUTDOWN)
 
 
 def require_complete_stdout() -> None:
-    """Check that all results have reached stdout, unless its reader has closed it: for output that programs read.
+    """Check that no result was lost on the way to stdout, except because its reader has closed the pipe.
+
+    For output that programs read.
 
     Raises:
-        ResourceError: part of them is lost.
+        ResourceError: a result was lost.
     """
     error = _stdout_error()
     if error is not None and not is_unread():
