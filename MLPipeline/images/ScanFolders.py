@@ -26,6 +26,7 @@ from MLPipeline.images.SplitFolders import EXPECTED_LAYOUT, Layout, find_layout
 
 TRAIN, VAL, TEST, UNSPLIT = 0, 1, 2, -1
 SPLITS = ("train", "val", "test")
+_MAX_NOTES = 5  # of classes without images
 
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR)
 
@@ -168,8 +169,11 @@ def _choose_classes(root: Path, found: Sequence[_Found]) -> tuple[str, ...]:
                 f"{root}: class {each.name!r} is in {SPLITS[each.split]} but has no training images",
                 "Add some, or move the folder away",
             )
-        if not each.lengths and each.split in (TRAIN, UNSPLIT):
-            logger.warning("class %r has no images and is left out", each.name)
+    empty = [each.name for each in found if not each.lengths and each.split in (TRAIN, UNSPLIT)]
+    for name in empty[:_MAX_NOTES]:
+        logger.warning("class %r has no images and is left out", name)
+    if len(empty) > _MAX_NOTES:
+        logger.warning("%d more classes have no images and are left out", len(empty) - _MAX_NOTES)
     if len(trained) < 2:
         what = f"{root}: only the class {next(iter(trained))!r} has images, and two are needed"
         only = found[0].folder

@@ -161,6 +161,15 @@ def test_a_class_may_be_absent_from_test_but_not_from_train(tmp_path):
     assert "class 'fox' is in test but has no training images" in refusal(tmp_path)
 
 
+def test_many_classes_without_images_are_a_few_lines(tmp_path, caplog):
+    touch(tmp_path, "cat/1.jpg", "dog/1.jpg", *(f"none{number:04}/" for number in range(2000)))
+    assert scan_folders(tmp_path).classes == ("cat", "dog")
+    assert [record.getMessage() for record in caplog.records] == [
+        *(f"class 'none000{number}' has no images and is left out" for number in range(5)),
+        "1995 more classes have no images and are left out",
+    ]
+
+
 @pytest.mark.parametrize("one, other", [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("STRASSE", "straße")])
 def test_twins_are_refused_by_both_names(tmp_path, one, other):
     touch(tmp_path, f"{one}/1.jpg", f"{other}/1.jpg", "dog/1.jpg")
