@@ -102,7 +102,7 @@ def fit_phase(job: Job, dataset: Dataset, phase: Phase) -> None:
         with stop_signals.deferred():
             epochs = fit(part, train, val, phase.config, job.device, progress, state, saver)
             _run_epochs(job, epochs, state, saver)
-    except (KeyboardInterrupt, PipelineError, BrokenPipeError):
+    except (KeyboardInterrupt, PipelineError):
         _save_best(job)
         raise
     _save(job)

@@ -192,7 +192,7 @@ def test_an_output_that_cannot_be_written_stops_before_training(
 ) -> None:
     (tmp_path / "file").touch()
     flags = [*SMALL, "--data", two_classes, "--output"]
-    outcome = refuse([*flags, tmp_path / "file" / "output"], 3, "cannot be written", "--output")
+    outcome = refuse([*flags, tmp_path / "file" / "output"], 2, "--output", f"{tmp_path / 'file'} is a file")
     assert "epoch" not in outcome.out
 
     def deny(*_: object, **__: object) -> None:

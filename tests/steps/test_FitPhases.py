@@ -7,7 +7,6 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from MLPipeline import Train
-from MLPipeline.commands import Main
+from MLPipeline.Errors import ResourceError
 from MLPipeline.files.TensorFile import load_file
 from MLPipeline.steps import FitPhases
 from tests.support.crash import Blow, prepare
@@ -146,24 +145,20 @@ def test_a_plan_once_made_is_kept_when_the_run_goes_on(
     assert pd.read_csv(tmp_path / "001-run" / "history.csv")["epoch"].tolist() == [1, 2, 3, 4]  # not 8
 
 
-def test_a_closed_pipe_keeps_the_best_weights(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`| head`: nobody reads on, which is no failure."""
+def test_an_error_keeps_the_best_weights(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = FitPhases.say
 
-    def closed(text: str = "") -> None:
+    def failing(text: str = "") -> None:
         if text.startswith("    3 "):
-            raise BrokenPipeError
+            raise ResourceError("the disk is full", "Free space")
         said(text)
 
-    monkeypatch.setattr(FitPhases, "say", closed)
-    monkeypatch.setattr(Main, "sys", SimpleNamespace(stdout=SimpleNamespace(fileno=lambda: 1)))
-    monkeypatch.setattr(Main.os, "dup2", lambda *_: None)
+    monkeypatch.setattr(FitPhases, "say", failing)
     losses = iter([0.3, 0.1, 0.2])
     monkeypatch.setattr(Train, "score", lambda *_: (next(losses), 0.5))
     outcome = run([*command.flags, "--output", tmp_path])
     path = tmp_path / "001-run"
+    assert outcome.code == 3
     assert load_file(path / "model.pt")["epoch"] == 2, outcome.err  # type: ignore[index,call-overload]
     assert pd.read_csv(path / "history.csv")["val_loss"].tolist() == [0.3, 0.1, 0.2]
     assert f"to resume: python Engine.py --resume {path}" in outcome.notes
