@@ -209,6 +209,12 @@ class Config:
         choices=("onnx", "openvino", "pt2"),
         is_for_training=False,
     )
+    int8: bool = _flag(
+        False,
+        "quantize to 8-bit integers; refused if the accuracy falls by more than a point",
+        "what to use",
+        is_for_training=False,
+    )
     json: bool = _flag(False, "print JSON instead of text", "answers", is_for_training=False)
     workers: int | None = _flag(
         None, "number of decoding threads (one per core)", "machine", short="-j", low=1, high=1024

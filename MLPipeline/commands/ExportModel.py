@@ -6,34 +6,35 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from MLPipeline.Checkpoint import ModelCard
+from MLPipeline.commands.ExportImages import drawn_files, files_to_compare, labelled_pixels
 from MLPipeline.commands.OpenRun import OpenedRun, open_run
-from MLPipeline.commands.RunImages import recorded_folders
 from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, say
-from MLPipeline.decoding.EncodeImage import encode_jpeg
-from MLPipeline.Errors import DataError
+from MLPipeline.Device import fast_dtypes
+from MLPipeline.Errors import GateMissedError, UsageError, one_line
 from MLPipeline.export.ExportFolder import REPORT_FILE, export_path, new_export
-from MLPipeline.export.Formats import FORMATS, require_packages
+from MLPipeline.export.Formats import FORMATS, require_packages, write_model
 from MLPipeline.export.Network import ExportedNetwork, describe
 from MLPipeline.export.Origin import origin_of
-from MLPipeline.export.Parity import Parity, answers_of_predict, answers_of_script, compare, require_equal
+from MLPipeline.export.Parity import Answers, answers_of_predict, answers_of_script, compare, require_equal
 from MLPipeline.export.Script import standalone_script
-from MLPipeline.export.Speed import BATCH_SIZE, Speed, measure
+from MLPipeline.export.Speed import BATCH_SIZE, measure
 from MLPipeline.export.StandalonePredictor import open_network
 from MLPipeline.files.AtomicFile import write_text
-from MLPipeline.frozen.FastForward import drawn_images
-from MLPipeline.images.RunSplits import OwnImages, read_splits
-from MLPipeline.images.ScanFolders import TEST
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
 
-MAX_COMPARED = 200  # images
-_NUM_DRAWN, _QUALITY = 16, 95
+if TYPE_CHECKING:
+    from MLPipeline.export.Int8 import Quantized
+
+_NUM_CALIBRATED, _MAX_SCORED = 128, 1000
 _CARD_FILE = "MODEL_CARD.md"
 
 
@@ -43,108 +44,145 @@ def run(config: Config) -> None:
     Raises:
         UsageError: there is no such run, or the model has an operation that the format lacks.
         ResourceError: a package is missing, or the folder cannot be written.
-        GateMissedError: the exported model answers differently from `predict`.
+        GateMissedError: the exported model answers differently from `predict`, or `--int8` loses accuracy.
     """
+    if config.int8 and FORMATS[config.format].save_onnx is None:
+        raise UsageError(f"--int8: not for --format {config.format}", "Use --format onnx or openvino")
     require_packages(config.format)
     opened = open_run(replace(config, device="cpu"))
     card = opened.card
-    path = export_path(config.output, f"{opened.run.path.resolve().name}-{config.format}")
     pixels = f"{card.image_size}x{card.image_size} pixels"
-    say(f"export   {card.model} as {config.format}: {len(card.classes)} classes, {pixels}")
+    name = f"{config.format}{'-int8' if config.int8 else ''}"
+    path = export_path(config.output, f"{opened.run.path.resolve().name}-{name}")
+    say(f"export   {card.model} as {name}: {len(card.classes)} classes, {pixels}")
     with new_export(path) as folder:
-        network = ExportedNetwork(opened.model, card).eval()
-        _write_files(network, opened, config.format, folder)
-        parity = _check(opened, config, folder)
-        speeds = _measure(network, opened, folder / FORMATS[config.format].file)
-        report = {"parity": asdict(parity), "speed": {name: asdict(speed) for name, speed in speeds.items()}}
+        report = _export(opened, config, folder)
         write_text(folder / REPORT_FILE, json.dumps(report, indent=2) + "\n")
     say(f"saved    {path}")
-    say(f"next     python {path / f'predict_{config.format}.py'} IMAGE_OR_FOLDER")
+    say(f"next     python {path / _script_name(config)} IMAGE_OR_FOLDER")
 
 
-def _write_files(network: ExportedNetwork, opened: OpenedRun, format_name: str, folder: Path) -> None:
-    """Write the model, the script, the names of the classes and, if the run has one, its model card."""
-    card, chosen = opened.card, FORMATS[format_name]
-    about = describe(network, card, origin_of(opened.run.model_file, card, chosen.packages))
-    chosen.write(network, card, about, folder / chosen.file)
-    write_text(folder / f"predict_{format_name}.py", standalone_script(format_name))
-    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in card.classes))
+def _export(opened: OpenedRun, config: Config, folder: Path) -> dict[str, Any]:
+    """Write all files of the export but its report, which is returned."""
+    chosen, network = FORMATS[config.format], ExportedNetwork(opened.model, opened.card).eval()
+    about = describe(network, opened.card, origin_of(opened.run.model_file, opened.card, chosen.packages))
+    content = write_model(config.format, network, opened.card, about, folder)
+    write_text(folder / _script_name(config), standalone_script(config.format))
+    write_text(folder / "classes.txt", "".join(f"{one_line(name)}\n" for name in opened.card.classes))
     if (opened.run.path / _CARD_FILE).is_file():
         shutil.copyfile(opened.run.path / _CARD_FILE, folder / _CARD_FILE)
+    with tempfile.TemporaryDirectory() as aside:
+        comparison = _compare(opened, config, folder, Path(aside))
+        report: dict[str, Any] = {"parity": comparison.report}
+        forms = {chosen.file: folder / chosen.file}
+        if config.int8:
+            forms = {"fp32": _move(folder / chosen.file, Path(aside)), "int8": folder / chosen.file}
+            assert content is not None and chosen.save_onnx is not None
+            quantized, found = _quantize(opened, config, content)
+            chosen.save_onnx(quantized.content, about, folder / chosen.file)
+            again = compare(comparison.reference, comparison.answers())
+            say(f"         {again.to_text(comparison.kind)} of those of fp32")
+            report |= {"int8": found | {"script": asdict(again)}}
+        report |= {"speed": _measure(network, opened, forms)}
+    return report
 
 
-def _check(opened: OpenedRun, config: Config, folder: Path) -> Parity:
-    """Return how the script's answers differ from those of `predict`; print it, with the difference of the precisions.
+@dataclass(frozen=True)
+class _Comparison:
+    """The images on which the script is compared with `predict`, and the answers that it must give."""
+
+    files: list[Path]
+    kind: str
+    reference: Answers
+    script: Path
+    card: ModelCard
+    report: dict[str, Any]
+
+    def answers(self) -> Answers:
+        """Return what the script answers now."""
+        return answers_of_script(self.script, self.card, self.files)
+
+
+def _compare(opened: OpenedRun, config: Config, folder: Path, aside: Path) -> _Comparison:
+    """Return, and print, how the answers of the script differ from those of `predict`.
 
     Raises:
         GateMissedError: they differ by more than rounding.
     """
-    with ExitStack() as stack:
-        files, kind = _test_images(opened), "test images"
-        if not files:
-            note(f"the test images of {opened.run.path} are gone: the answers are compared on generated images")
-            drawn = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            files, kind = _drawn_files(drawn, opened.card.image_size), "generated images"
-        reference = answers_of_predict(opened.model, opened.card, files, "fp32", config.workers)
-        found = answers_of_script(folder / f"predict_{config.format}.py", opened.card, files)
-        parity = compare(reference, found)
-        require_equal(parity, f"the {config.format} model")
-        own = answers_of_predict(opened.model, opened.card, files, config.precision, config.workers)
+    files, kind, script = files_to_compare(opened), "test images", folder / _script_name(config)
+    if not files:
+        note(f"the test images of {opened.run.path} are gone: the answers are compared on generated images")
+        files, kind = drawn_files(aside, opened.card.image_size), "generated images"
+    reference = answers_of_predict(opened.model, opened.card, files, "fp32", config.workers)
+    found = answers_of_script(script, opened.card, files)
+    parity = compare(reference, found)
+    require_equal(parity, f"the {config.format} model")
     if parity.num_refused:
         note(f"the script skips {parity.num_refused} of {len(reference.probabilities)} images that predict reads")
     say(f"parity   {parity.to_text(kind)} of those of predict --precision fp32")
-    difference = compare(own, found)
-    if difference.max_difference > parity.max_difference:
-        say(f"         predict here: {difference.to_text(kind)}")
-    return parity
+    report = {"fp32": asdict(parity)}
+    if (fastest := fast_dtypes(opened.model.mean.device)[0]) != torch.float32:
+        own = compare(answers_of_predict(opened.model, opened.card, files, "auto", config.workers), found)
+        say(f"         {own.to_text(kind)} of those of predict here, in {fastest}")
+        report |= {"auto": asdict(own)}
+    return _Comparison(files, kind, reference, script, opened.card, report)
 
 
-def _test_images(opened: OpenedRun) -> list[Path]:
-    """Return up to `MAX_COMPARED` test images of the run, evenly spaced; none if they are gone."""
-    own = own_images(opened, TEST)
-    if own is None or not len(own.index):
-        return []
-    chosen = np.unique(np.linspace(0, len(own.index) - 1, MAX_COMPARED).round().astype(int))
-    paths = [own.index.path(int(position)).resolve() for position in chosen]
-    return [path for path in paths if "\n" not in str(path)]  # the script reads one name per line
+def _quantize(opened: OpenedRun, config: Config, content: bytes) -> tuple[Quantized, dict[str, Any]]:
+    """Return the model in 8 bits, and its accuracy on validation and test images, which is printed.
+
+    Raises:
+        DataError: the images of the run are gone.
+        GateMissedError: it loses more than a point of validation accuracy, which is no chance.
+    """
+    from MLPipeline.export.Int8 import compare_accuracy, quantize, run_onnx  # needs the packages
+
+    calibration = labelled_pixels(opened, TRAIN, _NUM_CALIBRATED, config.workers).pixels
+    quantized = quantize(content, calibration, labelled_pixels(opened, VAL, _MAX_SCORED, config.workers))
+    if quantized.drop.is_too_large:
+        what = f"--int8: costs validation accuracy: {quantized.drop.to_text()}"
+        raise GateMissedError(what, "Nothing was exported; export without --int8")
+    layers = f"{quantized.num_int8} of {quantized.num_int8 + quantized.num_fp32} layers in 8 bits"
+    say(f"int8     {layers}, calibrated on {len(calibration)} training images ({quantized.method})")
+    say(f"         validation accuracy {quantized.drop.to_text()}")
+    test = labelled_pixels(opened, TEST, _MAX_SCORED, config.workers)
+    first, second = (run_onnx(each, test.pixels, ["probabilities"])[0] for each in (content, quantized.content))
+    drop = compare_accuracy(first, second, test.labels)
+    say(f"         test accuracy {drop.to_text()}")
+    report = {"validation": asdict(quantized.drop), "test": asdict(drop), "cosine": quantized.cosine}
+    return quantized, report | {"calibration": quantized.method, "layers": [quantized.num_int8, quantized.num_fp32]}
 
 
-def own_images(opened: OpenedRun, split: int) -> OwnImages | None:
-    """Return the images of a split of the run; None if its folder or its list of images is gone."""
-    root = next((folder for folder in recorded_folders(opened) if folder.is_dir()), None)
-    with suppress(DataError):
-        return (
-            None if root is None else read_splits(opened.run.path / "splits.csv", opened.card.classes).find(root, split)
-        )
-    return None
-
-
-def _drawn_files(folder: Path, image_size: int) -> list[Path]:
-    """Write generated images, which look like rough photographs, and return their paths."""
-    paths = [folder / f"{number}.jpg" for number in range(_NUM_DRAWN)]
-    for path, image in zip(paths, drawn_images(_NUM_DRAWN, 2 * image_size), strict=True):
-        path.write_bytes(encode_jpeg(image.permute(1, 2, 0).contiguous().numpy(), _QUALITY))
-    return paths
-
-
-def _measure(network: ExportedNetwork, opened: OpenedRun, file: Path) -> Mapping[str, Speed]:
-    """Return the speed of the model in torch and as exported; print both side by side."""
-    exported, _ = open_network(file)
+def _measure(network: ExportedNetwork, opened: OpenedRun, forms: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the speed and the size of the model in torch and as exported, printed side by side."""
 
     def in_torch(pixels: np.ndarray) -> object:
         with torch.inference_mode():
             return network(torch.from_numpy(pixels))
 
-    speeds = measure({"torch": in_torch, file.name: exported}, opened.card.image_size)
-    sizes = {"torch": opened.run.model_file.stat().st_size, file.name: _size_of(file)}
-    for name, speed in speeds.items():
+    runs = {"torch": in_torch} | {form: open_network(file)[0] for form, file in forms.items()}
+    sizes = {"torch": opened.run.model_file.stat().st_size} | {form: _size(file) for form, file in forms.items()}
+    speeds = measure(runs, opened.card.image_size)
+    for form, speed in speeds.items():
         say(
-            f"speed    {name:<11}{sizes[name] / 2**20:8.1f} MB {speed.one_image_ms:8.1f} ms for one image "
+            f"speed    {form:<11}{sizes[form] / 2**20:8.1f} MB {speed.one_image_ms:8.1f} ms for one image "
             f"{speed.images_per_s:8.0f} images/s in batches of {BATCH_SIZE}"
         )
-    return speeds
+    return {form: asdict(speed) | {"bytes": sizes[form]} for form, speed in speeds.items()}
 
 
-def _size_of(file: Path) -> int:
+def _script_name(config: Config) -> str:
+    return f"predict_{config.format}.py"
+
+
+def _size(file: Path) -> int:
     """Return the bytes of a model file and of the file of weights beside it, if there is one."""
     return sum(each.stat().st_size for each in (file, file.with_suffix(".bin")) if each.is_file())
+
+
+def _move(file: Path, folder: Path) -> Path:
+    """Move a model file, and the file of weights beside it, to `folder`; return its new path."""
+    for each in (file.with_suffix(".bin"), file):
+        if each.is_file():
+            shutil.move(each, folder / each.name)
+    return folder / file.name

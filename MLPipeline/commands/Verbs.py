@@ -79,7 +79,7 @@ _ROWS = (
         "export",
         "write a run's model as ONNX, OpenVINO or pt2, with a script that predicts without this project",
         "ExportModel",
-        ("run", "format", "workers", "output"),
+        ("run", "format", "int8", "workers", "output"),
     ),
     Verb("runs", "list the runs in the output folder", "ListRuns", ("output",)),
 )

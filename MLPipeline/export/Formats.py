@@ -25,7 +25,7 @@ class Format:
 
     file: str  # name of the model's file
     packages: tuple[str, ...]  # that are needed to write it and to check it
-    write: Callable[[ExportedNetwork, ModelCard, str, Path], None]  # (network, card, description, file)
+    save_onnx: Callable[[bytes, str, Path], None] | None  # (ONNX file, description, file); None: not made from ONNX
 
 
 def require_packages(name: str) -> None:
@@ -48,18 +48,28 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _write_onnx(network: ExportedNetwork, card: ModelCard, about: str, path: Path) -> None:
+def write_model(name: str, network: ExportedNetwork, card: ModelCard, about: str, folder: Path) -> bytes | None:
+    """Write `network` to `folder` in the format called `name`; return the ONNX file that it was made from, if any.
+
+    Raises:
+        UsageError: the network has an operation that the format lacks.
+        ResourceError: the disk is full, or the folder cannot be written.
+    """
+    chosen = FORMATS[name]
+    if chosen.save_onnx is None:
+        _write_pt2(network, card, about, folder / chosen.file)
+        return None
     content = onnx_bytes(network, card, about)
+    chosen.save_onnx(content, about, folder / chosen.file)
+    return content
+
+
+def _save_onnx(content: bytes, about: str, path: Path) -> None:
     write_file(path, lambda file: file.write(content))
 
 
-def _write_openvino(network: ExportedNetwork, card: ModelCard, about: str, path: Path) -> None:
-    """Write model.xml and, with the weights in fp32, model.bin."""
-    save_openvino(onnx_bytes(network, card, about), about, path)
-
-
-def save_openvino(content: bytes, about: str, path: Path) -> None:
-    """Write an ONNX model in OpenVINO's format, weights as they are."""
+def _save_openvino(content: bytes, about: str, path: Path) -> None:
+    """Write model.xml and model.bin, with the weights as they are in the ONNX file."""
     import openvino
 
     model = openvino.Core().read_model(content, b"")
@@ -82,7 +92,7 @@ def _write_pt2(network: ExportedNetwork, card: ModelCard, about: str, path: Path
 
 
 FORMATS = {
-    "onnx": Format("model.onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx),
-    "openvino": Format("model.xml", ("onnx", "onnxscript", "openvino"), _write_openvino),
-    "pt2": Format("model.pt2", (), _write_pt2),
+    "onnx": Format("model.onnx", ("onnx", "onnxscript", "onnxruntime"), _save_onnx),
+    "openvino": Format("model.xml", ("onnx", "onnxscript", "onnxruntime", "openvino"), _save_openvino),
+    "pt2": Format("model.pt2", (), None),
 }

@@ -10,10 +10,14 @@ converted with a rounding error of 1 of 255.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import struct
+import tempfile
+import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +28,7 @@ MAX_PIXELS, MAX_FILE_BYTES = 250_000_000, 512 * 2**20
 _HOLE = bytes(64)  # zero bytes in a row among the pixels of a JPEG file: a lost block
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # ends the pixels of a scan
 _SRGB_GAMMA = 45455
+_DECODING = threading.Lock()
 cv2.setNumThreads(1)
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
 
@@ -103,12 +108,37 @@ def _decode_jpeg(data: bytes, header: Header, size: int) -> np.ndarray:
     scale = next((flags[scale] for scale in flags if spare >= scale), cv2.IMREAD_COLOR)
     end = data.rindex(b"\xff\xd9")
     small = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
-    first, second = (
-        _imdecode(data[:end] + filling * 16 + b"\xff\xd9", small, "JPEG") for filling in (b"\x00", b"\x55")
-    )
+    with _library_messages():
+        first, second = (
+            _imdecode(data[:end] + filling * 16 + b"\xff\xd9", small, "JPEG") for filling in (b"\x00", b"\x55")
+        )
     if not np.array_equal(first, second):
         raise Refused("truncated JPEG")
-    return _imdecode(data, scale | cv2.IMREAD_IGNORE_ORIENTATION, "JPEG")
+    with _library_messages() as messages:
+        pixels = _imdecode(data, scale | cv2.IMREAD_IGNORE_ORIENTATION, "JPEG")
+    if any(messages):
+        raise Refused("truncated or corrupt JPEG")
+    return pixels
+
+
+@contextlib.contextmanager
+def _library_messages() -> Iterator[list[bytes]]:
+    """Collect what libjpeg writes to stderr inside the `with` block: the only way it tells OpenCV of damage."""
+    messages: list[bytes] = []
+    with _DECODING, tempfile.TemporaryFile() as file:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # closed: there is nowhere to write to
+            yield messages
+            return
+        os.dup2(file.fileno(), 2)
+        try:
+            yield messages
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            messages.append(file.read())
 
 
 def _parse_jpeg(data: bytes) -> Header:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 from MLPipeline.export.StandalonePredictor import Predictor
-from tests.support.harness import Outcome, succeed
+from tests.support.harness import Outcome, refuse, succeed
 from tests.support.trained_run import Trained
 
 ISOLATED = """
@@ -66,8 +67,8 @@ def test_it_says_how_equal_and_how_fast_the_model_is(exported: Export) -> None:
 
 def test_the_report_holds_the_same_figures(exported: Export) -> None:
     report = json.loads((exported.path / "export.json").read_text())
-    assert report["parity"]["max_difference"] < 1e-3
-    assert report["parity"]["num_images"] == exported.trained.metrics["test"]["n"]
+    assert report["parity"]["fp32"]["max_difference"] < 1e-3
+    assert report["parity"]["fp32"]["num_images"] == exported.trained.metrics["test"]["n"]
     assert set(report["speed"]) == {"torch", "model.onnx"}
     assert all(speed["images_per_s"] > 0 for speed in report["speed"].values())
 
@@ -138,3 +139,34 @@ def test_an_export_is_replaced_as_a_whole_and_needs_no_images(exported: Export) 
     assert "same answers on 16 generated images" in outcome.out
     onnx.checker.check_model(onnx.load(exported.path / "model.onnx"))
     assert not (exported.path / "notes.txt").exists()
+
+
+def test_openvino_in_8_bits(trained: Trained) -> None:
+    """Each stage says what it found: parity in fp32, accuracy in 8 bits, speed of all three side by side."""
+    outcome = succeed(["export", "--format", "openvino", "--int8", "--output", trained.output])
+    folder = trained.output / "export" / "001-cnn-openvino-int8"
+    names = {path.name for path in folder.iterdir()}
+    assert names - {"MODEL_CARD.md"} == {"model.xml", "model.bin", "predict_openvino.py", "classes.txt", "export.json"}
+    assert "parity   same answers on " in outcome.out
+    assert re.search(r"int8     \d+ of \d+ layers in 8 bits, calibrated on 34 training images \(\w+\)\n", outcome.out)
+    number = trained.metrics["test"]["n"]
+    assert re.search(rf"\n         test accuracy \d+\.\d -> \d+\.\d % of {number} images, difference ", outcome.out)
+    speeds = [line.split()[1] for line in outcome.out.splitlines() if line.startswith("speed")]
+    assert speeds == ["torch", "fp32", "int8"]
+    assert Predictor(folder / "model.xml").classes == ["cat", "dog", "eel"]
+
+
+def test_pt2_loads_with_torch_alone(trained: Trained) -> None:
+    outcome = succeed(["export", "--format", "pt2", "--output", trained.output])
+    assert "parity   same answers on " in outcome.out
+    file = trained.output / "export" / "001-cnn-pt2" / "model.pt2"
+    extra = {"classifier": ""}
+    network = torch.export.load(file, extra_files=extra).module()
+    for number in (1, 5):
+        probabilities, *_ = network(torch.zeros(number, 16, 16, 3, dtype=torch.uint8))
+        assert probabilities.shape == (number, 3) and torch.allclose(probabilities.sum(1), torch.ones(number))
+    assert json.loads(extra["classifier"])["classes"] == ["cat", "dog", "eel"]
+
+
+def test_pt2_in_8_bits_is_refused(trained: Trained) -> None:
+    refuse(["export", "--format", "pt2", "--int8", "--output", trained.output], 2, "--int8: not for --format pt2.")

@@ -110,6 +110,7 @@ def refused() -> Iterator[tuple[str, bytes]]:
     yield "jpeg-then-another", jpeg[:-900] + saved(noise, "JPEG")
     progressive = saved(noise, "JPEG", progressive=True)
     yield "jpeg-lacks-scans", progressive[: progressive.rindex(b"\xff\xda")] + b"\xff\xd9"
+    yield "jpeg-lacks-bytes", jpeg[: len(jpeg) // 2] + jpeg[len(jpeg) // 2 + 150 :]
     yield "jpeg-hole", jpeg[:900] + bytes(200) + jpeg[1100:]
     yield "jpeg-cmyk", saved_as("CMYK", picture)
     yield "jpeg-cmyk-profile", saved_as("CMYK", picture, icc_profile=cmyk_profile())

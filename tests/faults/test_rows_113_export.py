@@ -7,15 +7,17 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from MLPipeline.Checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from MLPipeline.Classifier import Classifier, ModelSpec
+from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.export.Network import ExportedNetwork
 from MLPipeline.Models import all_models
-from tests.support.harness import refuse
+from tests.support.harness import SMALL, refuse, succeed
 from tests.support.trained_run import Trained
 
 
@@ -26,6 +28,31 @@ class BesselStage(nn.Module):
 
 def build_bessel(num_classes: int, image_size: int) -> Classifier:
     return Classifier(nn.Sequential(OrderedDict(waves=BesselStage())), nn.Linear(3, num_classes))
+
+
+class Poisoned(nn.Module):
+    """Six layers that pass on a signal beside a huge constant: in 8 bits of one common scale, the signal is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = nn.Conv2d(3, 2, 1)
+        first.weight.data.copy_(torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]).view(2, 3, 1, 1))
+        first.bias.data.copy_(torch.tensor([0.0, 1e5]))  # type: ignore[union-attr]
+        layers = [nn.Conv2d(2, 2, 1) for _ in range(6)]
+        for layer in layers:
+            layer.weight.data.copy_(torch.eye(2).view(2, 2, 1, 1))
+            layer.bias.data.zero_()  # type: ignore[union-attr]
+        self.layers = nn.Sequential(first, *layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).mean(dim=(2, 3))
+
+
+def build_poisoned(num_classes: int, image_size: int) -> Classifier:
+    head = nn.Linear(2, 2)
+    head.weight.data.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    head.bias.data.zero_()
+    return Classifier(nn.Sequential(OrderedDict(poisoned=Poisoned())), head)
 
 
 def exports(output: Path) -> list[str]:
@@ -57,6 +84,28 @@ def test_113_a_model_that_answers_differently_is_not_exported(
     monkeypatch.setattr(ExportedNetwork, "__init__", with_another_temperature)
     refuse(["export", "--output", trained.output], 5, "the onnx model differs from predict: same answers on", "within")
     assert exports(trained.output) == []
+
+
+def test_114_a_quantized_model_that_loses_accuracy_is_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INT8 that costs more than a point of validation accuracy: exit code 5 with the figures, and no file is left."""
+    draw = np.random.default_rng(0)
+    for split, number in (("train", 8), ("val", 30), ("test", 4)):
+        for name, low in (("bright", 160), ("dark", 30)):
+            (tmp_path / "Data" / split / name).mkdir(parents=True)
+            for image in range(number):
+                pixels = draw.integers(low, low + 60, (16, 16, 3), np.uint8)
+                (tmp_path / "Data" / split / name / f"{image}.png").write_bytes(
+                    cv2.imencode(".png", pixels)[1].tobytes()
+                )
+    succeed([*SMALL, "--data", tmp_path / "Data", "--output", tmp_path])
+    monkeypatch.setitem(all_models(), "poisoned", ModelSpec(build=build_poisoned, source="made up"))
+    card = ModelCard("poisoned", ("bright", "dark"), 16, {"kind": "none", "source": "", "sha256": ""})
+    save_checkpoint(tmp_path / "001-cnn" / "model.pt", build_poisoned(2, 16), card)
+    argv = ["export", "--int8", "--output", tmp_path]
+    refuse(argv, 5, "--int8: costs validation accuracy: 100.0 -> 50.0 % of 60 images, difference -50.0 points")
+    assert exports(tmp_path) == []
 
 
 def test_115_an_operation_that_onnx_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
