@@ -19,7 +19,7 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import PipelineError, UsageError
 from MLPipeline.Evaluate import SplitPredictions, calibrate_and_score
 from MLPipeline.Features import Dataset
-from MLPipeline.files.RunFolder import record_run
+from MLPipeline.files.RunsTable import record_run
 from MLPipeline.images.ScanFolders import VAL
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Report import closing_lines, measure, stored_metrics, write_json, write_results
