@@ -54,6 +54,7 @@ ARITHMETIC_FILES = (
     "test_EngineWeights.py",
     "test_Evaluate.py",
     "test_Features.py",
+    "test_Predict.py",
     "test_Residual.py",
     "test_Train.py",
     "training/test_ExactResume.py",

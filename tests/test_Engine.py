@@ -22,7 +22,7 @@ def test_a_run_holds_exactly_its_files(trained: Trained) -> None:
     assert sorted(path.name for path in trained.path.iterdir()) == sorted(
         "last.pt model.pt config.json environment.json classes.txt splits.csv skipped.csv train.log history.csv "
         "metrics.json predictions.csv report.html model.pt.prev history.png confusion_matrix.png samples.png "
-        "confusion_matrix_normalized.png per_class.png reliability.png roc_pr.png mistakes.png".split()
+        "MODEL_CARD.md confusion_matrix_normalized.png per_class.png reliability.png roc_pr.png mistakes.png".split()
     )
 
 
@@ -32,6 +32,13 @@ def test_the_report_tells_what_the_console_told(trained: Trained) -> None:
     assert f"{100 * scores['accuracy']:.1f}" in page and scores["weakest_class"] in page
     assert page.count("data:image/jpeg;base64,") >= scores["n"]
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page
+
+
+def test_the_model_card_holds_the_figures_of_the_run(trained: Trained) -> None:
+    card, test = (trained.path / "MODEL_CARD.md").read_text(encoding="utf-8"), trained.metrics["test"]
+    assert f"**{100 * test['accuracy']:.1f} % of {test['n']} test images are classified correctly**" in card
+    assert "1 file not used: 1 x `empty file`" in card and f"divided by {trained.metrics['temperature']:.2f}" in card
+    assert f'load("{trained.path}")' in card
 
 
 def test_the_model_file_reads_in_a_bare_torch(trained: Trained) -> None:

@@ -18,7 +18,7 @@ from MLPipeline.Evaluate import Scorer, calibrate_and_score, predict_split
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, scan_folders
 from MLPipeline.images.SplitImages import split_images
-from MLPipeline.Predict import predict
+from MLPipeline.Predict import ImageClassifier
 from MLPipeline.scoring.Calibrate import fit_temperature
 from MLPipeline.scoring.Unknown import FeatureCenters
 from tests.support.made_up_net import build
@@ -124,7 +124,7 @@ def test_new_images_get_the_same_answers(root: Path) -> None:
     card, (_, test) = calibrate_and_score(model, dataset, CARD, "fp32", target_precision=0.5)
     assert card.fingerprint is not None and card.unknown is not None
     files = [dataset.index.path(position) for position in test.positions.tolist()]
-    answers = list(predict(model, card, files, 2, "fp32", workers=1))
+    answers = list(ImageClassifier(model, card, "fp32").stream(files, 2, workers=1))
     is_far = card.fingerprint.is_far(test.distances)
     is_withheld = card.unknown.is_withheld(test.predictions.confidence, is_far)
     assert [answer.top[0][0] for answer in answers] == [CLASSES[label] for label in test.predictions.predicted.tolist()]
@@ -152,4 +152,4 @@ def test_a_fingerprint_of_another_network_is_an_error_not_a_crash(root: Path) ->
     model = a_model()
     card = ModelCard("made-up", CLASSES, SIZE, {}, fingerprint=FeatureCenters(torch.ones(2, 7).half(), 0.5))
     with pytest.raises(DataError, match="another network"):
-        list(predict(model, card, [next((root / "cat").iterdir())], workers=1))
+        ImageClassifier(model, card).predict(next((root / "cat").iterdir()))

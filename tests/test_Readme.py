@@ -37,6 +37,11 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def python_code(page: str) -> list[str]:
+    """The Python examples of a page."""
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
 def test_the_readme_has_at_most_150_lines() -> None:
     assert len(PAGES["README.md"].splitlines()) <= 150
 
@@ -81,7 +86,7 @@ def test_the_page_of_commands_is_the_generated_one() -> None:
 
 
 def test_the_model_example_is_found_by_its_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (example,) = python_code(PAGES["docs/architecture.md"])
     folder = tmp_path / "readme_models"
     folder.mkdir()
     (folder / "__init__.py").touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -114,18 +115,30 @@ def findings_table(audit: Audit) -> pd.DataFrame:
         ("suspect", False, fix.path, "", f"labelled {fix.label}, more likely {fix.suggested}, {fix.confidence:.3f}")
         for fix in audit.fixes
     ]
-    rows += [
-        (
-            "shortcut",
-            False,
-            "",
-            "",
-            f"{audit.index.classes[each.label]} by {each.signal}: "
-            f"typically {each.typical}; others {each.typical_of_others}",
-        )
-        for each in audit.shortcuts.giveaways
-    ]
+    rows += [("shortcut", False, "", "", text) for text in _giveaways(audit)]
     return pd.DataFrame(rows, columns=["finding", "serious", "path", "other_path", "what"], dtype=object)
+
+
+def summary(audit: Audit) -> dict[str, Any]:
+    """Return what the model card of a run on the same images states, ready for JSON."""
+    shortcuts = list(_giveaways(audit))
+    if audit.shortcuts.is_alarming and not shortcuts:
+        shortcuts = [
+            f"size, format, mean colour and border alone predict {100 * audit.shortcuts.accuracy:.1f} % of classes"
+        ]
+    return {
+        "data": str(audit.index.root.resolve()),
+        "images": len(audit.index),
+        "shortcuts": shortcuts,
+        "label_suspects": None if audit.judgement.suspects is None else len(audit.fixes),
+    }
+
+
+def _giveaways(audit: Audit) -> Iterator[str]:
+    """Yield a sentence for each class that can be predicted without the content of its images."""
+    for each in audit.shortcuts.giveaways:
+        name = audit.index.classes[each.label]
+        yield f"{name} by {each.signal}: typically {each.typical}; others {each.typical_of_others}"
 
 
 def _forecast(forecast: Forecast, decimals: int) -> str:

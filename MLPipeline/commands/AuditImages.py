@@ -6,6 +6,7 @@ from a network with ImageNet weights. Both are cached: if nothing has changed, t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from MLPipeline.audit.Audit import (
     findings_table,
     forecast_line,
     shortcut_lines,
+    summary,
     suspect_lines,
 )
 from MLPipeline.audit.AuditPage import write_audit_page
@@ -30,6 +32,7 @@ from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, resumable_reading, say
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Errors import GateMissedError, ResourceError
+from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.RunFolder import check_output
 from MLPipeline.frozen.DecodeOnce import RowKeeper
@@ -39,6 +42,7 @@ from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
+from MLPipeline.report.ModelCard import AUDIT_SUMMARY
 
 if TYPE_CHECKING:  # these load torch
     from MLPipeline.Classifier import Classifier
@@ -193,6 +197,7 @@ def _fix(index: ImageIndex, position: int, suggested: int, confidence: float) ->
 def _write(folder: Path, audit: Audit) -> None:
     """Write the page and the tables; print where they are and what to do next."""
     write_csv(findings_table(audit), folder / "audit.csv")
+    write_text(folder / AUDIT_SUMMARY, json.dumps(summary(audit), indent=2) + "\n")
     written = ["audit.html", "audit.csv"]
     if audit.judgement.suspects is not None:
         num_decided = write_fixes(folder / "fixes.csv", audit.fixes)

@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
 
 def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an interrupted run; flags that would change its result raise an error."""
-    from MLPipeline.files.RunFolder import SETTINGS_FILE, find_run  # imports pandas, which --help does not need
+    from MLPipeline.files.RunFolder import SETTINGS_FILE, find_run  # imports what --help does not need
 
     run = find_run(Path(stated.get("output", Config.output)), stated["resume"], needs_model=False)
     if not (run.path / SETTINGS_FILE).is_file():

@@ -10,7 +10,8 @@ from typing import Any
 from MLPipeline.Config import Config, read_settings
 from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
-from MLPipeline.files.RunFolder import Run, list_runs, read_runs
+from MLPipeline.files.RunFolder import Run, list_runs
+from MLPipeline.files.RunsTable import read_runs
 
 _SPLITTING = ("data", "labels", "split_folders", "fixes", "seed", "test_fraction", "group")
 

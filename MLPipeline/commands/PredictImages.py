@@ -25,9 +25,10 @@ from MLPipeline.files.Destination import Destination, Reserved
 from MLPipeline.files.FileNames import longest_name, shorten, visible_name
 from MLPipeline.files.RunFolder import Run, find_run
 from MLPipeline.files.SortedCopies import SortedCopies
+from MLPipeline.images.FindImages import find_images
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ReadAhead import no_progress
-from MLPipeline.Predict import Answer, answer_columns, find_images, predict
+from MLPipeline.Predict import Answer, ImageClassifier, answer_columns
 from MLPipeline.report.Report import oddity_lines
 from MLPipeline.scoring.Unknown import differs_from_training
 
@@ -56,8 +57,9 @@ def run(config: Config) -> None:
         note(f"skipped {each.path}: {each.reason}")
     ranks.require_same({"images": "\n".join(map(str, files))})
     bar = no_progress if sys.stdout.isatty() else progress  # on a terminal, the answers themselves show the progress
-    how = (config.topk, config.precision, config.workers, bar, config.heatmap)
-    answers = ranks.in_order(predict(opened.model, opened.card, files[ranks.dealt], *how))
+    classifier = ImageClassifier(opened.model, opened.card, config.precision)
+    mine = files[ranks.dealt]
+    answers = ranks.in_order(classifier.stream(mine, config.topk, config.workers, bar, config.heatmap))
     if not ranks.is_first:
         collections.deque(answers, maxlen=0)  # yields nothing, but computes this rank's share
         return

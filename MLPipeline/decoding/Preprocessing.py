@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from MLPipeline.decoding.Fit import STRETCH
 from MLPipeline.decoding.Levels import Levels
 from MLPipeline.decoding.ReadHeader import read_header
-from MLPipeline.decoding.ReadImage import Picture, decode_image, read_image
+from MLPipeline.decoding.ReadImage import Picture, decode_image, read_image, resize, to_picture
+from MLPipeline.decoding.StoredPixels import StoredPixels
 from MLPipeline.files.Cache import digest
 
 _WHAT_FITS = {
@@ -44,6 +45,15 @@ class Preprocessing:
             UnreadableImage: see `read_image`.
         """
         return read_image(path, (image_size, image_size), self.levels, self.fit)
+
+    def square(self, stored: StoredPixels, image_size: int) -> Picture:
+        """Return the picture of pixels that were given in memory, as a square of `image_size` pixels.
+
+        Raises:
+            UnreadableImage: no value is a finite number.
+        """
+        picture = to_picture(stored, self.levels)
+        return replace(picture, pixels=resize(picture.pixels, (image_size, image_size), self.fit))
 
     def key(self, data: bytes, is_deep: bool | None = None) -> bytes:
         """Return the key under which the rows of a file with these bytes are stored.

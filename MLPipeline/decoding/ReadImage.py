@@ -50,6 +50,7 @@ __all__ = [
     "read_thumbnail",
     "resize",
     "to_8_bits",
+    "to_picture",
 ]
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif".split())
@@ -122,6 +123,8 @@ def read_bytes(path: Path) -> bytes:
         if is_shortage(error):  # else image after image would be skipped
             raise unreadable(path, error, "Run the same command again") from error
         raise UnreadableImage((error.strerror or type(error).__name__).lower()) from None
+    except ValueError:  # a null character
+        raise UnreadableImage("not a possible file name") from None
 
 
 def decode_image(
@@ -144,7 +147,15 @@ def decode_for(data: bytes, size: tuple[int, int] | None, levels: Levels | None 
     Raises:
         UnreadableImage: see `decode_image`.
     """
-    stored = _decode_stored(data, read_header(data), size)
+    return to_picture(_decode_stored(data, read_header(data), size), levels)
+
+
+def to_picture(stored: StoredPixels, levels: Levels | None = None) -> Picture:
+    """Return the picture of stored pixels: in 8 bits, in sRGB, on white, upright.
+
+    Raises:
+        UnreadableImage: no value is a finite number.
+    """
     header = stored.header
     pixels, depth_note = to_8_bits(stored, levels)
     pixels, is_transparent, colour_note = _to_rgb(pixels, stored)

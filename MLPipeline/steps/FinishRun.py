@@ -19,9 +19,10 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import PipelineError, UsageError
 from MLPipeline.Evaluate import SplitPredictions, calibrate_and_score
 from MLPipeline.Features import Dataset
-from MLPipeline.files.RunFolder import record_run
+from MLPipeline.files.RunsTable import record_run
 from MLPipeline.images.ScanFolders import VAL
 from MLPipeline.report.Drawing import drawing
+from MLPipeline.report.ModelCard import write_model_card
 from MLPipeline.report.Report import closing_lines, measure, stored_metrics, write_json, write_results
 from MLPipeline.report.RunPage import ReportContent, prepare_report, write_report
 from MLPipeline.scoring.Explain import explain_images
@@ -68,6 +69,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     total_s = round(time.perf_counter() - job.start, 2)
     timing = {"features_s": round(job.inspection.seconds + job.features_s, 2), "total_s": total_s}
     page.write(timing)
+    write_model_card(job.run.path, content)
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
     _say_all(job, metrics, total_s)

@@ -28,7 +28,7 @@ from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images.ScanFolders import scan_folders
 from MLPipeline.images.SplitImages import split_images
 from MLPipeline.Models import build_model, find_model
-from MLPipeline.Predict import predict
+from MLPipeline.Predict import ImageClassifier
 from MLPipeline.Weights import load_weights
 
 SIZE, ROUNDS = 200, 5
@@ -88,8 +88,7 @@ def main() -> None:
             extract(model, replace(index, splits=splits), SIZE, Path(cache))
 
     def prediction(number: int) -> None:
-        for _ in predict(model, card, [index.path(position) for position in range(number)]):
-            pass
+        ImageClassifier(model, card).predict([index.path(position) for position in range(number)])
 
     one, many = len(batch), flags.limit
     candidates: dict[str, tuple[Callable[[], object], int]] = {

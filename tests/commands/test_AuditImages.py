@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -58,7 +59,12 @@ def test_clean_images_pass_the_gate_and_a_wrong_label_is_named(data: Path, featu
     assert "1 of 120 labels looks wrong" in said and "cat/000.png: labelled cat, more likely dog" in said
     assert "with twice as many images: accuracy 99." in said
     folder = data.parent / "output" / "audit"
-    assert sorted(each.name for each in folder.iterdir()) == ["audit.csv", "audit.html", "fixes.csv"]
+    assert sorted(each.name for each in folder.iterdir()) == ["audit.csv", "audit.html", "fixes.csv", "summary.json"]
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(folder / "audit.csv")
+    giveaways = table[table["finding"] == "shortcut"]["what"].tolist()
+    assert giveaways and giveaways[0].split(":")[0].endswith(" by mean colour")
+    assert summary == {"data": str(data.resolve()), "images": 120, "shortcuts": giveaways, "label_suspects": 1}
     assert pd.read_csv(folder / "fixes.csv")[["path", "label", "suggested"]].values.tolist() == [
         ["cat/000.png", "cat", "dog"]
     ]
@@ -106,7 +112,9 @@ def test_without_cleanlab_the_rest_goes_on(data: Path, monkeypatch: pytest.Monke
     done = succeed(audit(data))
     assert done.notes == ["label suspects need cleanlab. pip install 'cleanlab>=2.7'"]
     assert "twice as many images" in done.out and " wrong" not in done.out
-    assert sorted(each.name for each in (data.parent / "output" / "audit").iterdir()) == ["audit.csv", "audit.html"]
+    folder = data.parent / "output" / "audit"
+    assert sorted(each.name for each in folder.iterdir()) == ["audit.csv", "audit.html", "summary.json"]
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["label_suspects"] is None
     monkeypatch.delitem(sys.modules, "cleanlab")  # installed now: labels are checked, no partial result is kept
     assert "1 of 120 labels looks wrong" in succeed(audit(data)).out
 

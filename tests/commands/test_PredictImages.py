@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from MLPipeline.Predict import find_images
+from MLPipeline.images.FindImages import find_images
 from tests.support.harness import refuse, succeed, train
 
 MakeImages = Callable[..., Path]

@@ -173,8 +173,8 @@ def test_the_table_streams_and_memory_stays(trained: Path, images: list[Path], t
                 kept.append(sum(type(each) is PredictImages.Answer for each in gc.get_objects()))
             yield answer
 
-    genuine = PredictImages.predict
-    monkeypatch.setattr(PredictImages, "predict", watched)
+    genuine = PredictImages.ImageClassifier.stream
+    monkeypatch.setattr(PredictImages.ImageClassifier, "stream", watched)
     for number in range(10):
         for image in images:
             (tmp_path / "many" / str(number)).mkdir(parents=True, exist_ok=True)

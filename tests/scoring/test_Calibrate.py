@@ -12,7 +12,8 @@ from torch import Tensor
 
 from MLPipeline.scoring.Calibrate import COLDEST, HOTTEST, fit_temperature
 from MLPipeline.scoring.Metrics import expected_calibration_error
-from MLPipeline.scoring.Predictions import Predictions, predictions_table
+from MLPipeline.scoring.Predictions import Predictions
+from MLPipeline.scoring.PredictionsTable import predictions_table
 
 
 def drawn(num_images: int, true_temperature: float, seed: int = 0) -> Predictions:

@@ -29,7 +29,8 @@ from MLPipeline.scoring.Metrics import (
     shown_metrics,
     title_of,
 )
-from MLPipeline.scoring.Predictions import Predictions, predict_batches, predictions_table, worst_mistakes
+from MLPipeline.scoring.Predictions import Predictions, predict_batches, worst_mistakes
+from MLPipeline.scoring.PredictionsTable import predictions_table
 from tests.docs import METRICS_PAGE, metrics_page
 from tests.support.page_cases import content_of, index_of
 

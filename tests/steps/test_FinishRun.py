@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from MLPipeline.console.Clock import clock
+from MLPipeline.Errors import ResourceError
 from MLPipeline.steps import FinishRun
 from MLPipeline.steps.FinishRun import fine_tuning_lines
-from tests.support.harness import succeed
+from tests.support.harness import SMALL, refuse, succeed
 from tests.support.paths import ROOT
 
+MakeImages = Callable[..., Path]
 TUNED = {
     "kept": "fine-tuned",
     "criterion": "validation loss",
@@ -89,3 +92,20 @@ def test_the_total_time_includes_the_pictures_and_the_start_of_the_command(
     assert clock.start + total >= drawn[0] - 0.01
     assert f"total time {total:.0f} s" in said
     assert "Total time" in (tmp_path / "001-cnn" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_whose_model_card_cannot_be_written_is_not_complete_and_resumes(
+    tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: object) -> None:
+        raise ResourceError(f"{path}: cannot be written", "Free space")
+
+    data = make_images(tmp_path / "Data", {"cat": 10, "dog": 10})
+    flags, run = [*SMALL, "--data", data, "--output", tmp_path / "output"], tmp_path / "output" / "001-cnn"
+    with monkeypatch.context() as patch:
+        patch.setattr(FinishRun, "write_model_card", full)
+        refuse(flags, 3, "cannot be written")
+    assert not (run / "metrics.json").exists() and not (run / "MODEL_CARD.md").exists()
+    succeed(["--resume", run, "--output", tmp_path / "output"])
+    test = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    assert f"**{100 * test['accuracy']:.1f} % of {test['n']} test images" in (run / "MODEL_CARD.md").read_text("utf-8")

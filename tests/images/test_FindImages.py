@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from MLPipeline.Errors import DataError
-from MLPipeline.Predict import find_images
+from MLPipeline.images.FindImages import find_images
 
 FILES = [
     "shots [2]/a.png",
