@@ -20,14 +20,14 @@ import torch
 from MLPipeline.console.Signals import stop_signals
 from MLPipeline.decoding.ReadImage import cv2
 from tests.support.paths import TESTS
-from tests.support.stopped_run import _struck, command, stopped  # noqa: F401  fixtures
+from tests.support.stopped_run import _interrupted, command, stopped  # noqa: F401  fixtures
 from tests.support.trained_run import trained  # noqa: F401  a fixture
 
 MakeImages = Callable[..., Path]
 
 # With `--dist loadfile` a worker runs whole files. The longest come first, so that all workers finish together.
 LONGEST_FILES = (
-    "faults/test_Kill.py",
+    "campaigns/test_Kills.py",
     "distributed/test_RanksRuns.py",
     "test_ReadmeRuns.py",
     "test_TimmWeights.py",

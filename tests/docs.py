@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the table of verbs and the settings.
+"""Writes the pages of docs/ that follow from the code: cli.md, and the tables of metrics.md and reliability.md.
 
 python -m tests.docs
 """
@@ -12,9 +12,11 @@ from MLPipeline.commands.Verbs import VERBS, Verb
 from MLPipeline.Config import Config, flag_name, plain_type
 from MLPipeline.scoring.Metrics import metrics_document
 from tests.support.paths import ROOT
+from tests.support.promises import promise_tables
 
 PAGE = ROOT / "docs" / "cli.md"
 METRICS_PAGE = PAGE.with_name("metrics.md")
+RELIABILITY_PAGE = PAGE.with_name("reliability.md")
 HEADER = """\
 # Command line
 
@@ -66,6 +68,15 @@ def metrics_page() -> str:
     return head + metrics_document()
 
 
+def reliability_page() -> str:
+    """Return `docs/reliability.md`: its text as it stands, and the tables of promises and tests as they are now."""
+    mark = "## Every promise and its test\n\n"
+    head, found, _ = RELIABILITY_PAGE.read_text(encoding="utf-8").partition(mark)
+    assert found, f"{RELIABILITY_PAGE}: the heading of its tables is missing"
+    return head + mark + promise_tables()
+
+
 if __name__ == "__main__":
     PAGE.write_text(command_page(), encoding="utf-8")
     METRICS_PAGE.write_text(metrics_page(), encoding="utf-8")
+    RELIABILITY_PAGE.write_text(reliability_page(), encoding="utf-8")

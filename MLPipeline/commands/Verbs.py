@@ -82,5 +82,6 @@ _ROWS = (
         ("run", "format", "int8", "workers", "output"),
     ),
     Verb("runs", "list the runs in the output folder", "ListRuns", ("output",)),
+    Verb("selftest", "check that everything works on this machine", "SelfTest", ("device", "output")),
 )
 VERBS = {verb.name: verb for verb in _ROWS}

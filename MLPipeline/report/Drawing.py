@@ -33,7 +33,8 @@ Message = tuple[int, bool, Task]  # number of the order, whether it comes from `
 Answer = tuple[Any, Exception | None]  # the return value, or the error
 _END: Any = None
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 5.0  # for the process to end
+_ANSWER_S = 600.0  # for its next result
 _ROOT = Path(__file__).parents[2]
 _SERVE = f"import sys; sys.path[0] = {str(_ROOT)!r}; from MLPipeline.report.Drawing import serve; serve()"
 
@@ -114,13 +115,17 @@ class Drawing:
             self._drawn.append(order)
 
     def wait_for(self, order: Order) -> None:
-        """Wait until the process has returned the result of `order`, or has ended."""
+        """Wait until the process has returned the result of `order`, or has ended; one that hangs is killed."""
         while id(order) in self._unanswered and self._process:
+            limit = threading.Timer(_ANSWER_S, self._process.kill)
+            limit.start()
             try:
                 number, answer = pickle.load(_pipe(self._process.stdout))
                 self._unanswered.pop(number).answer = answer
             except (OSError, EOFError, pickle.UnpicklingError):
                 self.end()
+            finally:
+                limit.cancel()
 
     def finish(self) -> None:
         """Wait until all pictures are drawn.

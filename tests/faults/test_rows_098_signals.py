@@ -16,7 +16,7 @@ from MLPipeline.files.TensorFile import load_file
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images import Inspect
 from MLPipeline.training.TrainState import TrainState
-from tests.support.crash import Blow, run_struck
+from tests.support.crash import SignalAt, run_in_process
 from tests.support.stop_cases import Command
 
 MakeImages = Callable[..., Path]
@@ -40,7 +40,7 @@ def test_098_a_signal_saves_the_state_and_has_the_shells_code(
     command: Command, tmp_path: Path, signum: signal.Signals
 ) -> None:
     """SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGXCPU end a run after its step, with code 128 + n, and it is resumed."""
-    outcome, path = command.strike(tmp_path, Blow("step", 5, signal=signum)), tmp_path / "001-run"
+    outcome, path = command.interrupt(tmp_path, SignalAt("step", 5, signal=signum)), tmp_path / "001-run"
     assert outcome.code == CODES[signum], outcome.err
     assert "Traceback" not in outcome.err and "error:" not in outcome.err
     assert outcome.notes[-1] == f"to resume: python Engine.py --resume {path}"
@@ -48,7 +48,7 @@ def test_098_a_signal_saves_the_state_and_has_the_shells_code(
     assert len(state["state"]["history"]) * 3 + state["state"]["batch"] == 5
     assert f"stopped by {signum.name}" in (path / "report.html").read_text()
     if signum in (signal.SIGHUP, signal.SIGXCPU):
-        assert command.go_on(tmp_path) == command.whole
+        assert command.resume(tmp_path) == command.whole
 
 
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT])
@@ -58,7 +58,7 @@ def test_098_what_is_ignored_at_the_start_stays_ignored(
     """Under `nohup` (SIGHUP), and in the background of a script (SIGINT), the run goes on to its end."""
     before = signal.signal(signum, signal.SIG_IGN)
     try:
-        outcome = command.strike(tmp_path, Blow("step", 5, signal=signum))
+        outcome = command.interrupt(tmp_path, SignalAt("step", 5, signal=signum))
         assert signal.getsignal(signum) is signal.SIG_IGN
     finally:
         signal.signal(signum, before)
@@ -115,7 +115,7 @@ def test_099_a_signal_ends_a_command_that_is_busy(
 ) -> None:
     """A step, the extraction of features and the reading of images are left 8 s after the signal at the latest."""
     output = tmp_path / "output"
-    ended = run_struck([*command.flags, "--output", output], tmp_path / "log.txt", change=hang)
+    ended = run_in_process([*command.flags, "--output", output], tmp_path / "log.txt", change=hang)
     assert ended.code == 143, ended.text
     assert "Traceback" not in ended.text and "error:" not in ended.text
     assert ended.seconds < 100  # computing takes minutes
@@ -123,6 +123,6 @@ def test_099_a_signal_ends_a_command_that_is_busy(
         assert (output / "001-run").exists() == has_run
     if has_run:
         assert f"note: to resume: python Engine.py --resume {output / '001-run'}\n" in ended.text
-        assert command.go_on(output) == command.whole
+        assert command.resume(output) == command.whole
     else:
         assert command.again(output) == command.whole

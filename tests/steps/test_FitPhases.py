@@ -17,7 +17,7 @@ from MLPipeline import Train
 from MLPipeline.Errors import ResourceError
 from MLPipeline.files.TensorFile import load_file
 from MLPipeline.steps import FitPhases
-from tests.support.crash import Blow, prepare
+from tests.support.crash import SignalAt, prepare
 from tests.support.harness import refuse, run, succeed
 from tests.support.stop_cases import Command, resuming
 
@@ -99,7 +99,7 @@ def test_the_head_is_remembered_for_the_comparison(
 
     monkeypatch.setattr(FitPhases, "fit_phase", spied)
     succeed([*command.flags, "--output", tmp_path / "whole"])
-    command.strike(tmp_path / "stopped", Blow("step", 5, signal=signal.SIGINT))
+    command.interrupt(tmp_path / "stopped", SignalAt("step", 5, signal=signal.SIGINT))
     succeed(resuming(tmp_path / "stopped" / "001-run"))
     assert seen[0] is None and torch.equal(seen[1], seen[3]) and torch.equal(seen[1], seen[-1]) and len(seen[1]) == 2
 
@@ -135,7 +135,7 @@ def test_a_plan_once_made_is_kept_when_the_run_goes_on(
     """An estimate depends on what else the machine does: asked again, it would give another number of epochs."""
     asked = Estimates(25.0)
     with monkeypatch.context() as patch:
-        prepare(patch.setattr, Blow("step", 5, signal=signal.SIGINT))
+        prepare(patch.setattr, SignalAt("step", 5, signal=signal.SIGINT))
         patch.setattr(FitPhases, "seconds_per_epoch", asked)
         patch.setattr(FitPhases.time, "perf_counter", itertools.count(0, 0.01).__next__)
         assert run([*command.flags, "--epochs", "8", "--time", "1.5", "--output", tmp_path]).code == 130
@@ -166,14 +166,14 @@ def test_an_error_keeps_the_best_weights(command: Command, tmp_path: Path, monke
 
 def test_without_room_for_features_a_run_cannot_go_on(command: Command, tmp_path: Path) -> None:
     """Its head was trained on stored features, and is to be trained on images now: not the same numbers."""
-    command.strike(tmp_path, Blow("step", 2, signal=signal.SIGINT))
+    command.interrupt(tmp_path, SignalAt("step", 2, signal=signal.SIGINT))
     path = tmp_path / "001-run"
     refuse([*resuming(path), "--cache-limit", "0"], 2, f"--resume {path}: the cache has not the room", "--cache-limit")
     succeed(resuming(path))
 
 
 def test_a_state_of_the_first_phase_has_the_head_alone(command: Command, tmp_path: Path) -> None:
-    command.strike(tmp_path, Blow("step", 2, signal=signal.SIGINT))
+    command.interrupt(tmp_path, SignalAt("step", 2, signal=signal.SIGINT))
     stored: Any = load_file(tmp_path / "001-run" / "last.pt")
     assert (stored["phase"], stored["num_epochs"], stored["head"]) == (0, 1, None)
     assert set(stored["state"]["model"]) == {"1.weight", "1.bias"}

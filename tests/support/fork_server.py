@@ -7,8 +7,11 @@ import os
 import sys
 from multiprocessing.context import ForkServerContext
 
-import Engine  # noqa: F401  imported once, for all
-from MLPipeline.steps import FinishRun, FitPhases, Prepare  # noqa: F401
+import imagecodecs  # noqa: F401  imported once, for all
+
+import Engine  # noqa: F401
+from MLPipeline.report import Plots, ScorePlots  # noqa: F401
+from MLPipeline.steps import CheckMirrors, FinishRun, FitPhases, Prepare, ShowRates  # noqa: F401
 
 
 def fork_server() -> ForkServerContext:

@@ -11,12 +11,15 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import Engine
 from MLPipeline.console.Signals import stop_signals
+from MLPipeline.report import Plots, ScorePlots
 from MLPipeline.report.Drawing import drawing
 
 SMALL = ["--model", "cnn", "--image-size", "16", "--epochs", "2", "--device", "cpu", "-j", "1"]
@@ -35,24 +38,40 @@ class Outcome:
         return [line.removeprefix("note: ") for line in self.err.splitlines() if line.startswith("note: ")]
 
 
+def empty_figures() -> list[tuple[object, str, Any]]:
+    """Return replacements (owner, name, value) after which a run writes empty pictures, drawn in its own process.
+
+    Building and drawing figures takes longer than a small training. The tests of report/ draw them, and those that
+    give `paints`.
+    """
+    figures = dict.fromkeys(ScorePlots.FIGURES, _empty_figure)
+    names = ("history_figure", "samples_figure", "mistakes_figure")
+    return [
+        (drawing, "begin", lambda: None),
+        (drawing, "_process", None),
+        (FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer),
+        (ScorePlots, "FIGURES", figures),
+        *((Plots, name, _empty_figure) for name in names),
+    ]
+
+
 @contextlib.contextmanager
 def blank_figures() -> Iterator[None]:
-    """Lay out figures in this process and write them blank, because rendering takes longer than training.
-
-    They are rendered in the tests of report/, and wherever `paints` is given.
-    """
-    with (
-        patch.object(drawing, "begin", lambda: None),
-        patch.object(drawing, "_process", None),
-        patch.object(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer),
-    ):
+    """Apply `empty_figures` inside the `with` block."""
+    with contextlib.ExitStack() as changed:
+        for owner, name, value in empty_figures():
+            changed.enter_context(patch.object(owner, name, value))
         yield
+
+
+def _empty_figure(*_: object) -> Figure:
+    return Figure((0.1, 0.1))
 
 
 def run(argv: list[str | Path], paints: bool = False) -> Outcome:
     """Return the outcome of `python Engine.py <argv>`; fails if it changes images or an earlier run.
 
-    A resumed run may change; give `--resume` its path. The figures are blank unless `paints`.
+    A resumed run may change; give `--resume` its path. The pictures are empty unless `paints`.
     """
     words = [str(word) for word in argv]
     data, output = Path(_value(words, "--data", "Data")), Path(_value(words, "--output", "output"))

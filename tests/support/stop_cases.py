@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.crash import Blow, prepare, result
+from tests.support.crash import SignalAt, prepare, result
 from tests.support.harness import Outcome, run, succeed
 
 MakeImages = Callable[..., Path]
@@ -26,11 +26,11 @@ class Command:
             succeed([*self.flags, "--output", self.output])
         self.whole = result(self.output)
 
-    def strike(self, output: Path, blow: Blow) -> Outcome:
-        """Return the outcome of the command when it receives the signal `blow`."""
+    def interrupt(self, output: Path, signal_at: SignalAt) -> Outcome:
+        """Return the outcome of the command when it receives the signal `signal_at`."""
         with pytest.MonkeyPatch.context() as patch:
-            prepare(patch.setattr, blow)
-            return run([*self.flags, "--output", output], paints=blow.moment == "plot")
+            prepare(patch.setattr, signal_at)
+            return run([*self.flags, "--output", output], paints=signal_at.moment == "plot")
 
     def again(self, output: Path) -> dict[str, Any]:
         """Return the result of running the whole command again, if it was stopped before there was a run."""
@@ -39,7 +39,7 @@ class Command:
             succeed([*self.flags, "--output", output])
         return result(output)
 
-    def go_on(self, output: Path) -> dict[str, Any]:
+    def resume(self, output: Path) -> dict[str, Any]:
         """Return the result of resuming the run that was stopped in `output`."""
         with pytest.MonkeyPatch.context() as patch:
             prepare(patch.setattr, None)

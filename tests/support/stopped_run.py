@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.crash import Blow, prepare
+from tests.support.crash import SignalAt, prepare
 from tests.support.stop_cases import Command
 
 FLAGS = "--model cnn --image-size 8 --epochs 3 -b 4 --lr 0.05"
@@ -21,15 +21,15 @@ def command(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[...,
 
 
 @pytest.fixture(scope="module")
-def _struck(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _interrupted(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("stopped")
-    assert command.strike(output, Blow("step", 5, signal=signal.SIGINT)).code == 130
+    assert command.interrupt(output, SignalAt("step", 5, signal=signal.SIGINT)).code == 130
     return output
 
 
 @pytest.fixture
-def stopped(_struck: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stopped(_interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of the folder of the stopped run."""
-    shutil.copytree(_struck, tmp_path / "output")
+    shutil.copytree(_interrupted, tmp_path / "output")
     prepare(monkeypatch.setattr, None)
     return tmp_path / "output" / "001-run"

@@ -1,4 +1,4 @@
-"""Row 43 of the fault matrix: a batch that does not fit is computed in parts, and moves the weights all the same."""
+"""A batch that does not fit into memory is computed in parts, and changes the weights in the same way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows 75 to 83 of the fault matrix through the command line: splits, names, label tables, corrected labels."""
+"""Rows 75 to 83 of the fault matrix: split folders, class names, tables of labels, corrected labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def table(folder: Path, name: str, text: str) -> Path:
     return folder / name
 
 
-def test_split_folders_by_word(flags: list[str | Path], make: Make) -> None:
+def test_075_split_folders_by_word(flags: list[str | Path], make: Make) -> None:
+    """Folders like `training_set` and `test_set`: recognised as splits by their words."""
     make({f"{split}/{name}": number for split, number in (("training_set", 12), ("test_set", 4)) for name in "ab"})
     outcome = succeed(flags)
     assert "2 classes" in outcome.out
@@ -51,7 +52,8 @@ def test_split_folders_by_word(flags: list[str | Path], make: Make) -> None:
     assert (splits["path"].str.startswith("test_set/") == (splits["split"] == "test")).all()
 
 
-def test_train_beside_class_folders(flags: list[str | Path], make: Make) -> None:
+def test_076_train_beside_class_folders(flags: list[str | Path], make: Make) -> None:
+    """`train` beside class folders: exit code 2 with the two flags that say what is meant."""
     make({"train/steam": 4, "train/diesel": 4, "car": 4, "bus": 4})
     refuse(flags, 2, "'train' lies beside", "'bus', 'car'", "--split-folders yes", "--split-folders no")
     outcome = succeed([*flags[:-2], "--split-folders", "no", *flags[-2:]])
@@ -61,13 +63,15 @@ def test_train_beside_class_folders(flags: list[str | Path], make: Make) -> None
 
 
 @pytest.mark.parametrize("names", [("valid", "invalid"), ("test tube", "beaker", "flask")])
-def test_classes_called_like_splits(flags: list[str | Path], make: Make, names: tuple[str, ...]) -> None:
+def test_076_classes_named_like_splits(flags: list[str | Path], make: Make, names: tuple[str, ...]) -> None:
+    """Classes named like splits (`valid` and `invalid`): exit code 2 with the flag that makes them classes."""
     make(dict.fromkeys(names, 3))
     for verb in ([], ["audit", "--data", flags[-3], "--output", flags[-1]]):
         refuse(verb or flags, 2, f"{names[0]!r} lies beside", "--split-folders no")
 
 
-def test_a_test_folder_of_loose_images(flags: list[str | Path], make: Make, data: Path) -> None:
+def test_077_a_test_folder_without_classes(flags: list[str | Path], make: Make, data: Path) -> None:
+    """A test folder without class folders: noted as unlabelled; test images are taken from training."""
     make({"train/round": 12, "train/square": 12, "valid/round": 3, "valid/square": 3, "test": 5})
     outcome = succeed(flags)
     assert any(f"python Engine.py predict {data / 'test'}" in note for note in outcome.notes)
@@ -77,14 +81,15 @@ def test_a_test_folder_of_loose_images(flags: list[str | Path], make: Make, data
     assert splits.groupby("split").size().to_dict() == {"train": 20, "val": 6, "test": 4}
 
 
-def test_names_that_differ_by_a_blank(flags: list[str | Path], make: Make) -> None:
+def test_078_names_that_differ_by_a_blank(flags: list[str | Path], make: Make) -> None:
+    """Class names that differ by blanks or invisible characters: exit code 2 with both, escaped."""
     make({"round": 3, "round\u00a0": 3, "square": 3})
     refuse(flags, 2, "'round' and 'round\\xa0'", "Rename or merge one")
 
 
-def test_accents_composed_in_one_place_and_decomposed_in_the_other(
-    flags: list[str | Path], make: Make, data: Path, tmp_path: Path
-) -> None:
+def test_079_082_accents_encoded_in_two_ways(flags: list[str | Path], make: Make, data: Path, tmp_path: Path) -> None:
+    """Accents composed in one place and decomposed in another: matched in folders, tables and runs."""
+
     def named(form: str, *names: str) -> list[str]:
         return [unicodedata.normalize(form, name) for name in names]
 
@@ -117,16 +122,18 @@ FIXES = [
 
 
 @pytest.mark.parametrize(("text", "words"), FIXES)
-def test_corrected_labels_that_contradict(
+def test_081_corrected_labels_that_contradict(
     flags: list[str | Path], make: Make, tmp_path: Path, text: str, words: list[str]
 ) -> None:
+    """A path twice with two labels, two label columns, a wrong `given`, no such path: exit code 2 with the row."""
     make(dict.fromkeys(("007", "7", "None", "nan", "-1", "1e5"), 2))
     fixes = table(tmp_path, "fixes.csv", text)
     for command in ([*flags, "--fixes", fixes], ["audit", *flags[-4:], "--fixes", fixes]):
         refuse(command, 2, f"--fixes {fixes}", *words)
 
 
-def test_a_plain_minus_and_one_with_an_apostrophe(flags: list[str | Path], make: Make, tmp_path: Path) -> None:
+def test_080_labels_that_look_like_numbers(flags: list[str | Path], make: Make, tmp_path: Path) -> None:
+    """Labels like 007, None, nan, 1e5 and -1: unchanged names, with or without the apostrophe of a spreadsheet."""
     make(dict.fromkeys(("007", "7", "None", "nan", "-1", "1e5"), 8))
     fixes = table(tmp_path, "fixes.csv", "path,label\n-1/003.png,7\n'-1/004.png,1e5\n7/001.png,-1\n7/002.png,'-1\n")
     succeed([*flags, "--fixes", fixes])
@@ -140,7 +147,8 @@ def test_a_plain_minus_and_one_with_an_apostrophe(flags: list[str | Path], make:
 
 @pytest.mark.parametrize("flag", ["--fixes", "--labels"])
 @pytest.mark.parametrize("name", ["pipe", "/dev/zero", "folder", "missing.csv"])
-def test_a_table_that_is_no_file(flags: list[str | Path], make: Make, tmp_path: Path, flag: str, name: str) -> None:
+def test_081_a_table_that_is_no_file(flags: list[str | Path], make: Make, tmp_path: Path, flag: str, name: str) -> None:
+    """A table that is a FIFO, a device, a folder or missing: exit code 2 at once."""
     make({"cat": 2, "dog": 2})
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
@@ -159,7 +167,8 @@ class TestTable:
             os.replace(colour / "ab"[number % 2] / "000.png", name)
         return [f"{number:03},{('007', 'None')[number % 2]}" for number in range(40)]
 
-    def test_every_verb_takes_it(self, tmp_path: Path, rows: list[str]) -> None:
+    def test_080_every_verb_reads_a_table(self, tmp_path: Path, rows: list[str]) -> None:
+        """A table of labels as most published data sets have: read by every verb, names unchanged."""
         labels = table(tmp_path / "kaggle", "train.csv", "\n".join(["image_id,target", *rows[:36]]))
         source = ["--labels", labels, "--data", tmp_path / "kaggle" / "images", "--output", tmp_path / "output"]
         outcome = succeed([*SMALL, *source])
@@ -181,7 +190,8 @@ class TestTable:
         copied = [path for path in (tmp_path / "output").rglob("*.png") if path.name[:3].isdigit()]
         assert copied == []
 
-    def test_split_and_group_columns(self, tmp_path: Path, rows: list[str]) -> None:
+    def test_080_split_and_group_columns(self, tmp_path: Path, rows: list[str]) -> None:
+        """Columns for split and group in a table: used."""
         lines = [f"{row},{('train', 'test')[k // 30]},{k // 4}" for k, row in enumerate(rows)]
         labels = table(tmp_path / "kaggle", "train.csv", "\n".join(["id,class,split,group", *lines]))
         outcome: Outcome = succeed([*SMALL, "--labels", labels, "--output", tmp_path / "output"])
@@ -202,7 +212,8 @@ class TestTable:
             ('004,"None', ["row 42", "cannot be read as a table"]),
         ],
     )
-    def test_rows_that_cannot_be_used(self, tmp_path: Path, rows: list[str], extra: str, words: list[str]) -> None:
+    def test_081_rows_that_cannot_be_used(self, tmp_path: Path, rows: list[str], extra: str, words: list[str]) -> None:
+        """Rows with contradictions, missing cells or files: exit code 2 with their numbers."""
         labels = table(tmp_path / "kaggle", "train.csv", "\n".join(["id,class", *rows, extra]))
         for verb in (SMALL, ["audit"]):
             refuse([*verb, "--labels", labels, "--output", tmp_path / "output"], 2, f"--labels {labels}: ", *words)
