@@ -169,7 +169,7 @@ def test_043_memory_that_runs_out_elsewhere(stopped: Path, monkeypatch: pytest.M
         raise MemoryError("Unable to allocate 9 TiB")
 
     monkeypatch.setattr("MLPipeline.steps.FinishRun.measure", fail)
-    refuse(resuming(stopped), 3, "out of memory (Unable to allocate 9 TiB)")
+    refuse(resuming(stopped), 3, "out of memory while computing: 9 TiB were requested")
 
 
 @pytest.mark.parametrize("num_free", [3, 6, 9])

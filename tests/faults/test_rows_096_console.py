@@ -183,12 +183,12 @@ def test_097_only_predict_stops_early_and_only_if_nothing_else_is_asked_for(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`predict | head -1` ends quietly with 0; with `--csv` or `--sort-into` it answers for all images."""
-    from MLPipeline.commands import PredictImages
+    from MLPipeline.Predict import ImageClassifier
 
     computed: list[object] = []
-    genuine = PredictImages.predict
+    genuine = ImageClassifier.stream
     monkeypatch.setattr(
-        PredictImages, "predict", lambda *args: (computed.append(answer) or answer for answer in genuine(*args))
+        ImageClassifier, "stream", lambda *args: (computed.append(answer) or answer for answer in genuine(*args))
     )
     for flags, number in ((["--json"], 2), (["--csv", tmp_path / "a.csv"], 20), (["--sort-into", tmp_path / "s"], 20)):
         computed.clear()
