@@ -14,10 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from MLPipeline.Errors import DataError, UsageError, did_you_mean
+from MLPipeline.Errors import DataError, ResourceError, UsageError, did_you_mean
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.Destination import Reserved
+from MLPipeline.files.ErrnoHints import errno_hint
 from MLPipeline.files.Lock import held
 
 RUNS_TABLE = "runs.csv"
@@ -160,14 +161,18 @@ def read_runs(output: Path) -> pd.DataFrame:
 
     Raises:
         DataError: the file is not a table of runs.
+        ResourceError: it cannot be read.
     """
     table = output / RUNS_TABLE
     try:
         rows = pd.read_csv(table)
     except FileNotFoundError:
         return pd.DataFrame()
-    except (ValueError, OSError) as error:
+    except (ValueError, IsADirectoryError) as error:
         raise DataError(f"{table}: is not a table of runs", "Move it away; a new one is written") from error
+    except OSError as error:  # the table may be good
+        what = f"{table}: cannot be read ({error.strerror or error})"
+        raise ResourceError(what, errno_hint(error, "Give another --output")) from error
     if "run" not in rows:
         raise DataError(f"{table}: is not a table of runs", "Move it away; a new one is written")
     return rows

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,6 +146,25 @@ def test_runs_that_end_at_once_lose_no_row(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda run: record_run(tmp_path, run, metrics(0.5), 1.0), runs))
     assert sorted(read_runs(tmp_path)["run"]) == [run.path.name for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(errno.EACCES, "Change the permissions"), (errno.EIO, "Check that the disk is connected")]
+)
+def test_a_table_that_cannot_be_read_is_left_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    run, table = create_run(tmp_path, "cnn", DATA), tmp_path / "runs.csv"
+    record_run(tmp_path, run, metrics(0.9), 1.0)
+    before = table.read_bytes()
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(RunFolder.pd, "read_csv", refused)
+    with pytest.raises(ResourceError, match=rf"runs.csv: cannot be read \({os.strerror(number)}\)\. {hint}"):
+        record_run(tmp_path, run, metrics(0.9), 1.0)
+    assert table.read_bytes() == before and not list(tmp_path.glob("*.damaged"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b'run\n"a', b"x,y\n1,2\n"])
