@@ -173,6 +173,21 @@ def test_a_step_that_takes_too_long_is_interrupted(
     ]
 
 
+def test_a_console_that_blocks_does_not_delay_the_interruption(
+    stops: StopSignals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Signals, "GRACE_S", 0.05)
+    monkeypatch.setattr(Signals, "_LAST_WORDS_S", 0.05)
+    released = threading.Event()
+    monkeypatch.setattr(Signals.logger, "warning", lambda *_: released.wait(120))
+    with pytest.raises(Interrupted), stops.deferred():
+        send(signal.SIGTERM)
+        for _ in range(6000):
+            time.sleep(0.01)
+    assert not released.is_set()
+    released.set()
+
+
 def test_saving_the_state_is_not_a_step(stops: StopSignals, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Signals, "GRACE_S", 0.02)
     saved = []
@@ -209,7 +224,10 @@ def test_a_long_call_of_a_library_does_not_delay_the_end(
 @pytest.mark.parametrize(
     "signums", [[signal.SIGINT] * 3, [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGINT]]
 )
-def test_a_third_one_ends_the_process(stops: StopSignals, exits: list[int], signums: list[int]) -> None:
+def test_a_third_one_ends_the_process(
+    stops: StopSignals, exits: list[int], monkeypatch: pytest.MonkeyPatch, signums: list[int]
+) -> None:
+    monkeypatch.setattr(Signals, "LIMIT_S", 1000)
     for signum in signums:
         assert not exits
         with pytest.raises(Interrupted):
