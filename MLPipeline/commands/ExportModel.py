@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from MLPipeline.Checkpoint import ModelCard
+from MLPipeline.commands.Destinations import reserve
 from MLPipeline.commands.ExportImages import drawn_files, files_to_compare, labelled_pixels
 from MLPipeline.commands.OpenRun import OpenedRun, open_run
 from MLPipeline.Config import Config
@@ -29,6 +30,7 @@ from MLPipeline.export.Script import standalone_script
 from MLPipeline.export.Speed import BATCH_SIZE, measure
 from MLPipeline.export.StandalonePredictor import open_network
 from MLPipeline.files.AtomicFile import write_text
+from MLPipeline.files.RunFolder import find_run
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
 
 if TYPE_CHECKING:
@@ -42,13 +44,15 @@ def run(config: Config) -> None:
     """Write `output/export/<run>-<format>/`; print how it compares with `predict` and how fast it is.
 
     Raises:
-        UsageError: there is no such run, or the model has an operation that the format lacks.
+        UsageError: there is no such run, `--output` lies inside the images or a run, or the model has an operation that
+            the format lacks.
         ResourceError: a package is missing, or the folder cannot be written.
         GateMissedError: the exported model answers differently from `predict`, or `--int8` loses accuracy.
     """
     if config.int8 and FORMATS[config.format].save_onnx is None:
         raise UsageError(f"--int8: not for --format {config.format}", "Use --format onnx or openvino")
     require_packages(config.format)
+    reserve(config, find_run(config.output, config.run)).check_folder("--output", config.output)
     opened = open_run(replace(config, device="cpu"))
     card = opened.card
     pixels = f"{card.image_size}x{card.image_size} pixels"

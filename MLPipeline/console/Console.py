@@ -19,10 +19,9 @@ from MLPipeline.console.SafeStream import SafeStream, open_missing_descriptors, 
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError, one_line
 from MLPipeline.files.AtomicFile import unwritable
+from MLPipeline.files.ErrnoHints import errno_hint
 
 Item = TypeVar("Item")
-
-_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _said = logging.getLogger("Console")
 _library = logging.getLogger("MLPipeline")
@@ -105,10 +104,10 @@ def require_complete_stdout() -> None:
     """
     error = _stdout_error()
     if error is not None and not is_unread():
-        hint = (
-            "Free space, or send the output elsewhere" if error.errno in _SPACE_ERRORS else "Send the output elsewhere"
-        )
-        raise ResourceError(f"standard output: not complete ({error.strerror or error})", hint)
+        what = f"standard output: not complete ({error.strerror or error})"
+        elsewhere = "Send the output to a file"
+        is_terminal = error.errno == errno.EIO  # one that has been closed
+        raise ResourceError(what, elsewhere if is_terminal else errno_hint(error, elsewhere))
 
 
 def _stdout_error() -> OSError | None:

@@ -21,6 +21,7 @@ import pandas as pd
 from MLPipeline.Errors import ResourceError, one_line
 from MLPipeline.files.AtomicFile import unwritable, write_file
 from MLPipeline.files.Destination import Destination
+from MLPipeline.files.ErrnoHints import errno_hint
 
 # A spreadsheet runs a cell that begins with one of these as a formula (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -90,7 +91,7 @@ def _open_file(destination: Destination) -> Iterator[TextIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = tempfile.TemporaryFile(dir=path.parent)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise _unwritable(destination, error) from error
     text = _as_text(rows)
     try:
         yield text
@@ -102,7 +103,7 @@ def _open_file(destination: Destination) -> Iterator[TextIO]:
                     shutil.copyfileobj(rows, file)
                 return
         except OSError as error:
-            raise unwritable(path, error) from error
+            raise _unwritable(destination, error) from error
         write_file(path, lambda file: shutil.copyfileobj(rows, file))
     finally:
         with suppress(OSError):  # the disk is full, which has been reported
@@ -155,8 +156,9 @@ def _num_links(path: Path) -> int:
 
 def _unwritable(destination: Destination, error: OSError) -> ResourceError:
     if destination.is_stream:
-        return ResourceError(f"{destination}: the table is not complete ({error.strerror or error})", "Write it again")
-    return unwritable(destination.path, error)
+        what = f"{destination}: the table is not complete ({error.strerror or error})"
+        return ResourceError(what, errno_hint(error, "Write it to a file"))
+    return unwritable(destination.path, error, "Give --csv another file")
 
 
 def cell_text(text: str) -> str:

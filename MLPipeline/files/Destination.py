@@ -11,6 +11,7 @@ mounts make no difference.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
 import sys
@@ -200,4 +201,4 @@ def _check_parents(flag: str, path: Path, hint: str) -> None:
 def _check_writable(path: Path) -> None:
     for place in (path, next(each for each in path.parents if os.path.isdir(each))):
         if os.path.exists(place) and not os.access(place, os.W_OK):
-            raise unwritable(path, PermissionError(13, "Permission denied"))
+            raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), _HINT)

@@ -63,7 +63,7 @@ class SortedCopies:
                     copy.unlink()  # leave no incomplete copy
                     raise
         except OSError as error:
-            raise unwritable(folder / wanted, error) from error
+            raise unwritable(folder / wanted, error, "Give another --sort-into") from error
         return copy
 
 

@@ -176,7 +176,7 @@ def test_095_copies_and_heat_maps_lie_outside_of_all_images(trained: Path, data:
 
 
 def test_095_no_verb_writes_its_output_among_the_images(data: Path, trained: Path, tmp_path: Path) -> None:
-    """`--output` inside the images or a run is refused by `train`, `audit`, `tune` and `evaluate`."""
+    """`--output` inside the images or a run is refused by `train`, `audit`, `tune`, `evaluate` and `export`."""
     before = content(data)
     for place, words in ((data / "out", "lies inside the images of"), (trained / "out", "lies inside the run")):
         refuse([*SMALL, "--data", data, "--output", place], 2, f"--output {place}: {words}")
@@ -184,6 +184,7 @@ def test_095_no_verb_writes_its_output_among_the_images(data: Path, trained: Pat
         refuse(["tune", "--model", "efficientnet_lite0", "--data", data, "--output", place], 2, f"--output {place}: ")
         flags = ["--run", trained, "--data", data, "--output", place]
         refuse(["evaluate", *flags], 2, f"--output {place}: {words}")
+        refuse(["export", "--format", "pt2", "--run", trained, "--output", place], 2, f"--output {place}: {words}")
     (tmp_path / "file").touch()
     refuse([*SMALL, "--data", data, "--output", tmp_path / "file" / "out"], 2, f"{tmp_path / 'file'} is a file")
     assert content(data) == before

@@ -136,28 +136,29 @@ def test_096_a_table_on_standard_output_that_is_cut_is_an_error(trained: Path, d
 
 
 def test_096_closed_descriptors_reach_no_file(trained: Path, data: Path, tmp_path: Path) -> None:
-    """`train 0<&- 1>&- 2>&-` exits with 0, and its files hold nothing that belongs on a console."""
-    command = [sys.executable, "Engine.py", *SMALL, "--epochs", "1", "--data", str(data), "--output", str(tmp_path)]
+    """`evaluate --csv FILE 0<&- 1>&- 2>&-` exits with 0, and FILE holds nothing that belongs on a console."""
+    flags = ["--output", trained.parent, "-j", "1", "--data", data, "--csv"]
+    succeed(["evaluate", *flags, tmp_path / "a.csv"])
+    command = [sys.executable, "Engine.py", "evaluate", *map(str, flags), str(tmp_path / "b.csv")]
     done = subprocess.run(["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", *command], cwd=ROOT)
     assert done.returncode == 0
-    check_run(tmp_path / "001-cnn")
-    answers = [
-        succeed(["predict", data, "--run", run, "-j", "1"]).out.splitlines() for run in (trained, tmp_path / "001-cnn")
-    ]
-    assert len(answers[0]) == len(answers[1]) == 20
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
 
 
-def test_097_training_outlives_the_reader_of_its_output(data: Path, tmp_path: Path) -> None:
-    """`train | head -1` trains to the end and exits with 0, not with the 120 of a failed flush."""
-    command = [sys.executable, "Engine.py", *SMALL, "--epochs", "1", "--data", str(data), "--output", str(tmp_path)]
+def test_097_training_outlives_the_reader_of_its_output(trained: Path, data: Path, tmp_path: Path) -> None:
+    """`train 0<&- 2>&- | head -1` trains to the end, with the drawing process, and exits with 0."""
+    command = [sys.executable, "Engine.py", *SMALL, "--data", str(data), "--output", str(tmp_path)]
     reader, writer = os.pipe()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    train_flags = ["--lr", "0.1", "-b", "4"]  # as `trained`
+    closing = ["sh", "-c", 'exec "$@" 0<&- 2>&-', "sh", *command, *train_flags]
+    process = subprocess.Popen(closing, cwd=ROOT, stdout=writer)
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as lines:
         assert lines.readline().startswith("run      ")
-    err = process.communicate(timeout=120)[1]
-    assert (process.returncode, err) == (0, b"")
+    assert process.wait(timeout=240) == 0
     check_run(tmp_path / "001-cnn")
+    tables = [(run / "predictions.csv").read_bytes() for run in (trained, tmp_path / "001-cnn")]
+    assert tables[0] == tables[1] and (tmp_path / "001-cnn" / "confusion_matrix.png").is_file()
 
 
 def test_097_the_gates_keep_their_code_behind_head(
