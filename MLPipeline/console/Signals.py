@@ -138,6 +138,8 @@ class StopSignals:
         os._exit(128 + signum)
 
     def _act(self) -> None:
+        if not self._is_final:
+            logger.warning("the command is ended while it is busy")
         for act in self._last_acts:
             act()
 

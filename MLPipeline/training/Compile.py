@@ -9,6 +9,8 @@ import shutil
 import torch
 from torch import nn
 
+from MLPipeline.files.Machine import num_cores
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,5 +26,6 @@ def compiled(model: nn.Module, device: torch.device, when: str = "auto") -> nn.M
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX") or "c++"):
         logger.warning("--compile %s: there is no C++ compiler here, so nothing is compiled", when)
         return model
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(num_cores()))  # torch counts those of the machine
     torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
     return torch.compile(model)  # type: ignore[return-value]  # a module, for a module

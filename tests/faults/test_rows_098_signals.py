@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from MLPipeline.console import Signals
+from MLPipeline.console.Signals import Interrupted, stop_signals
 from MLPipeline.files.TensorFile import load_file
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images import Inspect
+from MLPipeline.report import Drawing
 from MLPipeline.training.TrainState import TrainState
 from tests.support.crash import SignalAt, run_in_process
 from tests.support.stop_cases import Command
@@ -28,6 +31,13 @@ CODES = {
     signal.SIGUSR2: 140,
     signal.SIGXCPU: 152,
 }
+
+
+@pytest.fixture
+def stopping() -> Iterator[None]:
+    stop_signals.install()
+    yield
+    stop_signals.uninstall()
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +73,23 @@ def test_098_what_is_ignored_at_the_start_stays_ignored(
     finally:
         signal.signal(signum, before)
     assert outcome.code == 0 and "resume" not in outcome.err
+
+
+@pytest.mark.usefixtures("stopping")
+def test_099_a_signal_ends_the_wait_for_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that waits for its drawing process ends, and so does that process, even if it hangs."""
+    monkeypatch.setattr(Drawing, "_TIMEOUT_S", 0.2)
+    drawing = Drawing.Drawing()
+    drawing.begin()
+    process = drawing._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    drawing.draw("Plots.plot_history", (), tmp_path / "history.png")
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    with pytest.raises(Interrupted):
+        drawing.finish()
+    drawing.abandon()
+    assert process.poll() == -signal.SIGKILL
 
 
 def compute_for_minutes() -> None:

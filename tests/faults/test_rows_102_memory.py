@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from MLPipeline.files import Machine
 from MLPipeline.files.TensorFile import load_file
 from MLPipeline.steps import Prepare
 from MLPipeline.training.TrainState import TrainState
@@ -55,6 +56,13 @@ def test_102_memory_short_while_libraries_are_loaded(tmp_path: Path, data: Path,
     assert ended.returncode == 3, ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert ended.stderr.startswith("error: out of memory") and "aise the" in ended.stderr
+
+
+def test_102_a_container_without_memory_for_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's limit counts as the memory of the machine; too small a one is refused before anything is loaded."""
+    monkeypatch.setattr(Machine, "container_memory", lambda: 100 * MB)
+    said = "out of memory: the container has 100 MB, of which the libraries need 150. Give the container more memory"
+    refuse(["runs"], 3, said)
 
 
 def test_102_memory_short_while_a_model_is_built(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from MLPipeline.console.Signals import Interrupted, stop_signals
 from MLPipeline.files import Lock
 from tests.support.harness import SMALL, succeed
 
@@ -38,6 +40,16 @@ def test_107_a_file_system_without_locks_stops_nothing(
     told = [note for note in outcome.notes if "has no locks" in note]
     assert len(told) == 1 and "Do not start two commands with the same --output at once" in told[0]
     assert (tmp_path / "001-cnn" / "metrics.json").exists() and "001-cnn" in (tmp_path / "runs.csv").read_text()
+
+
+def test_108_a_wait_can_be_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C ends a command that waits for another one."""
+    with open(tmp_path / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stop_signals.install()
+        threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+        with pytest.raises(Interrupted), Lock.held(tmp_path / "lock", tmp_path):
+            raise AssertionError
 
 
 def test_108_a_wait_says_for_which_process(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
