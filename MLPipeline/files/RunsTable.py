@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from MLPipeline.Errors import DataError
+from MLPipeline.Errors import DataError, ResourceError
 from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.ErrnoHints import errno_hint
 from MLPipeline.files.RunFolder import RUNS_TABLE, Run, locked_output
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,18 @@ def read_runs(output: Path) -> pd.DataFrame:
 
     Raises:
         DataError: the file is not a table of runs.
+        ResourceError: it cannot be read.
     """
     table = output / RUNS_TABLE
     try:
         rows = pd.read_csv(table)
     except FileNotFoundError:
         return pd.DataFrame()
-    except (ValueError, OSError) as error:
+    except (ValueError, IsADirectoryError) as error:
         raise DataError(f"{table}: is not a table of runs", "Move it away; a new one is written") from error
+    except OSError as error:  # the table may be good
+        what = f"{table}: cannot be read ({error.strerror or error})"
+        raise ResourceError(what, errno_hint(error, "Give another --output")) from error
     if "run" not in rows:
         raise DataError(f"{table}: is not a table of runs", "Move it away; a new one is written")
     return rows

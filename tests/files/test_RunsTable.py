@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from MLPipeline.Errors import DataError
+from MLPipeline.Errors import DataError, ResourceError
+from MLPipeline.files import RunsTable
 from MLPipeline.files.RunFolder import create_run
 from MLPipeline.files.RunsTable import read_runs, record_run
 
@@ -51,3 +54,22 @@ def test_a_damaged_table_costs_no_run(tmp_path: Path, content: bytes, caplog: py
     assert read_runs(tmp_path)["run"].tolist() == ["001-a"]
     assert (tmp_path / "runs.csv.damaged").read_bytes() == content
     assert caplog.messages == [f"{table}: is not a table of runs; renamed to {table}.damaged"]
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(errno.EACCES, "Change the permissions"), (errno.EIO, "Check that the disk is connected")]
+)
+def test_a_table_that_cannot_be_read_is_left_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    run, table = create_run(tmp_path, "cnn", DATA), tmp_path / "runs.csv"
+    record_run(tmp_path, run, metrics(0.9), 1.0)
+    before = table.read_bytes()
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(RunsTable.pd, "read_csv", refused)
+    with pytest.raises(ResourceError, match=rf"runs.csv: cannot be read \({os.strerror(number)}\)\. {hint}"):
+        record_run(tmp_path, run, metrics(0.9), 1.0)
+    assert table.read_bytes() == before and not list(tmp_path.glob("*.damaged"))
