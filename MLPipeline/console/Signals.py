@@ -125,16 +125,14 @@ class StopSignals:
         """End a deferred block that has not reached `check`; return the signal that this sends to the main thread."""
         if self._came is None or not self._is_deferred or self._is_answered:
             return None
-        logger.warning("the training step takes longer than %g s: it is interrupted", GRACE_S)
+        _briefly(lambda: logger.warning("the training step takes longer than %g s: it is interrupted", GRACE_S))
         self._is_overdue = True
         _thread.interrupt_main(signal.Signals(self._came))
         return self._came
 
     def _end_process(self, signum: int) -> NoReturn:
         """End the process from any thread, after the last acts, for which there is little time."""
-        acts = threading.Thread(target=self._act, daemon=True)
-        acts.start()
-        acts.join(_LAST_WORDS_S)
+        _briefly(self._act)
         os._exit(128 + signum)
 
     def _act(self) -> None:
@@ -195,6 +193,13 @@ class _Watch:
             return (self._reader.recv(1) or bytes([_CLOSED]))[0]
         except TimeoutError:
             return None
+
+
+def _briefly(act: Callable[[], None]) -> None:
+    """Call `act` in a thread of its own, and wait for a short time only: a console may block."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(_LAST_WORDS_S)
 
 
 stop_signals = StopSignals()  # a process has one set of signals

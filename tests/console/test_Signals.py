@@ -173,6 +173,21 @@ def test_a_step_that_takes_too_long_is_interrupted(
     ]
 
 
+def test_a_console_that_blocks_does_not_delay_the_interruption(
+    stops: StopSignals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Signals, "GRACE_S", 0.05)
+    monkeypatch.setattr(Signals, "_LAST_WORDS_S", 0.05)
+    released = threading.Event()
+    monkeypatch.setattr(Signals.logger, "warning", lambda *_: released.wait(120))
+    with pytest.raises(Interrupted), stops.deferred():
+        send(signal.SIGTERM)
+        for _ in range(6000):
+            time.sleep(0.01)
+    assert not released.is_set()
+    released.set()
+
+
 def test_saving_the_state_is_not_a_step(stops: StopSignals, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Signals, "GRACE_S", 0.02)
     saved = []
