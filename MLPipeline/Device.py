@@ -13,7 +13,6 @@ from torch import nn
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.Machine import limit_allocations, num_cores, require_address_space
-from MLPipeline.images.ReadAhead import decoding_threads
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _FEW_PARAMETERS = 1_000_000  # a linear head on 2048 features for 500 classes
@@ -29,7 +28,8 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     _keep_freed_memory()
     require_address_space()
-    torch.set_num_threads(min(torch.get_num_threads(), num_cores()))  # torch does not know the limits of a container
+    if torch.get_num_threads() > num_cores():  # torch does not know the limits of a container
+        torch.set_num_threads(num_cores())
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, here in present.items() if here)
@@ -56,7 +56,7 @@ def join_ranks(name: str = "auto") -> torch.device:
         raise UsageError(what, "Start one rank per GPU: --nproc-per-node gpu")
     ranks.meet(device.type)
     if ranks.size > 1:  # torchrun sets one thread; all cores for each rank would be slower
-        torch.set_num_threads(decoding_threads(None))
+        torch.set_num_threads(max(1, num_cores() // ranks.local_size))
         if device.type == "cuda":
             device = torch.device("cuda", ranks.local_rank)
             torch.cuda.set_device(device)
