@@ -224,7 +224,10 @@ def test_a_long_call_of_a_library_does_not_delay_the_end(
 @pytest.mark.parametrize(
     "signums", [[signal.SIGINT] * 3, [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGINT]]
 )
-def test_a_third_one_ends_the_process(stops: StopSignals, exits: list[int], signums: list[int]) -> None:
+def test_a_third_one_ends_the_process(
+    stops: StopSignals, exits: list[int], monkeypatch: pytest.MonkeyPatch, signums: list[int]
+) -> None:
+    monkeypatch.setattr(Signals, "LIMIT_S", 1000)
     for signum in signums:
         assert not exits
         with pytest.raises(Interrupted):
