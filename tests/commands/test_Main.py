@@ -73,7 +73,7 @@ MEMORY = [
     RuntimeError("can't start new thread"),
     RuntimeError("could not create a primitive"),
     RuntimeError("unable to mmap 1024 bytes from file </model.pt>: Cannot allocate memory (12)"),
-    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    OSError(errno.ENOMEM, "Nicht genügend Speicher"),  # the system may speak another language
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ImportError("libtorch_cpu.so: cannot allocate memory for thread-local data: ABORT"),
     OSError("libtorch_cuda.so: cannot map zero-fill pages: Cannot allocate memory"),
