@@ -211,7 +211,7 @@ def test_008_every_colour_mode_becomes_rgb(odd: Odd) -> None:
 
 
 def test_009_the_orientation_of_a_photo_changes_no_answer(odd: Odd, tmp_path: Path) -> None:
-    """EXIF orientations 2 to 8: the same pixels in training, `evaluate` and `predict` as of the upright picture."""
+    """EXIF orientations 2 to 8: training, `evaluate` and `predict` receive the pixels of the upright picture."""
     (rows,) = (odd.output / "cache").glob("pixels-*/rows.bin")
     stored = np.fromfile(rows, np.uint8).reshape(-1, SIDE, SIDE, 3)  # what training reads
     upright = decode_image((odd.data / "dog" / "09" / "1.png").read_bytes(), (SIDE, SIDE)).pixels
