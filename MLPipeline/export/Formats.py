@@ -6,6 +6,7 @@ A format is added by a row in `FORMATS` and an opener in StandalonePredictor.
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,10 @@ def _write_pt2(network: ExportedNetwork, card: ModelCard, about: str, path: Path
             program = torch.export.export(network.eval(), (example_input(card),), dynamic_shapes=shapes)
     except Exception as error:  # the exporter has errors of its own for every step
         raise not_exportable("pt2", card.model, error) from error
+    content = io.BytesIO()  # torch ends the process where a file that it writes to itself cannot be written
     with quiet():
-        write_file(path, lambda file: torch.export.save(program, file, extra_files={KEY: about}))
+        torch.export.save(program, content, extra_files={KEY: about})
+    write_file(path, lambda file: file.write(content.getbuffer()))
 
 
 FORMATS = {
