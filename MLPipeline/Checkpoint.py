@@ -6,7 +6,8 @@ The file contains plain types only, so that `torch.load(path, weights_only=True)
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,19 @@ from MLPipeline.decoding.Fit import STRETCH
 from MLPipeline.decoding.Levels import Levels, are_levels
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Errors import DataError, UsageError, is_out_of_memory, within_memory
+from MLPipeline.files.PlainValues import are_texts, is_number, is_text, is_whole, shown
+from MLPipeline.files.TensorChecks import check_numbers
 from MLPipeline.files.TensorFile import load_file, save_file
+from MLPipeline.files.TensorOutline import TensorOutline
 from MLPipeline.Head import make_head
-from MLPipeline.Models import build_model
-from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
+from MLPipeline.images.ClassNames import class_name
+from MLPipeline.Models import WithoutMemory, build_model
+from MLPipeline.scoring.Unknown import UNREACHABLE, FeatureCenters, UnknownRule
 
 FORMAT = 1
 _MAX_IMAGE_SIZE = 4096  # like --image-size: an untrusted file must not exhaust the memory
+_MAX_CLASSES = 100_000
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -54,26 +61,39 @@ class ModelCard:
         return Preprocessing(self.fit, self.levels)
 
 
-_TYPES: Mapping[str, Any] = {  # types of the entries of the file
-    "model": str,
-    "classes": list,
-    "image_size": int,
-    "weights": dict,
-    "epoch": int,
-    "temperature": (int, float),
-    "metrics": dict,
-    "versions": dict,
-    "state_dict": dict,
+_HINT = "Give a run's model.pt"
+# What each entry of the file must be, and how an error says so. Anyone may have written the file.
+_ENTRIES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (is_text, "the name of a model"),
+    "classes": (lambda names: _are_classes(names), "a list of different names"),
+    "image_size": (lambda size: is_whole(size, 1, _MAX_IMAGE_SIZE), f"a whole number from 1 to {_MAX_IMAGE_SIZE}"),
+    "weights": (are_texts, "texts by name"),
+    "epoch": (lambda epoch: is_whole(epoch, 0, 10**9), "a whole number from 0"),
+    "temperature": (lambda value: is_number(value, 1e-3, 1e3), "a number from 0.001 to 1000"),
+    "metrics": (lambda metrics: _are_numbers(metrics), "finite numbers by name"),
+    "versions": (are_texts, "texts by name"),
+    "state_dict": (lambda state: isinstance(state, Mapping), "tensors by name"),
+}
+# Entries that may be absent or None, in files of earlier versions or because the model has no such thing.
+_OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "hidden": (lambda width: is_whole(width, 1, 100_000), "a whole number from 1 to 100000"),
+    "dropout": (lambda rate: is_number(rate, 0, 0.95), "a number from 0 to 0.95"),
+    "fit": (lambda fit: isinstance(fit, str) and fit in FITS, f"one of {', '.join(FITS)}"),
+    "levels": (are_levels, "black and white levels by depth"),
+    "fingerprint": (lambda part: _is_part(part, FeatureCenters), "the features of the training images"),
+    "unknown": (lambda part: _is_part(part, UnknownRule), "a rule for which answers are given"),
 }
 _PARTS: Mapping[str, Any] = {"fingerprint": FeatureCenters, "unknown": UnknownRule}  # stored as dicts; may be absent
-_PART_TYPES: Mapping[str, Any] = {
-    "centers": Tensor,
-    "max_distance": float,
-    "target_precision": float,
-    "min_confidence": float,
-    "coverage": float,
-    "precision": (float, type(None)),
-    "precision_ci95": tuple,
+_PART_VALUES: Mapping[str, Callable[[Any], bool]] = {
+    "centers": lambda centers: isinstance(centers, TensorOutline) and centers.dtype.is_floating_point,
+    "max_distance": lambda distance: isinstance(distance, float) and distance >= 0,  # inf: too few images to say
+    "target_precision": lambda share: is_number(share, 0, 1),
+    "min_confidence": lambda threshold: is_number(threshold, 0, UNREACHABLE),
+    "coverage": lambda share: is_number(share, 0, 1),
+    "precision": lambda share: share is None or is_number(share, 0, 1),
+    "precision_ci95": lambda pair: (
+        isinstance(pair, tuple) and len(pair) == 2 and all(is_number(share, 0, 1) for share in pair)
+    ),
 }
 
 
@@ -97,7 +117,7 @@ def load_checkpoint(path: Path) -> tuple[Classifier, ModelCard]:
         DataError: the file is missing, damaged, unsafe, or not a checkpoint of this pipeline.
     """
     try:
-        stored: Any = load_file(path)
+        stored: Any = load_file(path, lambda outline: _check(path, outline))
         return _rebuild(path, stored)
     except DataError as error:
         previous = path.with_name(path.name + ".prev")
@@ -111,25 +131,74 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
-def _rebuild(path: Path, stored: Any) -> tuple[Classifier, ModelCard]:
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT or not _is_described(stored):
-        raise DataError(f"{path}: is not a checkpoint of this pipeline", "Give a run's model.pt")
-    card = _read_card(stored)
+def _check(path: Path, outline: Any) -> None:
+    """Make sure that the file describes a model of ours and has exactly its tensors, before any of them is read.
+
+    Raises:
+        DataError: it does not.
+    """
+    if not isinstance(outline, dict) or outline.get("format") != FORMAT or not outline.keys() >= _ENTRIES.keys():
+        raise DataError(f"{path}: is not a checkpoint of this pipeline", _HINT)
+    for name, (is_sound, expected) in {**_ENTRIES, **_OPTIONAL}.items():
+        value = outline.get(name)
+        if not (value is None and name in _OPTIONAL) and not is_sound(value):
+            raise DataError(f"{path}: its entry {name} is {shown(value)}, not {expected}", _HINT)
+    fingerprint, classes = outline.get("fingerprint"), outline["classes"]
+    if fingerprint and (len(shape := fingerprint["centers"].shape) != 2 or shape[0] != len(classes)):
+        raise DataError(f"{path}: its entry fingerprint is not of {len(classes)} classes", _HINT)
+    with WithoutMemory():  # also what torch adds to a state dict
+        _fill(path, _build(path, outline), outline["model"], _meta_tensors(path, outline))
+
+
+def _build(path: Path, stored: Mapping[str, Any]) -> Classifier:
+    """Return the model that the checked card describes, without memory for its tensors: a file may name a huge one."""
     try:
-        with within_memory(f"while the model of {path} was built", "Close other programs, or use a smaller model"):
-            model = build_model(card.model, len(card.classes), card.image_size)
-            model.head = make_head(model.head, card.hidden, card.dropout)
+        with WithoutMemory(), within_memory(f"while the model of {path} was built", "Use a smaller model"):
+            model = build_model(stored["model"], len(stored["classes"]), stored["image_size"])
+            model.head = make_head(model.head, stored.get("hidden"), stored.get("dropout"))
     except UsageError as error:
         raise DataError(f"{path}: {error.what}", "Train it again, or use the code it was trained with") from error
+    return model
+
+
+def _meta_tensors(path: Path, outline: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return a tensor without memory for each tensor of the state dict."""
+    state = outline["state_dict"]
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, TensorOutline):
+            what = f"{path}: its tensors do not fit {outline['model']}: {shown(name)} is no tensor"
+            raise DataError(what, _HINT)
+    if len({tensor.storage for tensor in state.values()}) < len(state):
+        raise DataError(f"{path}: several of its tensors are one and the same", _HINT)
+    return {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
+
+
+def _fill(path: Path, model: Classifier, name: str, state: Mapping[str, Tensor]) -> None:
+    """Make the tensors of `state` those of `model`, whose names, shapes and types they must have."""
+    types = {part: own.dtype for part, own in model.state_dict().items()}
     try:
-        model.load_state_dict(stored["state_dict"])
+        model.load_state_dict(state, assign=True)
     except (RuntimeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
         difference = str(error).splitlines()[-1].strip()[:200]  # torch lists all differences, one per line
-        raise DataError(
-            f"{path}: its tensors do not fit {card.model}: {difference}", "Give a run's model.pt"
-        ) from error
+        raise DataError(f"{path}: its tensors do not fit {name}: {difference}", _HINT) from error
+    for part, dtype in types.items():
+        if part in state and state[part].dtype != dtype:  # torch adds counters of BatchNorm that are missing
+            what = f"{path}: its tensors do not fit {name}: {part} has type {state[part].dtype}, not {dtype}"
+            raise DataError(what, _HINT)
+
+
+def _rebuild(path: Path, stored: Mapping[str, Any]) -> tuple[Classifier, ModelCard]:
+    """Return the model and its card; its tensors are those of the file, so that none is made and filled for nothing."""
+    card, state = _read_card(stored), stored["state_dict"]
+    model = _build(path, stored)
+    check_numbers(path, state, model.state_dict())
+    if card.fingerprint:
+        check_numbers(path, {"fingerprint": card.fingerprint.centers}, {})
+    _fill(path, model, card.model, state)
+    if bool((model.std <= 0).any()):
+        raise DataError(f"{path}: damaged: a standard deviation that is not positive", _HINT)
     return model.eval(), card
 
 
@@ -142,28 +211,23 @@ def _read_card(stored: Mapping[str, Any]) -> ModelCard:
     return ModelCard(**values | {"classes": tuple(stored["classes"]), "levels": levels})
 
 
-def _is_described(stored: Mapping[str, Any]) -> bool:
-    """Return whether the card is complete and valid: an untrusted file may contain anything."""
+def _are_classes(names: Any) -> bool:
+    """Return whether `names` is a list of texts that differ, also to whom accents composed or not are the same."""
     return (
-        all(isinstance(stored.get(name), kind) for name, kind in _TYPES.items())
-        and all(isinstance(name, str) for name in stored["classes"])
-        and len(set(stored["classes"])) == len(stored["classes"]) > 0
-        and 0 < stored["image_size"] <= _MAX_IMAGE_SIZE
-        and stored["temperature"] > 0
-        and isinstance(stored.get("hidden"), (int, type(None)))
-        and isinstance(stored.get("dropout"), (int, float, type(None)))
-        and stored.get("fit", STRETCH) in FITS
-        and (stored.get("levels") is None or are_levels(stored["levels"]))
-        and all(_is_part(stored.get(name), kind) for name, kind in _PARTS.items())
-        and (not stored.get("fingerprint") or stored["fingerprint"]["centers"].shape[:-1] == (len(stored["classes"]),))
+        isinstance(names, list)
+        and 0 < len(names) <= _MAX_CLASSES
+        and all(is_text(name) and name.strip() for name in names)
+        and len({class_name(name) for name in names}) == len(names)
+    )
+
+
+def _are_numbers(metrics: Any) -> bool:
+    return isinstance(metrics, Mapping) and all(
+        is_text(name) and is_number(value, -_LARGEST, _LARGEST) for name, value in metrics.items()
     )
 
 
 def _is_part(stored: Any, kind: type) -> bool:
-    """Return whether `stored` is None, or a dict with exactly the fields of the dataclass `kind`."""
+    """Return whether `stored` is a dict with exactly the fields of the dataclass `kind`, each within its range."""
     names = [each.name for each in fields(kind)]
-    return stored is None or (
-        isinstance(stored, dict)
-        and set(stored) == set(names)
-        and all(isinstance(stored[name], _PART_TYPES[name]) for name in names)
-    )
+    return isinstance(stored, dict) and set(stored) == set(names) and all(_PART_VALUES[n](stored[n]) for n in names)

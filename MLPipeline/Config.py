@@ -6,7 +6,6 @@ None means that the user has not set a value. Where the type does not allow None
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import types
 import typing
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from MLPipeline.Errors import UsageError, did_you_mean
+from MLPipeline.files.Json import dump_json, read_json
+from MLPipeline.files.PlainValues import is_usable_text, shown
 
 
 def _flag(
@@ -45,6 +46,7 @@ NEUTRAL: Mapping[str, Any] = {
     "layer_decay": 1.0,
     "augment": "none",
 }
+_MAX_SETTINGS_BYTES = 10**6
 _NOT_STORED = ("paths", "config", "resume", "find_lr")
 
 
@@ -251,7 +253,7 @@ class Config:
     def to_json(self) -> str:
         """Return the settings as JSON, which `--config` reads."""
         values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
-        return json.dumps({k: v for k, v in values.items() if k not in _NOT_STORED}, indent=2) + "\n"
+        return dump_json({k: v for k, v in values.items() if k not in _NOT_STORED}, indent=2) + "\n"
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -261,9 +263,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         UsageError: the file is missing or not JSON, or contains an unknown setting or a value of a wrong type.
     """
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--config {path}: cannot be read as settings", "Give a run's config.json") from error
+        stored = read_json(path, _MAX_SETTINGS_BYTES)
+    except ValueError as error:
+        raise UsageError(
+            f"--config {path}: cannot be read as settings ({error})", "Give a run's config.json"
+        ) from error
     if not isinstance(stored, dict):
         raise UsageError(f"--config {path}: contains no settings", "Give a run's config.json")
     hints = {name: hint for name, hint in typing.get_type_hints(Config).items() if name not in _NOT_STORED}
@@ -297,8 +301,13 @@ def _from_json(kind: Any, value: object, where: str) -> Any:
     """Return `value` as a `kind`; a string for an int, 7.9 for an int or "no" for a bool raise an error."""
     written: Any = {Path: str, float: (int, float)}.get(kind, kind)
     if not isinstance(value, written) or isinstance(value, bool) != (kind is bool):  # True is an int to Python
-        raise UsageError(f"{where} is {value!r}", f"Give a value of type {kind.__name__}")
-    return kind(value)
+        raise UsageError(f"{where} is {shown(value)}", f"Give a value of type {kind.__name__}")
+    if isinstance(value, str) and not is_usable_text(value):
+        raise UsageError(f"{where} is {shown(value)}", "Give a text that a file name can have")
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise UsageError(f"{where} is {shown(value)}", "Give a smaller number") from error
 
 
 def plain_type(hint: object) -> Any:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from MLPipeline.Classifier import Classifier, ModelSpec
 from MLPipeline.Errors import UsageError, did_you_mean
@@ -66,3 +72,23 @@ def build_model(name: str, num_classes: int, image_size: int) -> Classifier:
             f"--image-size {image_size}: too small for {name}", f"Use --image-size {spec.min_image_size} or more"
         )
     return spec.build(num_classes, image_size)
+
+
+class WithoutMemory(TorchFunctionMode):
+    """In the `with` block, models are built in milliseconds: tensors have shapes and types, but no memory or values.
+
+    What is created there lies on torch's device `meta`, and is not initialized. `torch.device("meta")` alone would run
+    each initialization through torch's compiler, and fail where a model computes its widths with tensors.
+    """
+
+    _CREATES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        """Call `func`, unless it changes a tensor in place and has one without memory."""
+        kwargs = dict(kwargs or {})
+        if func in self._CREATES and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        name, given = getattr(func, "__name__", ""), [*args, *kwargs.values()]
+        if name.endswith("_") and not name.endswith("__") and any(isinstance(e, Tensor) and e.is_meta for e in given):
+            return given[0]
+        return func(*args, **kwargs)

@@ -14,7 +14,6 @@ from MLPipeline.console.PostponeDynamo import postpone_dynamo
 
 postpone_dynamo()  # importing torchvision would take 1.4 s longer
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -36,12 +35,14 @@ from MLPipeline.decoding.Levels import EACH_ITS_OWN
 from MLPipeline.decoding.ReadImage import UnreadableImage, read_thumbnail
 from MLPipeline.Device import choose_device
 from MLPipeline.Errors import DataError, UsageError, one_line
+from MLPipeline.files.Json import dump_json
 from MLPipeline.files.RunFolder import find_run
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images.GivenImages import THUMBNAIL_QUALITY, THUMBNAIL_SIDE, Ready, prepare_images
 from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.report.AnswerCards import answer_card, answer_cards
 from MLPipeline.scoring.Explain import draw_heat
+from MLPipeline.scoring.Predictions import require_finite
 from MLPipeline.scoring.Unknown import distances_to
 
 Result = TypeVar("Result")
@@ -116,7 +117,7 @@ class Answer:
         """Return one line of JSON: path, answered, predicted, confidence, top."""
         top = [{"class": name, "confidence": round(p, 6)} for name, p in self.top]
         content = {"predicted": self.predicted, "confidence": round(self.confidence, 6), "top": top}
-        return json.dumps({"path": str(self.path), "answered": not self.is_withheld} | content)
+        return dump_json({"path": str(self.path), "answered": not self.is_withheld} | content)
 
     def to_row(self) -> list[object]:
         """Return the cells of the row for the columns `answer_columns`."""
@@ -258,7 +259,7 @@ class ImageClassifier:
         """Return an answer, without its path, for each row of features (B, D)."""
         card, forward, number = self.card, self._forward, len(rows)
         rows = forward.padded(rows)  # the sums of a matrix product depend on its size: an answer must not
-        logits = self._model.head(rows.to(forward.device).float()).cpu().double()
+        logits = require_finite(self._model.head(rows.to(forward.device).float()).cpu().double())
         best = (logits / card.temperature).softmax(1).topk(min(topk, len(card.classes)))
         none = torch.zeros(len(rows), dtype=torch.bool)
         is_far = card.fingerprint.is_far(distances_to(card.fingerprint.centers, rows)) if card.fingerprint else none

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +22,11 @@ from MLPipeline.Classifier import Classifier, ModelSpec, Pretrained
 from MLPipeline.Errors import DataError, ResourceError, UsageError, did_you_mean
 from MLPipeline.files.Download import UnavailableError, download
 from MLPipeline.files.ErrnoHints import errno_hint
+from MLPipeline.files.TensorChecks import check_numbers
 from MLPipeline.files.TensorFile import load_file
+from MLPipeline.files.TensorOutline import TensorOutline
+
+Named = TypeVar("Named", Tensor, TensorOutline)
 
 KEYWORDS = ("auto", "imagenet", "none")
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts, ours included, save the weights
@@ -128,16 +133,22 @@ def _sha256(path: Path) -> str:
 
 def _load(model: Classifier, spec: ModelSpec, path: Path, kind: str, source: str, sha256: str = "") -> WeightsReport:
     """Copy the weights in `path` into `model`: the whole backbone or nothing, and the head if its shapes match."""
-    given = _our_names(_state_dict(path), spec)
     expected = model.state_dict()
-    if differences := _differences(_shapes(given), _shapes(expected)):
-        raise DataError(
-            f"{path}: looks like another architecture: {differences}",
-            "Choose the --model that it belongs to, or other --weights",
-        )
+
+    def check(outline: Any) -> None:
+        given = _our_names(_named(path, outline, TensorOutline), spec)
+        if differences := _differences(_shapes(given), _shapes(expected)):
+            raise DataError(
+                f"{path}: looks like another architecture: {differences}",
+                "Choose the --model that it belongs to, or other --weights",
+            )
+        _check_types(path, given, expected)
+
+    given = _our_names(_named(path, load_file(path, check), Tensor), spec)
     head = _shapes(given, "head.")
     takes_head = head == _shapes(expected, "head.")
     taken = {name: tensor for name, tensor in given.items() if takes_head or not name.startswith("head.")}
+    check_numbers(path, taken, expected)
     model.load_state_dict(taken, strict=False)  # the names were compared above
     about_head = "head included" if takes_head else f"head of another size ({_num_classes(head)} classes) left out"
     note = f"weights of {path.name}, {about_head if head else 'without a head'}"
@@ -149,31 +160,37 @@ def _num_classes(head: Mapping[str, tuple[int, ...]]) -> int:
     return next((shape[0] for shape in reversed(list(head.values())) if shape), 0)
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in `path` by name, without the containers they are usually saved in."""
-    loaded = load_file(path)
+def _named(path: Path, content: Any, kind: type[Named]) -> dict[str, Named]:
+    """Return the tensors (or outlines) in the content of a file by name, without the usual containers around them."""
     for wrapper in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping) or not all(map(_is_dense, loaded.values())):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(value, kind) for value in content.values()):
         raise DataError(
             f"{path}: contains no state dict (tensors by name)", "Save one: torch.save(model.state_dict(), FILE)"
         )
-    return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _is_dense(value: object) -> bool:
-    """Return whether `value` is a tensor with values to copy: a meta tensor has none, and copying it does not fail."""
-    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+def _check_types(path: Path, given: Mapping[str, TensorOutline], expected: Mapping[str, Tensor]) -> None:
+    """Make sure that weights are floating-point numbers, of any precision, and counters single whole numbers."""
+    for name, outline in given.items():
+        if name.endswith("num_batches_tracked") and outline.shape:
+            raise DataError(f"{path}: {name} has shape {outline.shape} instead of ()", "Use other --weights")
+        if name in expected and outline.dtype.is_floating_point != expected[name].is_floating_point():
+            raise DataError(
+                f"{path}: {name} has numbers of type {outline.dtype}, not {expected[name].dtype}",
+                "Save the weights as they were trained: torch.save(model.state_dict(), FILE)",
+            )
 
 
-def _our_names(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+def _our_names(state: Mapping[str, Named], spec: ModelSpec) -> dict[str, Named]:
     if any(name.startswith("backbone.") for name in state):
         return dict(state)
     return {ours: tensor for name, tensor in state.items() if (ours := spec.rename(name))}
 
 
-def _shapes(state: Mapping[str, Tensor], part: str = "") -> dict[str, tuple[int, ...]]:
+def _shapes(state: Mapping[str, Tensor] | Mapping[str, TensorOutline], part: str = "") -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors whose names start with `part`, except BatchNorm's counters.
 
     Files from before torch 0.4.1 lack the counters, and only BatchNorm without momentum uses them.

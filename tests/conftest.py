@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 
 # Set before torch and OpenCV are imported, here and in subprocesses: on a busy machine, the threads of tiny operations
 # mostly wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+# The cache's key is in the user's configuration folder, which tests leave alone; one for all tests of a process.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="configuration-")
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

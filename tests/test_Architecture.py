@@ -16,9 +16,9 @@ from tests.support.paths import ROOT
 # room and from those before it in this list, never from a later one.
 ROOMS = (
     "Errors",
-    "Config Recipes",
     "distributed",
     "files",
+    "Config Recipes",
     "decoding",
     "images",
     "Device",

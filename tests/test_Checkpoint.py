@@ -161,25 +161,51 @@ def test_tensors_of_another_model_are_refused_with_the_difference(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "reason"),
     [
-        {"format": 2},
-        {"classes": []},
-        {"classes": ["a", "a", "b"]},
-        {"classes": [1, 2, 3]},
-        {"classes": "abc"},
-        {"image_size": 10**9},
-        {"image_size": "8"},
-        {"temperature": 0.0},
-        {"temperature": "hot"},
-        {"model": ["cnn"]},
-        {"weights": None},
-        {"state_dict": [1]},
+        ({"format": 2}, "is not a checkpoint of this pipeline"),
+        ({"classes": []}, "its entry classes is of type list, not a list of different names"),
+        ({"classes": ["a", "a", "b"]}, "its entry classes"),
+        ({"classes": ["Caf\u00e9", "Cafe\u0301", "b"]}, "its entry classes"),
+        ({"classes": ["a", " ", "b"]}, "its entry classes"),
+        ({"classes": [1, 2, 3]}, "its entry classes"),
+        ({"classes": "abc"}, "its entry classes is 'abc', not"),
+        ({"image_size": 10**9}, "its entry image_size is 1000000000, not a whole number from 1 to 4096"),
+        ({"image_size": 10**500}, "its entry image_size is a huge number, not"),
+        ({"image_size": -8}, "its entry image_size is -8, not"),
+        ({"image_size": "8"}, "its entry image_size is '8', not"),
+        ({"image_size": True}, "its entry image_size is True, not"),
+        ({"temperature": 0.0}, "its entry temperature is 0.0, not a number from 0.001 to 1000"),
+        ({"temperature": 1e-320}, "its entry temperature is 1e-320, not"),
+        ({"temperature": float("nan")}, "its entry temperature is nan, not"),
+        ({"temperature": float("inf")}, "its entry temperature is inf, not"),
+        ({"temperature": 10**400}, "its entry temperature is a huge number, not"),
+        ({"temperature": "hot"}, "its entry temperature is 'hot', not"),
+        ({"model": ["cnn"]}, "its entry model is of type list, not"),
+        ({"hidden": -5}, "its entry hidden is -5, not a whole number from 1 to 100000"),
+        ({"hidden": 0}, "its entry hidden is 0, not"),
+        ({"hidden": 10**6}, "its entry hidden is 1000000, not"),
+        ({"hidden": 2.5}, "its entry hidden is 2.5, not"),
+        ({"dropout": 5}, "its entry dropout is 5, not a number from 0 to 0.95"),
+        ({"dropout": -0.1}, "its entry dropout is -0.1, not"),
+        ({"epoch": -1}, "its entry epoch is -1, not"),
+        ({"metrics": {"accuracy": float("nan")}}, "its entry metrics"),
+        ({"metrics": {"accuracy": "high"}}, "its entry metrics"),
+        ({"weights": None}, "its entry weights is None, not texts by name"),
+        ({"weights": {"kind": 3}}, "its entry weights"),
+        ({"versions": {"torch": "x" * 10**5}}, "its entry versions"),
+        ({"fit": "zoom"}, "its entry fit is 'zoom', not one of stretch, crop, pad"),
+        ({"levels": {"uint16": [5.0, 5.0]}}, "its entry levels"),
+        ({"levels": {"uint16": [0, 10**400]}}, "its entry levels"),
+        ({"levels": {"float": [-1.7e308, 1.7e308]}}, "its entry levels"),
+        ({"state_dict": [1]}, "its entry state_dict is of type list, not tensors by name"),
     ],
 )
-def test_a_card_that_makes_no_sense(saved: Path, change: dict[str, Any]) -> None:
+def test_a_card_out_of_range_is_refused_by_the_name_of_the_entry(
+    saved: Path, change: dict[str, Any], reason: str
+) -> None:
     resave(saved, lambda content: content.update(change))
-    assert "is not a checkpoint of this pipeline" in refusal(saved)
+    assert refusal(saved).startswith(f"{saved}: {reason}")
 
 
 @pytest.mark.parametrize("content", [{"model": "cnn"}, {}, [1], None, {"state_dict": {"a": torch.zeros(2)}}])

@@ -51,16 +51,34 @@ PARTS = {"fingerprint": asdict(FINGERPRINT), "unknown": asdict(RULE)}
         ("fingerprint", {"centers": torch.zeros(2, 5)}),  # of three classes
         ("fingerprint", {"centers": torch.zeros(3)}),
         ("fingerprint", {"centers": [[1.0]]}),
+        ("fingerprint", {"centers": torch.zeros(3, 2, 1)}),
+        ("fingerprint", {"centers": torch.zeros(3, 2, dtype=torch.int32)}),
         ("fingerprint", {"max_distance": "far"}),
+        ("fingerprint", {"max_distance": -1.0}),
+        ("fingerprint", {"max_distance": float("nan")}),
         ("fingerprint", {"more": 1}),
         ("unknown", {"min_confidence": None}),
+        ("unknown", {"min_confidence": 3.0}),
+        ("unknown", {"coverage": -0.5}),
+        ("unknown", {"precision": float("nan")}),
+        ("unknown", {"target_precision": 98.0}),
         ("unknown", {"precision_ci95": 1.0}),
+        ("unknown", {"precision_ci95": (0.1, 0.2, 0.3)}),
+        ("unknown", {"precision_ci95": (0.1, 10**400)}),
     ],
 )
 def test_parts_of_the_card_that_make_no_sense(saved: Path, part: str, change: dict[str, Any]) -> None:
     resave(saved, lambda content: content.update({part: PARTS[part]}))
     load_checkpoint(saved)
     resave(saved, lambda content: content.update({part: PARTS[part] | change}))
-    assert "is not a checkpoint of this pipeline" in refusal(saved)
+    assert refusal(saved).startswith(f"{saved}: its entry {part} is ")
     resave(saved, lambda content: content.update({part: [1]}))
-    assert "is not a checkpoint of this pipeline" in refusal(saved)
+    assert refusal(saved).startswith(f"{saved}: its entry {part} is of type list, not ")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_fingerprint_with_a_number_that_is_not_finite(saved: Path, number: float) -> None:
+    centers = FINGERPRINT.centers.clone()
+    centers[1, 1] = number
+    save_checkpoint(saved, make(), replace(CARD, fingerprint=replace(FINGERPRINT, centers=centers)))
+    assert refusal(saved).startswith(f"{saved}: damaged: ") and " in fingerprint. " in refusal(saved)

@@ -141,9 +141,21 @@ def test_flags_win_over_a_replayed_config(tmp_path: Path) -> None:
         ({"epochs": True}, "epochs is True. Give a value of type int"),
         ({"lr": "fast"}, "lr is 'fast'. Give a value of type float"),
         ({"follow_links": "no"}, "follow_links is 'no'. Give a value of type bool"),
-        ({"data": ["a"]}, "data is ['a']. "),
+        ({"data": ["a"]}, "data is of type list. "),
+        ({"data": "a\0b"}, "data is 'a\\x00b'. Give a text that a file name can have"),
+        ({"data": "x" * 10_000}, "data is 'xxx"),
+        ('{"data": "\\ud800"}', "data is '\\ud800'. Give a text that a file name can have"),
+        ('{"lr": 1' + "0" * 400 + "}", "lr is a huge number. Give a smaller number"),
+        ('{"lr": 1' + "0" * 5000 + "}", "cannot be read as settings (Exceeds the limit"),
+        ('{"lr": 1e999}', "cannot be read as settings (1e999 is too large a number). "),
+        ('{"lr": NaN}', "cannot be read as settings (NaN is not a number in JSON). "),
+        ('{"lr": 1, "lr": 2}', "cannot be read as settings (has the name 'lr' twice). "),
+        ("[" * 200_000, "cannot be read as settings (nested too deeply). "),
+        ('{"a":' * 100_000, "cannot be read as settings (nested too deeply). "),
+        (" " * 2_000_000, "cannot be read as settings (larger than 1 MB). "),
         ([1], "contains no settings. "),
-        ("{", "cannot be read as settings. "),
+        ("{", "cannot be read as settings (Expecting property name"),
+        ("", "cannot be read as settings (Expecting value"),
     ],
 )
 def test_a_config_file_is_not_guessed_at(tmp_path: Path, content: object, message: str) -> None:
@@ -154,14 +166,14 @@ def test_a_config_file_is_not_guessed_at(tmp_path: Path, content: object, messag
 
 
 def test_a_config_files_values_meet_the_same_ranges(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text('{"lr": NaN}')
-    assert refusal("--config", str(tmp_path / "c.json")).startswith("--lr nan: out of range")
+    (tmp_path / "c.json").write_text('{"lr": 1e30}')
+    assert refusal("--config", str(tmp_path / "c.json")).startswith("--lr 1e+30: out of range")
     assert refusal("--config", str(tmp_path)).startswith(f"--config {tmp_path}: cannot be read")
     assert refusal("--config", str(tmp_path / "none")).startswith(f"--config {tmp_path / 'none'}: cannot be read")
 
 
 def test_null_means_not_stated(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text('{"lr": null, "output": null, "lr": null}')
+    (tmp_path / "c.json").write_text('{"lr": null, "output": null, "epochs": null}')
     assert read_settings(tmp_path / "c.json") == {}
 
 

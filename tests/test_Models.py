@@ -11,7 +11,7 @@ from MLPipeline import Torchvision_Model
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
-from MLPipeline.Models import build_model, find_model, model_names, read_model_files
+from MLPipeline.Models import WithoutMemory, build_model, find_model, model_names, read_model_files
 
 QUICK = {"cnn", "cnn_residual", "resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0"}
 WITH_OWN_FILE = [name for name in model_names() if name not in Torchvision_Model.MODELS]  # the others: test_Torchvision
@@ -189,3 +189,38 @@ def test_a_model_file_without_models_is_refused(tmp_path: Path, monkeypatch: pyt
     folder = model_package(tmp_path / "no_models", monkeypatch, {"Empty_Model.py": "MODEL = {}"})
     with pytest.raises(UsageError, match=r"Empty_Model\.py: no MODELS"):
         read_model_files(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cnn", "cnn_residual", "resnet18", "efficientnet_b0", "efficientnet_lite0", "regnet_y_400mf", "squeezenet1_1"],
+)
+def test_a_model_without_memory_is_the_same_model(name: str) -> None:
+    """Nothing but the values of its parameters is missing: not a buffer, nor a table of positions."""
+    with WithoutMemory():
+        outline = build_model(name, 3, 64)
+    model = build_model(name, 3, 64)
+    assert str(outline) == str(model)
+    theirs, ours = outline.state_dict(), model.state_dict()
+    assert [(n, t.shape, t.dtype) for n, t in theirs.items()] == [(n, t.shape, t.dtype) for n, t in ours.items()]
+    assert all(parameter.is_meta and parameter.requires_grad for parameter in outline.parameters())
+    outline.load_state_dict(ours, assign=True)
+    assert not any(tensor.is_meta for tensor in (*outline.parameters(), *outline.buffers()))
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(outline.eval()(images), model.eval()(images))
+
+
+@pytest.mark.parametrize("name", ["swin_t", "maxvit_t"])
+def test_tables_of_positions_have_their_values_also_without_memory(name: str) -> None:
+    """A file is compared with them: other values would read beyond the end of another table."""
+    with WithoutMemory():
+        outline = build_model(name, 3, 224)
+    tables = [buffer for buffer_name, buffer in outline.named_buffers() if buffer_name.endswith("position_index")]
+    assert tables and all(table.max() > 0 and not table.is_meta for table in tables)
+
+
+def test_memory_is_there_again_afterwards() -> None:
+    with WithoutMemory():
+        assert torch.zeros(2).fill_(7).is_meta and torch.arange(3).tolist() == [0, 1, 2]
+    assert torch.zeros(2).fill_(7).tolist() == [7, 7]

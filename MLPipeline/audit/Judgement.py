@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from MLPipeline.files.AtomicFile import write_text
+from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
+from MLPipeline.files.Json import dump_json, parse_json
 
-_FORMAT = 2  # incremented whenever the content of a judgement, or the way it is computed, changes
+_FORMAT = 3  # incremented whenever the content of a judgement, or the way it is computed, changes
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def judgement_file(cache: Path, about: str, *arrays: np.ndarray) -> Path:
     state = hashlib.blake2b(f"{_FORMAT} {about}".encode(), digest_size=12)
     for array in arrays:
         state.update(f"{array.shape} {array.dtype.str}".encode() + array.tobytes())
-    return cache / "judgements" / f"{state.hexdigest()}.json"
+    return sound_cache(cache) / "judgements" / f"{state.hexdigest()}.json"
 
 
 def write_judgement(file: Path, judgement: Judgement) -> None:
@@ -75,16 +75,15 @@ def write_judgement(file: Path, judgement: Judgement) -> None:
     Raises:
         ResourceError: it cannot be written.
     """
-    write_text(file, json.dumps(asdict(judgement), default=np.ndarray.tolist))
+    write_signed(file, dump_json(asdict(judgement), default=np.ndarray.tolist).encode())
 
 
 def read_judgement(file: Path) -> Judgement | None:
     """Return the judgement stored in `file`; None if there is none, or it is damaged."""
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        return Judgement(_suspects(stored["suspects"]), _curve(stored["curve"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    if (content := read_signed(file)) is None:
         return None
+    stored = parse_json(content)
+    return Judgement(_suspects(stored["suspects"]), _curve(stored["curve"]))
 
 
 def _suspects(stored: dict[str, Any] | None) -> Suspects | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from MLPipeline.decoding.Levels import LEVELS_FILE, Levels, are_levels
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.Destination import Reserved
+from MLPipeline.files.Json import read_json
 from MLPipeline.files.RunFolder import Run, find_run, recorded_data
 from MLPipeline.report.ComparisonPage import write_comparison
 from MLPipeline.scoring.Comparison import Comparison, compare
@@ -47,8 +47,8 @@ def run(config: Config) -> None:
 
 def _levels_of(run: Run) -> Levels | None:
     """Return the levels of the images with more than 8 bits that a run was trained on; None if it has stored none."""
-    with suppress(OSError, ValueError):
-        stored = json.loads((run.path / LEVELS_FILE).read_text(encoding="utf-8"))
+    with suppress(ValueError):
+        stored = read_json(run.path / LEVELS_FILE)
         return Levels.from_plain(stored) if are_levels(stored) else None
     return None
 

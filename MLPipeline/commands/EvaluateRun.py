@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +16,11 @@ from MLPipeline.Evaluate import Scorer
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.files.CsvFile import write_answers
 from MLPipeline.files.Destination import Destination
+from MLPipeline.files.Json import dump_json
 from MLPipeline.files.RunFolder import find_run
 from MLPipeline.images.ScanFolders import SPLITS
 from MLPipeline.report.Report import counted, oddity_lines, per_class_lines, result_lines, stored_metrics, table_of
+from MLPipeline.scoring.Predictions import require_finite
 
 
 def run(config: Config) -> None:
@@ -41,13 +42,14 @@ def run(config: Config) -> None:
     centers = card.fingerprint.centers if card.unknown and card.fingerprint else None
     scorer = Scorer(opened.model, dataset, config.precision)
     scored = scorer.predict(SPLITS.index(config.split), centers).used_with(card)
+    require_finite(scored.predictions.logits)
     if not ranks.is_first:
         return
     metrics = scored.metrics(card.classes)
     if table:
         write_answers(table_of(dataset.index, scored), table)
     if config.json:
-        say(json.dumps(stored_metrics(metrics)))
+        say(dump_json(stored_metrics(metrics)))
     else:
         about = f"images   {counted(metrics['n'], f'{config.split} image')} of {dataset.index.root}"
         lines = [f"run      {opened.run.path}", about, "", *per_class_lines(metrics), "", *result_lines(metrics)]

@@ -10,6 +10,7 @@ from typing import Any
 from MLPipeline.Config import Config, read_settings
 from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
+from MLPipeline.files.Destination import Reserved
 from MLPipeline.files.RunFolder import Run, list_runs
 from MLPipeline.files.RunsTable import read_runs
 
@@ -20,7 +21,12 @@ def run(config: Config) -> None:
     """Print one line per run: folder, end time, model, weights, validation and test accuracy, and duration.
 
     A star marks the highest test accuracy among runs with the same test images.
+
+    Raises:
+        UsageError: the output folder is a file, or a link that leads nowhere.
+        DataError: the table of runs is damaged.
     """
+    Reserved([]).check_folder("--output", config.output)
     rows: dict[str, Any] = {row["run"]: row for row in read_runs(config.output).to_dict("records")}
     runs = list_runs(config.output)
     if not runs:

@@ -5,8 +5,8 @@ opened = open_run(config)                   # --run, or the newest; a note says 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,9 @@ def open_run(config: Config) -> OpenedRun:
     device = join_ranks(config.device)
     note(f"using {run.model_file}")
     settings: dict[str, Any] = {}
-    with suppress(UsageError):
-        settings = read_settings(run.path / SETTINGS_FILE)
+    if os.path.lexists(run.path / SETTINGS_FILE):
+        try:
+            settings = read_settings(run.path / SETTINGS_FILE)
+        except UsageError as error:
+            note(f"{error.what.removeprefix('--config ')}: the defaults are used instead")
     return OpenedRun(run, model.to(device), card, settings)

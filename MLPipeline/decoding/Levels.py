@@ -13,7 +13,6 @@ Each depth has its own levels. 8-bit pictures are used as they are.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import numpy as np
 
 from MLPipeline.decoding.ImageHeader import UnreadableImage
 from MLPipeline.decoding.StoredPixels import StoredPixels
+from MLPipeline.files.PlainValues import is_number
 
 LEVELS_FILE = "levels.json"  # in the folder of a run, where there are any
 # The largest values of 8, 10, 12, 14 and 16 bits: cameras and scanners store 10, 12 or 14 bits in 16.
@@ -32,6 +32,7 @@ _MOST_EXTREME = 1 / 500, 8  # share of a picture's values that count as outliers
 _EXTREME_FILES = 1 / 50, 10  # share of the files that may be outliers; at least one of this many
 _MAX_MEASURED = 2**18  # values of a picture; of a larger one every second, third, ...
 _KEY_BYTES = 16
+_LARGEST_VALUE = 1e300  # of a picture with floating-point numbers
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,6 @@ def _is_level(item: tuple[Any, Any]) -> bool:
         and re.fullmatch(r"float|u?int(8|16|32|64)( of \d\d? bits)?", depth) is not None
         and isinstance(pair, (list, tuple))
         and len(pair) == 2
-        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in pair)
-        and pair[0] < pair[1]
+        and all(is_number(value, -_LARGEST_VALUE, _LARGEST_VALUE) for value in pair)
+        and float(pair[0]) < float(pair[1])
     )

@@ -4,11 +4,12 @@ A store is a folder in `output/cache/` (safe to delete at any time), named after
 on:
 
     rows.bin     the rows, appended one after the other
-    keys.bin     per row: the digest of the image file and the CRC of the row; written after the row itself, so that a
+    keys.bin     per row: the digest of the image file and a signature of both; written after the row itself, so that a
                  row is valid only if it was written completely, even if the machine crashes
 
-A row is checked against its CRC when it is looked up; a damaged row is computed again, never used. `has_room` keeps the
-folder within its limit: the least recently used stores are deleted first.
+A row is checked against its signature, with the user's key, when it is looked up; a row that is damaged or that someone
+else has written is computed again, never used. Each key has its own stores. `has_room` keeps the folder within its
+limit: the least recently used stores are deleted first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import logging
 import math
 import os
 import shutil
-import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,17 +29,20 @@ import numpy as np
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError
 from MLPipeline.files.AtomicFile import unwritable
+from MLPipeline.files.CacheFiles import make_folder, open_plain, remove_foreign, sound_cache
+from MLPipeline.files.CacheKey import cache_key, store_key
 from MLPipeline.files.Lock import has_locks, held
 from MLPipeline.files.Machine import container_memory
 
-FORMAT = 1
+FORMAT, _UNSIGNED_FORMAT = 2, 1
 DIGEST_BYTES = 16
 DEFAULT_LIMIT_GB = 20.0
 _MAX_LATEST = 2**16
 _FREE_SHARE = 0.9  # the share of the free disk space that a cache may use
 _GB = 10**9
 _SORTABLE = np.dtype(f"S{DIGEST_BYTES}")
-_KEY = np.dtype([("digest", f"V{DIGEST_BYTES}"), ("crc", "<u4")])
+_SIGNATURE_BYTES = 8  # a forger has to try it out here, at a rate of a million rows per second
+_KEY = np.dtype([("digest", f"V{DIGEST_BYTES}"), ("signature", "<u8")])
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +61,32 @@ class RowStore:
     def __init__(self, cache: Path, kind: str, identity: str, shape: Sequence[int], dtype: np.dtype) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        text = f"{FORMAT} {identity} {self.shape} {self.dtype.str}"
-        self.folder = cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        self._rows, self._keys = self.folder / "rows.bin", self.folder / "keys.bin"
+        self._cache, self._kind = sound_cache(cache), kind
+        self._about = f"{identity} {self.shape} {self.dtype.str}"
+        self._use_key(cache_key(self._cache))
         # Packed arrays, for stores of a million rows: the sorted digests with their row numbers, and for each row its
-        # CRC and whether it has been checked. Only the most recent rows have Python objects.
+        # signature and whether it has been checked. Only the most recent rows have Python objects.
         self._sorted = np.empty(0, _SORTABLE), np.empty(0, np.int64)
         self._latest: dict[bytes, int] = {}
-        self._crc = array("I")
+        self._signatures = array("Q")
         self._is_trusted = bytearray()
         self._is_damaged = False
+
+    def _use_key(self, key: bytes) -> None:
+        own_key = store_key(key, self._about)
+        self._unsigned = hashlib.blake2b(key=own_key, digest_size=_SIGNATURE_BYTES)
+        self.folder = self._folder(f"{FORMAT} {self._about} {own_key.hex()}")
+        self._rows, self._keys = self.folder / "rows.bin", self.folder / "keys.bin"
+
+    def _folder(self, text: str) -> Path:
+        return self._cache / f"{self._kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def _sign(self, key: bytes, row: bytes) -> int:
+        """Return the signature of a row and of the image that it belongs to."""
+        state = self._unsigned.copy()
+        state.update(key)
+        state.update(row)
+        return int.from_bytes(state.digest(), "little")
 
     @contextmanager
     def writing(self) -> Iterator[RowStore]:
@@ -79,17 +98,21 @@ class RowStore:
             ResourceError: the disk is full or the cache cannot be written.
         """
         try:
+            if ranks.size > 1:  # the other ranks may run on machines with keys of their own
+                self._use_key(ranks.from_first(cache_key(self._cache)))
             if not ranks.is_first:
                 ranks.require_shared(self.folder)
                 self._load()
                 ranks.wait()
                 yield self
                 return
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._replace_unsigned()
+            make_folder(self.folder)
+            remove_foreign(self.folder / "lock")  # opening a lock empties it
             with (
                 held(self.folder / "lock", self.folder),
-                open(self._rows, "ab") as self._row_file,
-                open(self._keys, "ab") as self._key_file,
+                open_plain(self._rows, "ab") as self._row_file,
+                open_plain(self._keys, "ab") as self._key_file,
             ):
                 self._cut()
                 self._load()
@@ -104,9 +127,9 @@ class RowStore:
         number = self._number(key)
         if number is None or self._is_trusted[number]:
             return number
-        if zlib.crc32(self._loaded[number].tobytes()) != self._crc[number]:
+        if self._sign(key, self._loaded[number].tobytes()) != self._signatures[number]:
             if not self._is_damaged:
-                logger.warning("damaged rows in %s are computed again", self.folder)
+                logger.warning("damaged or foreign rows in %s are computed again", self.folder)
             self._is_damaged = True
             return None
         self._is_trusted[number] = True
@@ -122,14 +145,14 @@ class RowStore:
     def append(self, keys: Sequence[bytes], rows: np.ndarray) -> list[int]:
         """Append `rows` (B, *shape) of the images with the digests `keys`; return their row numbers."""
         rows = np.ascontiguousarray(rows, dtype=self.dtype).reshape(len(keys), *self.shape)
-        first = len(self._crc)
+        first = len(self._signatures)
         if not ranks.is_first:  # rank 0 appends the same rows
             return list(range(first, first + len(keys)))
         entries = np.empty(len(keys), _KEY)
         for offset, (key, row) in enumerate(zip(keys, rows, strict=True)):
-            crc = zlib.crc32(row.tobytes())
-            entries[offset] = (np.void(key), crc)
-            self._crc.append(crc)
+            signature = self._sign(key, row.tobytes())
+            entries[offset] = (np.void(key), signature)
+            self._signatures.append(signature)
             self._is_trusted.append(True)
             self._latest[key] = first + offset
         self._row_file.write(rows.tobytes())
@@ -137,7 +160,7 @@ class RowStore:
         self._key_file.write(entries.tobytes())
         self._key_file.flush()
         if len(self._latest) > _MAX_LATEST:
-            self._pack(np.fromfile(self._keys, _KEY)["digest"])
+            self._pack(self._read_keys()["digest"])
         return list(range(first, first + len(keys)))
 
     def publish(self) -> None:
@@ -147,11 +170,11 @@ class RowStore:
 
     def rows(self) -> np.ndarray:
         """Return all rows (N, *shape), memory-mapped and read-only."""
-        with open(self._rows, "rb") as file:  # opening the file shows what other machines have written
+        with open_plain(self._rows, "rb") as file:  # opening the file shows what other machines have written
             number = file.seek(0, os.SEEK_END) // self.row_bytes
-        if not number:
-            return np.empty((0, *self.shape), self.dtype)
-        return np.memmap(self._rows, self.dtype, mode="r", shape=(number, *self.shape))
+            if not number:
+                return np.empty((0, *self.shape), self.dtype)
+            return np.memmap(file, self.dtype, mode="r", shape=(number, *self.shape))
 
     def _cut(self) -> None:
         """Truncate the files to the complete rows: a killed run may have left a partial one."""
@@ -161,11 +184,22 @@ class RowStore:
         self._row_file.truncate(number * self.row_bytes)
 
     def _load(self) -> None:
-        keys = np.fromfile(self._keys, _KEY)
-        self._crc = array("I", keys["crc"].tobytes())
+        keys = self._read_keys()
+        self._signatures = array("Q", keys["signature"].astype(np.uint64).tobytes())
         self._is_trusted = bytearray(len(keys))
         self._pack(keys["digest"])
         self._loaded = self.rows()
+
+    def _read_keys(self) -> np.ndarray:
+        with open_plain(self._keys, "rb") as file:
+            return np.frombuffer(file.read(), np.uint8)[: file.tell() // _KEY.itemsize * _KEY.itemsize].view(_KEY)
+
+    def _replace_unsigned(self) -> None:
+        """Delete the store of an earlier version, whose rows are not signed; say so."""
+        unsigned = self._folder(f"{_UNSIGNED_FORMAT} {self._about}")
+        if not self.folder.exists() and not unsigned.is_symlink() and (unsigned / "rows.bin").exists():
+            logger.warning("%s is of an earlier version, whose rows are not signed: they are computed again", unsigned)
+            _delete(unsigned)
 
     def _pack(self, digests: np.ndarray) -> None:
         sortable = np.ascontiguousarray(digests).view(_SORTABLE)
@@ -186,7 +220,7 @@ def has_room(cache: Path, store: RowStore, num_rows: int, limit: float | None) -
     To make room, deletes other stores that no process is using, the least recently used first.
     """
     limit = default_limit_gb() if limit is None else limit
-    needed = num_rows * store.row_bytes
+    cache, needed = sound_cache(cache), num_rows * store.row_bytes
     if needed > limit * _GB:
         return False
     sizes = {folder: _size(folder) for folder in _stores(cache)}
@@ -201,16 +235,16 @@ def has_room(cache: Path, store: RowStore, num_rows: int, limit: float | None) -
 
 
 def _stores(cache: Path) -> list[Path]:
-    return [path.parent for path in cache.glob("*/rows.bin")]
+    return [path.parent for path in cache.glob("*/rows.bin") if not path.parent.is_symlink()]
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return sum(path.lstat().st_size for path in folder.iterdir())
 
 
 def _last_used(folder: Path) -> float:
     keys = folder / "keys.bin"  # modified by every run that opens the store
-    return keys.stat().st_mtime if keys.exists() else 0.0
+    return keys.lstat().st_mtime if keys.exists() else 0.0
 
 
 def _delete(folder: Path) -> bool:

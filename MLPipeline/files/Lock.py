@@ -26,8 +26,10 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from MLPipeline.Errors import ResourceError
+from MLPipeline.files.Json import read_json
 
 SILENT_S = 2.0  # of waiting before a message says for which process
+_MAX_RECORD_BYTES = 10_000
 _MAX_COMMAND = 80  # characters of the other process's command line that are shown
 # The file system has no locks at all: NFS without its lock service, some FUSE and cluster file systems.
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
@@ -53,7 +55,9 @@ def held(file: Path, subject: Path, timeout_s: float = math.inf) -> Iterator[Non
     _acquire(lock, record, subject, timeout_s)
     try:
         with contextlib.suppress(OSError):  # the record is not needed, and the disk may be full
-            record.write_text(json.dumps(_this_process()), encoding="utf-8")
+            record.unlink(missing_ok=True)  # it may be a link, which is not followed
+            with record.open("x", encoding="utf-8") as opened:
+                opened.write(json.dumps(_this_process()))
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -121,11 +125,11 @@ def _this_process() -> dict[str, object]:
 def _owner(record: Path) -> str:
     """Return `process 123 (python Engine.py --model cnn, for 5 min)`, as far as it is known."""
     try:
-        owner = json.loads(record.read_text(encoding="utf-8"))
+        owner = read_json(record, _MAX_RECORD_BYTES)
         pid, host, command, since = (owner[name] for name in ("pid", "host", "command", "since"))
         minutes = (time.time() - float(since)) / 60
         command = str(command) if len(str(command)) <= _MAX_COMMAND else f"{str(command)[: _MAX_COMMAND - 3]}..."
         duration = f"{max(0, 60 * minutes):.0f} s" if minutes < 2 else f"{minutes:.0f} min"
         return f"process {int(pid)}{'' if host == socket.gethostname() else f' on {host}'} ({command}, for {duration})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "another process"

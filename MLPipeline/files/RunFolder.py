@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -14,14 +14,20 @@ from typing import Any
 from MLPipeline.Errors import UsageError, did_you_mean
 from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.Destination import Reserved
+from MLPipeline.files.Json import read_json
 from MLPipeline.files.Lock import held
+from MLPipeline.files.PlainFile import read_bytes
+from MLPipeline.files.PlainValues import is_usable_text
 
 RUNS_TABLE = "runs.csv"
 LAUNCH_FILE = "launch.txt"  # the torchrun command that started the run
 MODEL_FILE, SETTINGS_FILE, ENVIRONMENT_FILE = "model.pt", "config.json", "environment.json"
 _LOCK_TIMEOUT_S = 30.0
+_MAX_TEXT_BYTES = 10**6
 _NUMBERED = re.compile(r"(\d{3,})-(.+)")
 _NAME = re.compile(r"\w[\w .+-]{0,59}")  # with 4 bytes per character: below the 255 that file systems allow
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,16 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The content of `metrics.json`; empty if the run has not finished."""
+        """The content of `metrics.json`; empty if the run has not finished, or the file is damaged, which is logged."""
+        file = self.path / "metrics.json"
+        if not os.path.lexists(file):
+            return {}
         try:
-            return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            if isinstance(content := read_json(file), dict):
+                return content
+            raise ValueError("has no metrics")
+        except ValueError as error:
+            logger.warning("%s is damaged (%s): the run counts as not finished", file, error)
             return {}
 
 
@@ -136,15 +148,16 @@ def find_launched(output: Path, launch: str) -> Run | None:
 def recorded_data(folder: Path) -> Path | None:
     """Return the absolute path of the data folder of the run in `folder`; None if the run did not record it."""
     try:
-        return Path(json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError, TypeError):
+        data = read_json(folder / ENVIRONMENT_FILE, _MAX_TEXT_BYTES)["data"]
+        return Path(data) if isinstance(data, str) and is_usable_text(data) else None
+    except (ValueError, KeyError, TypeError):
         return None
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
+        return read_bytes(path, _MAX_TEXT_BYTES).decode("utf-8")
+    except ValueError:
         return ""
 
 

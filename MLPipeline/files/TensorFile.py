@@ -1,21 +1,25 @@
-"""Saves tensors atomically; loads them without running code, and detects damage that torch does not."""
+"""Saves tensors atomically; loads them without running code, within the memory that the size of the file suggests."""
 
 from __future__ import annotations
 
-import re
-import stat
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
-from MLPipeline.Errors import DataError, ResourceError, is_out_of_memory, out_of_memory
+from MLPipeline.Errors import DataError, PipelineError, ResourceError, is_out_of_memory, out_of_memory
 from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.ErrnoHints import errno_hint
+from MLPipeline.files.PlainFile import UnusableFileError, open_regular
+from MLPipeline.files.SafetensorsOutline import read_safetensors_outline
+from MLPipeline.files.TensorOutline import ForbiddenError, UnusualTensorError, is_archive, read_outline
 
-DOS_FOLDER = 0x10  # a bit of the attributes in a zip archive's directory
+_AGAIN = "Fetch or save the file again"
+
+Check = Callable[[Any], object]
 
 
 def save_file(path: Path, content: object) -> None:
@@ -36,25 +40,32 @@ def save_file(path: Path, content: object) -> None:
     write_file(path, write, keep_previous=True)
 
 
-def load_file(path: Path) -> object:
+def load_file(path: Path, check: Check | None = None) -> object:
     """Return the content of a file of `torch.save` or safetensors: tensors on the CPU, in plain Python containers.
 
-    A pickle can call any function when it is read; here only those that rebuild tensors are allowed.
+    A pickle can call any function when it is read, and ask for any amount of memory; here it can do neither. `check` is
+    given the content with a `TensorOutline` in place of each tensor, before any tensor is read, and may raise an error.
 
     Raises:
-        DataError: `path` is missing, not a regular file, empty, damaged, in another format, or has other objects.
+        DataError: `path` is missing, not a regular file, empty, damaged, in another format, or contains other objects
+            or tensors that are not dense.
         ResourceError: a `.safetensors` file, and that package is not installed; or there is not enough memory.
     """
-    require_file(path)
+    load_tensors = _safetensors_loader(path) if path.suffix == ".safetensors" else None
     try:
-        if path.suffix == ".safetensors":
-            return _load_safetensors(path)
-        if damaged := _damaged_part(path):
-            raise DataError(f"{path}: corrupt (damage in {damaged!r})", "Fetch or save the file again")
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of old formats, which are rejected or read anyway
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (DataError, ResourceError):
+        with _opened(path) as file:
+            outline = read_safetensors_outline(file) if load_tensors else read_outline(file)
+            if check is not None:
+                check(outline)
+            if load_tensors:
+                return load_tensors(path)
+            if is_archive(file):
+                _check_sums(path, file)
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of old formats, which are read all the same
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except PipelineError:
         raise
     except Exception as error:  # damage can raise any error
         if is_out_of_memory(error):
@@ -63,53 +74,47 @@ def load_file(path: Path) -> object:
         raise _unreadable(path, error) from error
 
 
-def require_file(path: Path) -> None:
-    """Check that `path` is a regular file that is not empty; reading anything else may block.
-
-    Raises:
-        DataError: it is not.
-    """
+def _opened(path: Path) -> BinaryIO:
+    """Return the file `path`, opened for reading; it is a regular file and not empty."""
     try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}", errno_hint(error, "Give the path of a file")) from error
-    except ValueError as error:  # a null character in the name
-        raise DataError(f"{path}: {error}", "Give the path of a file") from error
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise DataError(f"{path}: is {kind}", "Give the path of a file")
-    if status.st_size == 0:
-        raise DataError(f"{path}: is empty", "Fetch or save the file again")
+        file = open_regular(path)
+    except UnusableFileError as error:
+        cause, hint = error.__cause__, "Give the path of a file"
+        hint = errno_hint(cause, hint) if isinstance(cause, OSError) else hint
+        raise DataError(f"{path}: {error}", hint) from error
+    if not file.peek(1):  # type: ignore[attr-defined]  # it is buffered
+        file.close()
+        raise DataError(f"{path}: is empty", _AGAIN)
+    return file
 
 
-def _damaged_part(path: Path) -> str | None:
-    """Return the name of a part that fails its checksum or is marked as a folder: torch.load accepts both.
-
-    It reads nothing from a folder, so the tensor contains whatever was in memory.
-    """
-    if not zipfile.is_zipfile(path):  # torch's format before 1.6, which has no checksums, or no torch file at all
-        return None
-    with zipfile.ZipFile(path) as archive:
-        folders = [part.filename for part in archive.infolist() if part.file_size and part.external_attr & DOS_FOLDER]
-        return folders[0] if folders else archive.testzip()
+def _check_sums(path: Path, file: BinaryIO) -> None:
+    """Compare the checksums of all parts of the archive with their content: torch.load does not."""
+    with zipfile.ZipFile(file) as archive:
+        if damaged := archive.testzip():
+            raise DataError(f"{path}: corrupt (damage in {damaged!r})", _AGAIN)
 
 
-def _load_safetensors(path: Path) -> object:
+def _safetensors_loader(path: Path) -> Callable[[Path], object]:
     try:
         from safetensors.torch import load_file as load_tensors
     except ModuleNotFoundError as error:
         raise ResourceError(f"{path}: requires the package safetensors", "Run pip install safetensors") from error
-    return load_tensors(path)
+    return load_tensors
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     """Return a one-line error: is the file dangerous, or is it damaged?"""
-    if culprit := re.search(r"GLOBAL (\S{1,80})", str(error)):
+    if isinstance(error, ForbiddenError):
         return DataError(
-            f"{path}: rejected, because it contains {culprit[1]!r}, which could run any code",
+            f"{path}: rejected, because it contains {str(error)[:80]!r}, which could run any code",
             "If you trust its source, load it yourself and save it with torch.save(model.state_dict(), FILE)",
         )
-    return DataError(
-        f"{path}: cannot be read; it is damaged, truncated or not a PyTorch file ({type(error).__name__})",
-        "Fetch or save the file again",
-    )
+    if isinstance(error, UnusualTensorError):
+        return DataError(
+            f"{path}: contains a tensor that is not read: {error}",
+            "Save plain, dense tensors: torch.save(model.state_dict(), FILE)",
+        )
+    reason = str(error) if isinstance(error, ValueError) and error.args else type(error).__name__
+    reason = reason.splitlines()[0][:120]
+    return DataError(f"{path}: cannot be read; it is damaged, truncated or not a PyTorch file ({reason})", _AGAIN)

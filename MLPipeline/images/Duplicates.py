@@ -10,10 +10,8 @@ on one form, frames in which one object has moved, and different shirts on one t
 
 from __future__ import annotations
 
-import contextlib
+import io
 import logging
-import re
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.Errors import UsageError
-from MLPipeline.files.AtomicFile import write_file
 from MLPipeline.files.Cache import digest
+from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
 from MLPipeline.images.ConfirmCopies import confirm_copies
 from MLPipeline.images.Fingerprint import GREY, IDENTITY
+from MLPipeline.images.GroupPattern import match_paths
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
@@ -87,12 +85,15 @@ def find_duplicates(
         return _search(index, inspection, progress)
     columns = (inspection.prints["digest"], index.labels, index.splits)
     contents = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
-    file = cache / "duplicates" / f"{digest(_SEARCH.encode() + contents).hex()}.npz"
-    with contextlib.suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile), np.load(file) as kept:
-        return Pairs(kept["first"], kept["second"], kept["likeness"])
+    file = sound_cache(cache) / "duplicates" / f"{digest(_SEARCH.encode() + contents).hex()}.npz"
+    if (signed := read_signed(file)) is not None:
+        with np.load(io.BytesIO(signed)) as kept:
+            return Pairs(kept["first"], kept["second"], kept["likeness"])
     pairs = _search(index, inspection, progress)
     if ranks.is_first:
-        write_file(file, lambda opened: np.savez(opened, **pairs.__dict__))
+        archive = io.BytesIO()
+        np.savez(archive, **pairs.__dict__)
+        write_signed(file, archive.getvalue())
     return pairs
 
 
@@ -117,7 +118,7 @@ def group_images(index: ImageIndex, inspection: Inspection, pairs: Pairs, patter
     not match is not grouped by `pattern`.
 
     Raises:
-        UsageError: `pattern` is not a regular expression.
+        UsageError: `pattern` is not a regular expression, or takes too long.
     """
     first, second = pairs.first, pairs.second
     if index.groups is not None:
@@ -159,14 +160,8 @@ def find_conflicts(index: ImageIndex, pairs: Pairs) -> np.ndarray:
 
 def _keys(index: ImageIndex, pattern: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions (M,) of the images whose path matches `pattern`, and a digest (M,) of the matched text."""
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        hint = r"Give a regular expression, such as 'patient(\d+)'"
-        raise UsageError(f"--group {pattern}: {error}", hint) from error
-    matches = ((position, expression.search(index.name(position))) for position in range(len(index)))
-    number = 1 if expression.groups else 0
-    kept = [(position, match[number]) for position, match in matches if match and match[number] is not None]
+    texts = match_paths([index.name(position) for position in range(len(index))], pattern)
+    kept = [(position, text) for position, text in enumerate(texts) if text is not None]
     if not kept:
         logger.warning("--group %s matches no file and groups no images", pattern)
     digests = b"".join(digest(key.encode("utf-8", "surrogateescape")) for _, key in kept)

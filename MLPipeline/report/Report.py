@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -24,6 +23,7 @@ from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_file, write_text
 from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.Json import dump_json
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import Gap
@@ -264,8 +264,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as indented JSON."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Write `content` as indented JSON; numbers that are not finite become null."""
+    write_text(path, dump_json(content, indent=2) + "\n")
 
 
 def stored_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from MLPipeline.Errors import DataError
+from MLPipeline.files.PlainFile import open_regular
 from MLPipeline.files.RunFolder import Run
 from MLPipeline.scoring.Intervals import mcnemar_p_value, paired_interval, wilson_interval
 
@@ -120,9 +121,14 @@ def compare(first: Run, second: Run) -> Comparison:
 def _read_predictions(run: Run) -> pd.DataFrame:
     path = run.path / "predictions.csv"
     try:  # everything as text: a class may be called `NA` or `7`
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=_COLUMNS)
+        with open_regular(path) as file:
+            rows = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=_COLUMNS)
+        rows["confidence"] = rows["confidence"].astype(float)
+        if not rows["confidence"].between(0, 1).all():
+            raise ValueError("a confidence that is not between 0 and 1")
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a table of predictions", _hint(run)) from error
+        reason = str(error).splitlines()[0][:100]
+        raise DataError(f"{path}: cannot be read as a table of predictions ({reason})", _hint(run)) from error
     for column in ("path", "true", "predicted"):  # accents may be composed characters in one run and not in the other
         rows[column] = rows[column].str.normalize("NFC")
     return rows.drop_duplicates("path")

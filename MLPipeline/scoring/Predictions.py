@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from MLPipeline.Errors import DataError
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -45,6 +47,18 @@ class Predictions:
     def losses(self) -> Tensor:
         """The cross-entropy of each image, in nats: `(N,)` float64."""
         return functional.cross_entropy(self.logits.double() / self.temperature, self.labels, reduction="none")
+
+
+def require_finite(logits: Tensor) -> Tensor:
+    """Return `logits` (B, C); weights that are finite but damaged can still give NaN, which is no answer.
+
+    Raises:
+        DataError: one of them is not a finite number.
+    """
+    if not bool(logits.isfinite().all()):
+        what = "the model gives NaN or infinite numbers for some images: its weights are damaged, or too large"
+        raise DataError(what, "Try --precision fp32; if that does not help, train the model again")
+    return logits
 
 
 def predict_batches(

@@ -30,7 +30,7 @@ from MLPipeline.report.Report import counted, epoch_line, oddity_lines, write_hi
 from MLPipeline.steps.Job import Job
 from MLPipeline.Train import fit
 from MLPipeline.training.Phases import Phase, fit_into, plan
-from MLPipeline.training.Resume import Saver, Standing, load_standing
+from MLPipeline.training.Resume import Saver, Standing, load_standing, restore
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 
 SECONDS_BETWEEN_SAVES = 15  # at least, between two saves of the best weights; they are also saved at the end
@@ -116,7 +116,7 @@ def _resume(job: Job, standing: Standing, state: TrainState, phase: Phase) -> Ph
     if standing.state["model"].keys() != state.model.state_dict().keys():  # features were stored then, or are now
         what = f"--resume {job.run.path}: the cache has not the room it had when the run was stopped"
         raise UsageError(what, "Give the same --cache-limit, and the disk as much space")
-    state.load_state_dict(standing.state)
+    restore(job.run.path, standing, state)
     job.head, job.history = standing.head, state.history
     for record in state.history:
         _print_epoch(job, record)

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.Errors import DataError
+from MLPipeline.Errors import DataError, is_out_of_memory
+from MLPipeline.files.PlainValues import are_texts, is_whole
+from MLPipeline.files.TensorChecks import check_numbers
 from MLPipeline.files.TensorFile import load_file, save_file
+from MLPipeline.files.TensorOutline import TensorOutline
 from MLPipeline.scoring.Predictions import Predictions
+from MLPipeline.training.StoredState import state_fits
 from MLPipeline.training.TrainState import TrainState
 
 FORMAT = 1
 LAST_FILE = "last.pt"
+_MAX_PHASES, _MAX_EPOCHS = 100, 100_000
 SECONDS_BETWEEN_SAVES = 120  # what was computed since the last save is computed again, with the same result
 
 
@@ -39,21 +44,69 @@ def load_standing(folder: Path, identity: Mapping[str, str]) -> Standing | None:
     if not path.exists():
         return None
     try:
-        stored: Any = load_file(path)
+        stored: Any = load_file(path, lambda outline: _check(path, outline))
+        check_numbers(path, stored["state"]["model"], {})
     except DataError as error:
-        previous = path.with_name(path.name + ".prev")
-        instead = f"Put {previous} in its place" if previous.is_file() else "Delete it; training starts over"
-        raise DataError(error.what, instead) from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise DataError(
-            f"{path}: is not the state of a training of this pipeline", f"Delete {path}; training starts over"
-        )
+        raise DataError(error.what, _instead_of(path)) from error
     changed = [name for name, value in identity.items() if stored["identity"].get(name) != value]
     if changed:
         what = f"--resume {folder}: not the same {' and '.join(changed)} as when the run was stopped"
         raise DataError(what, "Put them back, or start a new run")
     head = Predictions(*stored["head"]) if stored["head"] else None
     return Standing(stored["phase"], stored["num_epochs"], stored["state"], head)
+
+
+def restore(folder: Path, standing: Standing, state: TrainState) -> None:
+    """Load what `standing` has into `state`.
+
+    Raises:
+        DataError: it does not fit: the file is damaged, or belongs to another training.
+    """
+    path = folder / LAST_FILE
+    try:
+        if not state_fits(standing.state, state):
+            raise ValueError
+        state.load_state_dict(standing.state)
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise DataError(f"{path}: damaged: its content does not fit the training", _instead_of(path)) from error
+
+
+def _check(path: Path, outline: Any) -> None:
+    """Make sure that the file describes the state of a training, before any tensor is read."""
+    if (
+        not isinstance(outline, dict)
+        or outline.get("format") != FORMAT
+        or not are_texts(outline.get("identity"))
+        or not is_whole(outline.get("phase"), 0, _MAX_PHASES)
+        or not is_whole(outline.get("num_epochs"), 1, _MAX_EPOCHS)
+        or not _is_head(outline.get("head"))
+        or not isinstance(outline.get("state"), Mapping)
+        or not _are_outlines(outline["state"].get("model"))
+    ):
+        raise DataError(f"{path}: is not the state of a training of this pipeline", "")
+
+
+def _are_outlines(state: Any) -> bool:
+    return isinstance(state, Mapping) and all(isinstance(each, TensorOutline) for each in state.values())
+
+
+def _is_head(stored: Any) -> bool:
+    """Return whether `stored` is None, or the logits (N, C) and labels (N,) of the best head."""
+    return stored is None or (
+        isinstance(stored, list)
+        and len(stored) == 2
+        and all(isinstance(each, TensorOutline) for each in stored)
+        and len(stored[0].shape) == 2
+        and stored[0].shape[:1] == stored[1].shape
+    )
+
+
+def _instead_of(path: Path) -> str:
+    """Return what to do about a damaged `path`."""
+    previous = path.with_name(path.name + ".prev")
+    return f"Put {previous} in its place" if previous.is_file() else f"Delete {path}; training starts over"
 
 
 class Saver:

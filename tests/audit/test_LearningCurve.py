@@ -77,8 +77,10 @@ def test_a_judgement_is_read_as_it_was_written(tmp_path) -> None:
     assert found.curve.overall.then == curve.overall.then and list(found.curve.per_class) == list(curve.per_class)
     assert np.array_equal(found.curve.interval, curve.interval)
     assert judgement_file(tmp_path, "net", labels + 1) != file != judgement_file(tmp_path, "other", labels)
-    file.write_text(file.read_text()[:-20])
-    assert read_judgement(file) is None
+    content = file.read_bytes()
+    for damaged in (content[:-20], b"", content[:20] + b" " + content[21:], content[16:]):
+        file.write_bytes(damaged)
+        assert read_judgement(file) is None
 
 
 def test_a_handful_of_images_never_gives_an_interval_without_width() -> None:

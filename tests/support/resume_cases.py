@@ -81,7 +81,7 @@ class CountingSaver(Saver):
     """Saves, and stops at the n-th check."""
 
     def __init__(self, folder: Path, stop_at: int) -> None:
-        super().__init__(folder, {}, 0, 0, None, self._stop)
+        super().__init__(folder, {}, 0, 1, None, self._stop)
         self.num_asked, self.stop_at = 0, stop_at
 
     def _stop(self) -> None:

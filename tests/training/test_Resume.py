@@ -13,7 +13,7 @@ import torch
 from MLPipeline.Errors import DataError, ResourceError
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.training import Resume
-from MLPipeline.training.Resume import Saver, load_standing
+from MLPipeline.training.Resume import Saver, load_standing, restore
 from MLPipeline.training.TrainState import TrainState
 from tests.support.resume_cases import content_of, differences
 from tests.support.train_cases import CPU, linear, network, settings
@@ -132,7 +132,9 @@ def test_a_damaged_file_is_named_and_the_one_before_is_offered(tmp_path: Path, s
     with pytest.raises(DataError, match="last.pt: ") as caught:
         load_standing(tmp_path, IDENTITY)
     previous = tmp_path / "last.pt.prev"
-    assert caught.value.hint == ("Delete it; training starts over" if number == 1 else f"Put {previous} in its place")
+    assert caught.value.hint == (
+        f"Delete {file}; training starts over" if number == 1 else f"Put {previous} in its place"
+    )
     if number == 2:
         previous.replace(file)
         assert load_standing(tmp_path, IDENTITY) is not None
@@ -149,4 +151,83 @@ def test_nothing_in_it_runs(tmp_path: Path) -> None:
     """Row 36: a whole module is a pickle that could run anything."""
     torch.save({"format": 1, "state": linear()}, tmp_path / "last.pt")
     with pytest.raises(DataError, match="rejected, because it contains"):
+        load_standing(tmp_path, IDENTITY)
+
+
+def trained_state(seed: int = 0) -> TrainState:
+    """Return a state after a step of Adam."""
+    state = state_of(seed)
+    for parameter in state.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    state.step()
+    return state
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.pop("sums"),
+        lambda state: state["model"].popitem(),
+        lambda state: state["model"].update({next(iter(state["model"])): torch.zeros(77)}),
+        lambda state: state["model"].update({next(iter(state["model"])): 3}),
+        lambda state: state["optimizer"]["param_groups"].pop(),
+        lambda state: state["optimizer"]["param_groups"][0].update(lr="fast"),
+        lambda state: state["optimizer"]["param_groups"][0].update(params=[0, 0]),
+        lambda state: state["optimizer"]["state"].update({99: {}}),
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(77)),
+        lambda state: state["optimizer"].update(state=[1]),
+        lambda state: state.update(average=None),
+        lambda state: state.update(history=[{"epoch": 1}]),
+        lambda state: state.update(history=3),
+        lambda state: state.update(first_epoch=5),
+        lambda state: state.update(batch=-1),
+        lambda state: state.update(sums=[1, 2]),
+        lambda state: state.update(best=[1, "low", None]),
+        lambda state: state.update(best=[1, 0.5, {"a": torch.zeros(1)}]),
+        lambda state: state.update(draws=[torch.zeros(3)]),
+        lambda state: state.update(draws=[3]),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_before_it_is_used(tmp_path: Path, damage: Any) -> None:
+    """Rows 35 and 100: every part is checked, with the optimizer's."""
+    Saver(tmp_path, IDENTITY, 1, 9, HEAD, never).save(trained_state())
+    standing = load_standing(tmp_path, IDENTITY)
+    assert standing is not None
+    restore(tmp_path, standing, trained_state(1))
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    damage(content["state"])
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(DataError, match=r"last\.pt: (damaged: its content|is not the state)"):
+        standing = load_standing(tmp_path, IDENTITY)
+        assert standing is not None
+        restore(tmp_path, standing, trained_state(1))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_state_with_weights_that_are_no_numbers(tmp_path: Path, number: float) -> None:
+    state = state_of()
+    state.parameters[0].data.flatten()[0] = number
+    Saver(tmp_path, IDENTITY, 1, 9, HEAD, never).save(state)
+    with pytest.raises(DataError, match=r"last\.pt: damaged: (NaN|an infinite number) in "):
+        load_standing(tmp_path, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identity": {"images": 3}},
+        {"phase": -1},
+        {"phase": "first"},
+        {"num_epochs": 10**9},
+        {"head": [torch.zeros(3, 2), torch.zeros(4)]},
+        {"head": [torch.zeros(3), torch.zeros(3)]},
+        {"state": None},
+        {"state": {"model": {"a": 1}}},
+    ],
+    ids=str,
+)
+def test_a_description_out_of_range_is_no_standing(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = saved(tmp_path)
+    torch.save(torch.load(file, weights_only=True) | change, file)
+    with pytest.raises(DataError, match="is not the state of a training of this pipeline"):
         load_standing(tmp_path, IDENTITY)
