@@ -28,18 +28,25 @@ MakeImages = Callable[..., Path]
 # With `--dist loadfile` a worker runs whole files. The longest come first, so that all workers finish together.
 LONGEST_FILES = (
     "faults/test_Kill.py",
-    "distributed/test_RanksRuns.py",
     "test_ReadmeRuns.py",
-    "test_TimmWeights.py",
-    "test_TorchvisionSteps.py",
     "test_Torchvision.py",
+    "test_DeepPictures.py",
+    "test_TorchvisionSteps.py",
+    "test_Models.py",
+    "console/test_PostponeDynamo.py",
+    "test_TimmWeights.py",
+    "report/test_Processes.py",
+    "images/test_MillionImages.py",
+    "training/test_ExactResume.py",
+    "distributed/test_RanksRuns.py",
+    "scoring/test_UnknownOnPhotographs.py",
+    "report/test_Drawing.py",
+    "commands/test_AuditImages.py",
+    "scoring/test_Explain.py",
+    "steps/test_CheckMirrors.py",
+    "images/test_SamePicture.py",
     "audit/test_PlantedLabels.py",
     "audit/test_PlantedFaults.py",
-    "scoring/test_UnknownOnPhotographs.py",
-    "console/test_PostponeDynamo.py",
-    "distributed/test_Rendezvous.py",
-    "training/test_Compile.py",
-    "report/test_Processes.py",
 )
 # Their results depend on the processor's instructions: .ci/run repeats them with AVX2 alone (`-m arithmetic`).
 ARITHMETIC_FILES = (
