@@ -71,7 +71,7 @@ def train(config: Config) -> None:
     model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
     # Reads every new file once: is it readable, is it a copy, and (in a single process) its frozen features.
     inspection = inspect(index, model, config)
-    index, inspection = split(index, inspection, config)  # train, val, test; copies stay in one split
+    index = split(index, inspection, config)  # train, val, test; copies stay in one split
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
     config, remarks = check_mirrors(config, index, inspection, model, augment_is_stated)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
 from MLPipeline.console.Signals import stop_signals
@@ -26,23 +27,34 @@ from tests.support.paths import TESTS
 from tests.support.stopped_run import _interrupted, command, stopped  # noqa: F401  fixtures
 from tests.support.trained_run import trained  # noqa: F401  a fixture
 
+# A busy machine takes longer than hypothesis expects of an example.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
+
 MakeImages = Callable[..., Path]
 
 # With `--dist loadfile` a worker runs whole files. The longest come first, so that all workers finish together.
 LONGEST_FILES = (
     "campaigns/test_Kills.py",
-    "distributed/test_RanksRuns.py",
     "test_ReadmeRuns.py",
-    "test_TimmWeights.py",
-    "test_TorchvisionSteps.py",
     "test_Torchvision.py",
+    "test_DeepPictures.py",
+    "test_TorchvisionSteps.py",
+    "test_Models.py",
+    "console/test_PostponeDynamo.py",
+    "test_TimmWeights.py",
+    "report/test_Processes.py",
+    "images/test_MillionImages.py",
+    "training/test_ExactResume.py",
+    "distributed/test_RanksRuns.py",
+    "scoring/test_UnknownOnPhotographs.py",
+    "report/test_Drawing.py",
+    "commands/test_AuditImages.py",
+    "scoring/test_Explain.py",
+    "steps/test_CheckMirrors.py",
+    "images/test_SamePicture.py",
     "audit/test_PlantedLabels.py",
     "audit/test_PlantedFaults.py",
-    "scoring/test_UnknownOnPhotographs.py",
-    "console/test_PostponeDynamo.py",
-    "distributed/test_Rendezvous.py",
-    "training/test_Compile.py",
-    "report/test_Processes.py",
 )
 # Their results depend on the processor's instructions: .ci/run repeats them with AVX2 alone (`-m arithmetic`).
 ARITHMETIC_FILES = (

@@ -37,19 +37,35 @@ def images_for(name: str, num_images: int = 2) -> Tensor:
     return torch.randint(0, 256, (num_images, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-def small_model(name: str) -> Classifier:
+@pytest.fixture(scope="module", params=EVERY_MODEL)
+def built(request: pytest.FixtureRequest) -> tuple[str, Classifier]:
+    """Each model, built once for all tests: drawing its weights takes longer than most of them."""
     torch.manual_seed(0)
-    return build_model(name, NUM_CLASSES, find_model(name).min_image_size)
+    name = request.param
+    return name, build_model(name, NUM_CLASSES, find_model(name).min_image_size)
+
+
+@pytest.fixture
+def model(built: tuple[str, Classifier]) -> Classifier:
+    model = built[1]
+    model.freeze("none")
+    model.zero_grad()
+    torch.manual_seed(0)  # of dropout
+    return model.train()
+
+
+@pytest.fixture
+def images(built: tuple[str, Classifier]) -> Tensor:
+    return images_for(built[0])
 
 
 def batchnorm_buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.named_buffers() if name not in ("mean", "std")}
 
 
-@pytest.mark.parametrize("name", EVERY_MODEL)
 @torch.no_grad()
-def test_features_and_head_make_the_logits(name: str) -> None:
-    model, images = small_model(name).eval(), images_for(name)
+def test_features_and_head_make_the_logits(model: Classifier, images: Tensor) -> None:
+    model.eval()
     features, logits = model.features(images), model(images)
     last_linear = [layer for layer in model.head.modules() if isinstance(layer, nn.Linear)][-1]
     assert features.dim() == 2 and len(features) == 2
@@ -60,10 +76,9 @@ def test_features_and_head_make_the_logits(name: str) -> None:
     assert not torch.equal(logits[0], logits[1])
 
 
-@pytest.mark.parametrize("name", EVERY_MODEL)
 @torch.no_grad()
-def test_every_cut_gives_the_same_features(name: str) -> None:
-    model, images = small_model(name).eval(), images_for(name)
+def test_every_cut_gives_the_same_features(model: Classifier, images: Tensor) -> None:
+    model.eval()
     whole = model.features(images)
     for stage in model.stages:
         model.freeze(stage)
@@ -71,9 +86,7 @@ def test_every_cut_gives_the_same_features(name: str) -> None:
         assert torch.equal(model.trainable_features(activations), whole), stage
 
 
-@pytest.mark.parametrize("name", EVERY_MODEL)
-def test_freezing_up_to_a_stage_leaves_the_rest_trainable(name: str) -> None:
-    model = small_model(name)
+def test_freezing_up_to_a_stage_leaves_the_rest_trainable(model: Classifier) -> None:
     for last_frozen, stage in enumerate(model.stages):
         model.freeze(stage)
         for position, part in enumerate(model.backbone):
@@ -81,9 +94,7 @@ def test_freezing_up_to_a_stage_leaves_the_rest_trainable(name: str) -> None:
         assert all(weight.requires_grad for weight in model.head.parameters())
 
 
-@pytest.mark.parametrize("name", EVERY_MODEL)
-def test_training_moves_only_what_is_not_frozen(name: str) -> None:
-    model, images = small_model(name), images_for(name)
+def test_training_moves_only_what_is_not_frozen(model: Classifier, images: Tensor) -> None:
     middle = model.stages[len(model.stages) // 2 - 1]
     for until in ("backbone", middle, "none"):
         model.freeze(until)
@@ -98,9 +109,7 @@ def test_training_moves_only_what_is_not_frozen(name: str) -> None:
         model.zero_grad()
 
 
-@pytest.mark.parametrize("name", EVERY_MODEL)
-def test_training_leaves_stored_activations_as_they_are(name: str) -> None:
-    model, images = small_model(name), images_for(name)
+def test_training_leaves_stored_activations_as_they_are(model: Classifier, images: Tensor) -> None:
     for stage in model.stages:
         model.freeze(stage)
         model.train()

@@ -80,7 +80,8 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
     device = choose_device(config.device)
-    index, inspection = split(index, inspect(index, model.to(device), resolved), resolved)
+    inspection = inspect(index, model.to(device), resolved)
+    index = split(index, inspection, resolved)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))
     if not len(index.positions(VAL)):

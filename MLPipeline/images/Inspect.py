@@ -30,7 +30,6 @@ from MLPipeline.images.Fingerprint import DEEP, FINGERPRINT, IDENTITY, NOTED, RO
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
 from MLPipeline.images.ScanFolders import UNSPLIT, ImageIndex
-from MLPipeline.images.SplitGaps import Gap
 
 VANISHED = os.strerror(errno.ENOENT).lower()
 MAX_VANISHED = 0.01  # share of the files that may vanish between listing and reading them
@@ -50,7 +49,6 @@ class Inspection:
     unopened: dict[int, str]  # position -> reason
     num_read: int  # files that were read; the others had not changed
     seconds: float = 0.0  # duration of the inspection
-    gaps: tuple[Gap, ...] = ()  # classes missing from a split, once the images are split
     levels: Levels = EACH_ITS_OWN  # those of images of more than 8 bits in `prints` and `thumbnails`
 
     @property

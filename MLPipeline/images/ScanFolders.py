@@ -34,11 +34,25 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Gap:
+    """A class without images in a split that has images of other classes."""
+
+    split: int
+    name: str  # of the class
+    cause: str
+
+    def to_text(self) -> str:
+        """Return `no test images of class cat: it has only 2 images`."""
+        return f"no {SPLITS[self.split]} images of class {self.name}: {self.cause}"
+
+
+@dataclass(frozen=True)
 class ImageIndex:
     """All images of a data folder, packed into arrays, so that a million images need no Python object each.
 
     `labels` (N,) int32: positions in `classes`; `splits` (N,) int8: 0 train, 1 val, 2 test, -1 not split yet;
-    `groups` (N,) int32 from a label table: images with the same number stay in one split, -1 is not in a group.
+    `groups` (N,) int32 from a label table: images with the same number stay in one split, -1 is not in a group;
+    `gaps`: the classes of which a split has no images.
     """
 
     root: Path
@@ -49,6 +63,7 @@ class ImageIndex:
     _names: bytes = field(repr=False)  # relative paths, concatenated, as spelled in the file system
     _ends: np.ndarray = field(repr=False)  # (N,) int64
     groups: np.ndarray | None = None
+    gaps: tuple[Gap, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -179,7 +194,7 @@ def _choose_classes(root: Path, found: Sequence[_Found]) -> tuple[str, ...]:
         only = found[0].folder
         is_wrapped = len(found) == 1 and any(os.path.isdir(path) for path in visible(only))
         raise DataError(
-            what, f"For the folders inside it, say --data {shlex.quote(str(only))}" if is_wrapped else EXPECTED_LAYOUT
+            what, f"For the folders inside it, use --data {shlex.quote(str(only))}" if is_wrapped else EXPECTED_LAYOUT
         )
     return tuple(sorted(trained, key=natural_order))
 

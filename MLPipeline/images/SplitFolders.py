@@ -83,7 +83,7 @@ def _splits_and_others(root: Path, folders: list[Path], classes: Collection[str]
             others.append(splits[split])
             splits[split] = folder
         else:
-            hint = "Keep one of them; if every folder is a class, say --split-folders no"
+            hint = "Keep one of them; if every folder is a class, use --split-folders no"
             raise DataError(f"{root}: {splits[split].name} and {folder.name} are the same split", hint)
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}, others
 
@@ -95,7 +95,7 @@ def _ambiguous(root: Path, splits: dict[str, Path], beside: list[Path]) -> DataE
     rest = "left out" if "train" in splits else "used for training"
     return DataError(
         f"{root}: {names} {verb} beside other folders with images ({_listed(beside)}) and may be {one} or {both}",
-        f"Say --split-folders yes for {one}, the others being {rest}, or --split-folders no if every folder is a class",
+        f"Use --split-folders yes for {one}, the others being {rest}, or --split-folders no if every folder is a class",
     )
 
 
@@ -142,15 +142,15 @@ def _require_class_folders(root: Path, folders: list[Path]) -> None:
         return
     loose = _num_images(root)
     what = f"{loose} images but no class folders" if loose else "no class folders"
-    hint = EXPECTED_LAYOUT + ("; if a table has the labels, say --labels TABLE" if loose else "")
+    hint = EXPECTED_LAYOUT + ("; if a table has the labels, use --labels TABLE" if loose else "")
     raise DataError(f"{root}: {what}", hint)
 
 
 def _no_class_folders(folder: Path, split: str) -> DataError:
     loose = _num_images(folder)
     what = f"{loose} images but no class folders" if loose else "no class folders"
-    hint = f"{EXPECTED_LAYOUT}; if a table has the labels, say --labels TABLE; if {folder.name!r} is itself a class, "
-    hint += "say --split-folders no"
+    hint = f"{EXPECTED_LAYOUT}; if a table has the labels, use --labels TABLE; if {folder.name!r} is itself a class, "
+    hint += "use --split-folders no"
     if loose and split != "train":
         hint = f"To name their classes: {_predict_line(folder)}. {hint}"
     return DataError(f"{folder}: {what}", hint)

@@ -5,26 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL, ImageIndex
+from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL, Gap, ImageIndex
 
 _MAX_LINES = 10  # for each split
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A class without images in a split that has images of other classes."""
-
-    split: int
-    name: str  # of the class
-    cause: str
-
-    def to_text(self) -> str:
-        """Return `no test images of class cat: it has only 2 images`."""
-        return f"no {SPLITS[self.split]} images of class {self.name}: {self.cause}"
 
 
 def find_gaps(

@@ -78,7 +78,7 @@ def _too_few(index: ImageIndex, free: np.ndarray, groups: np.ndarray, split: int
 
     `groups` (M,) are those of the images at the positions `free` (M,), to be divided into `num_splits` splits.
     """
-    what, hint = f"{index.root}: too few images to take any for {SPLITS[split]}", f"say --{SPLITS[split]}-fraction 0"
+    what, hint = f"{index.root}: too few images to take any for {SPLITS[split]}", f"use --{SPLITS[split]}-fraction 0"
     sizes = np.bincount(index.labels[free[groups >= 0]])
     num_small = int(((sizes > 0) & (sizes < num_splits)).sum())
     if num_small == np.count_nonzero(sizes) > 1:

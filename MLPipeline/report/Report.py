@@ -25,8 +25,7 @@ from MLPipeline.files.AtomicFile import write_file, write_text
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.Json import dump_json
 from MLPipeline.images.ImageWalk import Skipped
-from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, ImageIndex
-from MLPipeline.images.SplitGaps import Gap
+from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, Gap, ImageIndex
 from MLPipeline.Recipes import flags_of
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Environment import environment

@@ -17,8 +17,7 @@ from MLPipeline.Config import Config
 from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
-from MLPipeline.images.ScanFolders import SPLITS, VAL, ImageIndex
-from MLPipeline.images.SplitGaps import Gap
+from MLPipeline.images.ScanFolders import SPLITS, VAL, Gap, ImageIndex
 from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Fonts import figure_names

@@ -58,7 +58,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
         job.history,
         scored,
         metrics,
-        gaps=job.inspection.gaps,
+        gaps=job.index.gaps,
         heat_maps=heat_maps,
         photos=photos,
         preprocessing=job.preprocessing,
@@ -163,7 +163,7 @@ def _say_all(job: Job, metrics: Mapping[str, Any], total_s: float) -> None:
     if found := metrics["fine_tuning"]:
         for line in fine_tuning_lines(found):
             say(line)
-    for line in closing_lines(metrics, job.inspection.gaps):
+    for line in closing_lines(metrics, job.index.gaps):
         say(line)
     say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
     say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")

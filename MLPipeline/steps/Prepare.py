@@ -108,10 +108,10 @@ def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
     return inspection
 
 
-def split(index: ImageIndex, inspection: Inspection, config: Config) -> tuple[ImageIndex, Inspection]:
+def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageIndex:
     """Return the index with each image in a split, or unusable; near-duplicates stay on one side of the split.
 
-    The inspection learns of the classes that a split has no images of (its `gaps`), which are noted.
+    Its `gaps`, the classes of which a split has no images, are noted.
     """
     cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
     pairs = find_duplicates(index, inspection, cache, progress)
@@ -127,4 +127,4 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> tuple[Im
     if config.target_precision and not len(index.positions(VAL)):
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
     find_leaks(index, groups)  # in the user's own split folders, or where a new image joins two old ones
-    return index, replace(inspection, gaps=gaps)
+    return replace(index, gaps=gaps)

@@ -43,7 +43,7 @@ class Planted:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     root = tmp_path_factory.mktemp("planted") / "Data"
-    names = sorted(path.relative_to(CLOTHING).as_posix() for path in CLOTHING.rglob("*.jpg"))
+    names = sorted(path.relative_to(CLOTHING).as_posix() for path in CLOTHING.rglob("*.jpg"))[::2]
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(CLOTHING / name)

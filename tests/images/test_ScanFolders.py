@@ -206,8 +206,8 @@ def test_known_classes_may_come_in_a_test_folder_alone(tmp_path):
     (["val/cat/1.jpg", "valid/cat/1.jpg", "train/cat/1.jpg"], "val and valid are the same split. Keep one"),
     (["Train/cat/1.jpg", "train/cat/1.jpg"], "Train and train are the same split. Keep one"),
     (["cat/1.heic", "dog/1.heic", "dog/x"], "(left out: 2 x HEIC: convert to JPEG or PNG, 1 x not an image file"),
-    (["my pets/cat/1.jpg", "my pets/dog/1.jpg", "labels.csv"], "For the folders inside it, say --data '"),
-    (["train/pets/cat/1.jpg", "train/pets/dog/1.jpg"], "say --data {root}/train/pets"),
+    (["my pets/cat/1.jpg", "my pets/dog/1.jpg", "labels.csv"], "For the folders inside it, use --data '"),
+    (["train/pets/cat/1.jpg", "train/pets/dog/1.jpg"], "use --data {root}/train/pets"),
 ])  # fmt: skip
 def test_a_folder_that_cannot_be_used_is_refused_with_the_mend(tmp_path, files, what):
     root = touch(tmp_path / "Data", "./", *files)

@@ -37,7 +37,7 @@ def test_a_fraction_of_zero_takes_nothing(caplog):
 @pytest.mark.parametrize("counts, split", [((1, 1), "test"), ((2, 2, 1), "val")])
 def test_a_split_that_would_be_empty_is_refused_with_the_cause_and_the_flag(counts, split):
     cause = f"all {len(counts)} classes have fewer than 3 images, and each split takes at least one"
-    hint = f"Add images to the classes, or say --{split}-fraction 0"
+    hint = f"Add images to the classes, or use --{split}-fraction 0"
     with pytest.raises(DataError, match=f"too few images to take any for {split}: {cause}. {hint}"):
         split_images(index_of(*counts), 0.15, 0.15, seed=0)
 

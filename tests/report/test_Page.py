@@ -13,7 +13,7 @@ from types import CodeType
 
 import jinja2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from MLPipeline.Errors import one_line
@@ -45,7 +45,6 @@ def page_about(name: str) -> str:
 
 
 @given(st.text(st.characters()))
-@settings(deadline=None)
 def test_a_name_never_becomes_markup(name: str) -> None:
     page = Reader(page_about(name))
     assert page.tags == Reader(page_about("x")).tags

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
@@ -39,7 +39,6 @@ SOME = scores_of([[4, 0, 0], [0, 2, 0], [0, 6, 0]], [0, 0, 1])
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.7, 1.0]), st.booleans()), min_size=2, max_size=40))
-@settings(deadline=None)
 def test_rankings_are_scikit_learns(pairs: list[tuple[float, bool]]) -> None:
     scores, members = (np.array(column) for column in zip(*pairs, strict=True))
     if members.all() or not members.any():

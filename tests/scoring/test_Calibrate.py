@@ -28,10 +28,10 @@ def drawn(num_images: int, true_temperature: float, seed: int = 0) -> Prediction
 def test_the_temperature_behind_the_labels_is_found(truth: float) -> None:
     predictions = drawn(4000, truth)
     temperature = fit_temperature(predictions)
-    assert temperature == pytest.approx(truth, rel=0.08)
+    assert temperature == pytest.approx(truth, rel=0.12)  # 0.93 to 1.05 times the truth over eight seeds
     others = drawn(4000, truth, seed=1)  # images it was not fitted to
     before, after = expected_calibration_error(others), expected_calibration_error(others.scaled(temperature))
-    assert before is not None and after is not None and after < 0.03
+    assert before is not None and after is not None and after < 0.04  # at most 0.023 over eight seeds
     assert truth == 1.0 or before > 0.05
 
 
@@ -65,7 +65,7 @@ def test_where_there_is_nothing_to_learn_it_is_1(logits: Tensor) -> None:
 
 
 @given(st.integers(1, 12), st.integers(1, 4), st.floats(-3, 30), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_it_is_a_number_within_bounds_and_changes_no_answer(
     num_images: int, num_classes: int, exponent: float, seed: int
 ) -> None:

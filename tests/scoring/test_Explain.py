@@ -100,8 +100,10 @@ def test_activations_are_computed_in_the_precision_asked_for(precision: str, dty
 
 def test_images_so_small_that_the_last_map_is_a_point_have_a_map_of_an_earlier_stage() -> None:
     torch.manual_seed(0)
-    heat = heat_maps(build_model("efficientnet_lite0", 3, 32), torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8))
-    assert heat.max() == 1 and heat.std() > 0.01
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    heat = heat_maps(build_model("efficientnet_lite0", 3, 32), images)
+    # A map without any positive evidence is all zero, which is about one in three with random weights.
+    assert heat.max() == 1 and heat.std(dim=(1, 2)).max() > 0.01
 
 
 def test_a_network_without_maps_is_refused() -> None:

@@ -68,7 +68,7 @@ def test_paired_interval_holds_the_truth_in_95_of_100_cases() -> None:
     shares = np.array([0.75, 0.04, 0.08, 0.13])
     drawn = generator.multinomial(150, shares, 2000)
     held = [low <= 0.04 <= high for low, high in (paired_interval(*counts) for counts in drawn.tolist())]
-    assert 0.94 < np.mean(held) < 0.98
+    assert 0.93 < np.mean(held) < 0.98  # 0.947 to 0.963 over five seeds
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 9), (9, 3), (7, 7), (40, 75), (2000, 2100)])
@@ -115,7 +115,7 @@ def test_intervals_over_classes_hold_the_truth_in_95_of_100_cases(name: str, int
     rates, supports = CASES[name]
     truth = figure(rates * np.array(supports)[:, None])
     held = [low <= truth <= high for low, high in map(interval, drawn(name, 1500))]
-    assert 0.925 < np.mean(held) < 0.985  # 0.937 to 0.96 with another generator
+    assert 0.915 < np.mean(held) < 0.985  # 0.926 to 0.973 over five seeds
 
 
 @FIGURES

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import dummy, metrics
 from torch import nn
@@ -58,7 +58,6 @@ def any_predictions(draw: st.DrawFn) -> Predictions:
 
 
 @given(any_predictions())
-@settings(deadline=None)
 def test_metrics_equal_scikit_learns(predictions: Predictions) -> None:
     num_classes = predictions.logits.shape[1]
     labels, predicted = predictions.labels.numpy(), predictions.predicted.numpy()
@@ -88,7 +87,6 @@ def test_metrics_equal_scikit_learns(predictions: Predictions) -> None:
 
 
 @given(any_predictions(), st.floats(0.05, 20))
-@settings(deadline=None)
 def test_figures_of_the_probabilities_equal_scikit_learns(predictions: Predictions, temperature: float) -> None:
     predictions = predictions.scaled(temperature)
     num_classes = predictions.logits.shape[1]

@@ -113,7 +113,7 @@ def test_what_it_comes_to_on_other_images() -> None:
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_no_threshold_gives_more_answers_at_the_precision(number: int, target: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     confidence = np.round(generator.uniform(0.5, 1, number), 2).clip(0.5, 0.99)  # with ties

@@ -96,10 +96,12 @@ def test_balancing_finds_the_rare_class() -> None:
     rows[labels == 0, 0] += 1.5
     rows[labels == 1, 1] += 3
     rows[labels == 2, 1] -= 3
+    unseen = torch.randn(500, 6, generator=generator) + torch.tensor([1.5, 0, 0, 0, 0, 0])
     recall = {}
     for balance in ("none", "loss", "sampler"):
         model = linear()
         train = batches(rows, labels, 32, seed=0, balanced=balance == "sampler")
         list(fit(model, train, no_points(), settings(balance=balance, epochs=8), CPU))
-        recall[balance] = (model(rows[:10]).argmax(1) == 0).double().mean().item()
-    assert recall["loss"] >= recall["none"] + 0.3 and recall["sampler"] >= recall["none"] + 0.3, recall
+        recall[balance] = (model(unseen).argmax(1) == 0).double().mean().item()
+    # Over six seeds the recall is 0.18 to 0.36 unbalanced and 0.65 to 0.86 balanced, 0.40 to 0.63 higher.
+    assert recall["loss"] >= recall["none"] + 0.25 and recall["sampler"] >= recall["none"] + 0.25, recall
