@@ -122,7 +122,6 @@ def test_a_depth_that_the_model_knows_is_accepted_and_any_other_refused() -> Non
         (np.zeros((20, 30), complex), "complex128 values"),
         (io.StringIO("text"), "opened as text"),
     ],
-    ids=repr,
 )
 def test_what_cannot_be_an_image_is_an_error_that_says_what_to_give(image: object, words: str) -> None:
     with pytest.raises(UsageError) as error:
