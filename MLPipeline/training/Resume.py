@@ -81,7 +81,8 @@ def _check(path: Path, outline: Any) -> None:
         or not are_texts(outline.get("identity"))
         or not is_whole(outline.get("phase"), 0, _MAX_PHASES)
         or not is_whole(outline.get("num_epochs"), 1, _MAX_EPOCHS)
-        or not _is_head(outline.get("head"))
+        or "head" not in outline
+        or not _is_head(outline["head"])
         or not isinstance(outline.get("state"), Mapping)
         or not _are_outlines(outline["state"].get("model"))
     ):

@@ -14,9 +14,7 @@ from MLPipeline.images.GroupPattern import match_paths
 PATHS = ["cat/7_a.jpg", "cat/12_b.jpg", "dog/x.jpg", "Käse/7_\udcff.jpg", "dog/a\n7_.jpg", ""]
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"(\d+)_", r"\d+_.", "^(cat)?", r"(?i)CAT|\udcff", "", "ä", "(?P<n>a)|(b)", "[[a]"]
-)
+@pytest.mark.parametrize("pattern", [r"(\d+)_", r"\d+_.", "^(cat)?", r"(?i)CAT|\udcff", "", "ä", "(?P<n>a)|(b)"])
 def test_it_finds_what_re_finds(pattern: str) -> None:
     expression = re.compile(pattern)
     number = 1 if expression.groups else 0

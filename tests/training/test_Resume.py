@@ -212,6 +212,16 @@ def test_a_state_with_weights_that_are_no_numbers(tmp_path: Path, number: float)
         load_standing(tmp_path, IDENTITY)
 
 
+@pytest.mark.parametrize("name", ["format", "identity", "phase", "num_epochs", "head", "state"])
+def test_every_entry_of_the_file_is_needed(tmp_path: Path, name: str) -> None:
+    file = saved(tmp_path)
+    content = torch.load(file, weights_only=True)
+    del content[name]
+    torch.save(content, file)
+    with pytest.raises(DataError, match="is not the state of a training of this pipeline"):
+        load_standing(tmp_path, IDENTITY)
+
+
 @pytest.mark.parametrize(
     "change",
     [
