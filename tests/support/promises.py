@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.support.paths import TESTS
 
 FOLDERS = ("faults", "campaigns")
-NUM_ROWS = 92  # rows without a test above this number are not missed
+NUM_ROWS = 116
 NOT_TESTED = {63: "the pipeline serves no requests yet"}
 SECTIONS = {  # first row: title
     1: "Image files",
