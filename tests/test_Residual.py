@@ -48,5 +48,5 @@ def test_its_first_logits_are_small_and_it_learns_at_its_own_rate() -> None:
         optimizer.step()
     images, labels = stripes(256, generator)
     with torch.no_grad():
-        # 0.973 to 1.0 over ten seeds and data sets, with AVX-512 and with AVX2; chance is 0.5.
+        # 0.973 to 1.0 over five seeds and data sets with AVX-512, and at the first with AVX2; chance is 0.5.
         assert (model(images).argmax(1) == labels).float().mean() > 0.9
