@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 
 # Set before torch and OpenCV are imported, here and in subprocesses: on a busy machine, the threads of tiny operations
@@ -21,11 +22,16 @@ import torch
 from hypothesis import settings
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
-from MLPipeline.console.Signals import stop_signals
+from MLPipeline.console.Signals import STOPPING, stop_signals
 from MLPipeline.decoding.ReadImage import cv2
 from tests.support.paths import TESTS
 from tests.support.stopped_run import _interrupted, command, stopped  # noqa: F401  fixtures
 from tests.support.trained_run import trained  # noqa: F401  a fixture
+
+# A shell starts background jobs with SIGINT ignored, and nohup ignores SIGHUP: commands under test would inherit that.
+for _signum in STOPPING:
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, signal.SIG_DFL if _signum != signal.SIGINT else signal.default_int_handler)
 
 # A busy machine takes longer than hypothesis expects of an example.
 settings.register_profile("without deadline", deadline=None)
