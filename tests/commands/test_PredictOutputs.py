@@ -184,7 +184,7 @@ def test_the_table_streams_and_memory_stays(trained: Path, images: list[Path], t
     assert max(kept[5:]) <= max(kept[:5]) <= 32
 
 
-@pytest.mark.parametrize(("max_distance", "warns"), [(-1.0, True), (2.0, False)])
+@pytest.mark.parametrize(("max_distance", "warns"), [(0.0, True), (2.0, False)])
 def test_images_unlike_those_of_training_are_noted_in_one_line(
     trained: Path, images: list[Path], tmp_path: Path, max_distance: float, warns: bool
 ) -> None:
