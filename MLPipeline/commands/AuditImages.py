@@ -6,7 +6,6 @@ from a network with ImageNet weights. Both are cached: if nothing has changed, t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Errors import GateMissedError, ResourceError
 from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.Json import dump_json
 from MLPipeline.files.RunFolder import check_output
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.images.Duplicates import find_duplicates, group_images
@@ -197,7 +197,7 @@ def _fix(index: ImageIndex, position: int, suggested: int, confidence: float) ->
 def _write(folder: Path, audit: Audit) -> None:
     """Write the page and the tables; print where they are and what to do next."""
     write_csv(findings_table(audit), folder / "audit.csv")
-    write_text(folder / AUDIT_SUMMARY, json.dumps(summary(audit), indent=2) + "\n")
+    write_text(folder / AUDIT_SUMMARY, dump_json(summary(audit), indent=2) + "\n")
     written = ["audit.html", "audit.csv"]
     if audit.judgement.suspects is not None:
         num_decided = write_fixes(folder / "fixes.csv", audit.fixes)

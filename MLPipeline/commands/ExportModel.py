@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from MLPipeline.export.Script import standalone_script
 from MLPipeline.export.Speed import BATCH_SIZE, measure
 from MLPipeline.export.StandalonePredictor import open_network
 from MLPipeline.files.AtomicFile import write_text
+from MLPipeline.files.Json import dump_json
 from MLPipeline.files.RunFolder import find_run
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
 
@@ -61,7 +61,7 @@ def run(config: Config) -> None:
     say(f"export   {card.model} as {name}: {len(card.classes)} classes, {pixels}")
     with new_export(path) as folder:
         report = _export(opened, config, folder)
-        write_text(folder / REPORT_FILE, json.dumps(report, indent=2) + "\n")
+        write_text(folder / REPORT_FILE, dump_json(report, indent=2) + "\n")
     say(f"saved    {path}")
     say(f"next     python {path / _script_name(config)} IMAGE_OR_FOLDER")
 
