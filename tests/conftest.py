@@ -50,7 +50,7 @@ LONGEST_FILES = (
     "console/test_PostponeDynamo.py",
     "test_TimmWeights.py",
     "report/test_Processes.py",
-    "images/test_MillionImages.py",
+    "images/test_ManyImages.py",
     "training/test_ExactResume.py",
     "distributed/test_RanksRuns.py",
     "scoring/test_UnknownOnPhotographs.py",

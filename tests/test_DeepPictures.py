@@ -89,6 +89,8 @@ def test_classes_told_by_brightness_are_learned_though_one_file_in_ten_has_a_hot
     told = answers([data / path for path in rows["path"]], run, output)
     assert [each["predicted"] for each in told] == rows["predicted"].tolist()
     np.testing.assert_allclose([each["confidence"] for each in told], rows["confidence"], atol=1e-4)
+    if hot != 65535:
+        return
     audit = succeed(["audit", "--data", data, "--output", output, "--device", "cpu"]).out
     assert "Blank" not in audit and "Dark" not in audit and "Light" not in audit
     assert "levels   " in audit and "shown as black" in audit

@@ -13,9 +13,9 @@ from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
 from MLPipeline.Models import WithoutMemory, build_model, find_model, model_names, read_model_files
 
-QUICK = {"cnn", "cnn_residual", "resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0"}
+# One of each kind of block; the others differ in depth and width.
+KINDS = ["cnn", "cnn_residual", "resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0", "efficientnet_lite0"]
 WITH_OWN_FILE = [name for name in model_names() if name not in Torchvision_Model.MODELS]  # the others: test_Torchvision
-EVERY_MODEL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in WITH_OWN_FILE]
 NUM_CLASSES = 3
 MODEL_FILE = """
 from torch import nn
@@ -37,9 +37,9 @@ def images_for(name: str, num_images: int = 2) -> Tensor:
     return torch.randint(0, 256, (num_images, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-@pytest.fixture(scope="module", params=EVERY_MODEL)
+@pytest.fixture(scope="module", params=KINDS)
 def built(request: pytest.FixtureRequest) -> tuple[str, Classifier]:
-    """Each model, built once for all tests: drawing its weights takes longer than most of them."""
+    """A model, built once for all tests: drawing its weights takes longer than most of them."""
     torch.manual_seed(0)
     name = request.param
     return name, build_model(name, NUM_CLASSES, find_model(name).min_image_size)
@@ -119,6 +119,18 @@ def test_training_leaves_stored_activations_as_they_are(model: Classifier, image
         features_before = features.clone()
         model.head(features)
         assert torch.equal(activations, before) and torch.equal(features, features_before), stage
+
+
+@pytest.mark.parametrize("name", sorted({*WITH_OWN_FILE} - {*KINDS}))
+def test_other_sizes_of_a_network_have_the_same_shape(name: str) -> None:
+    size = find_model(name).min_image_size
+    with torch.device("meta"):
+        model = build_model(name, NUM_CLASSES, size).eval()
+        images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+        model.freeze(model.stages[len(model.stages) // 2])
+        features = model.trainable_features(model.frozen_features(images))
+        assert features.shape == model.features(images).shape and features.dim() == 2
+        assert model.head(features).shape == (2, NUM_CLASSES)
 
 
 @pytest.mark.parametrize("name", model_names())

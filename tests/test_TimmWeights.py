@@ -24,6 +24,11 @@ SLOW = (
     *(f"efficientnet_b{number}" for number in range(1, 5)),
 )
 SAME_IN_TIMM = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+# The others are deeper or wider; test_ForeignWeights compares the names and shapes of all.
+WITH_NUMBERS = [
+    *QUICK,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnext50_32x4d", "efficientnet_b2")),
+]
 PLAYING_CARDS = "efficientnet_b0_ra-3dd342df.pth"
 
 
@@ -50,7 +55,7 @@ def photographs(size: int) -> Tensor:
     return torch.stack([torch.from_numpy(read_image(file, (size, size)).pixels) for file in files]).permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("name", SAME_IN_TIMM)
+@pytest.mark.parametrize("name", WITH_NUMBERS)
 @torch.no_grad()
 def test_timms_weights_give_timms_logits(timm: ModuleType, tmp_path: Path, name: str) -> None:
     images = specimens(side(name))

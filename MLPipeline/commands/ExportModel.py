@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from MLPipeline.Checkpoint import ModelCard
@@ -26,7 +25,7 @@ from MLPipeline.export.Network import ExportedNetwork, describe
 from MLPipeline.export.Origin import origin_of
 from MLPipeline.export.Parity import Answers, answers_of_predict, answers_of_script, compare, require_equal
 from MLPipeline.export.Script import standalone_script
-from MLPipeline.export.Speed import BATCH_SIZE, measure
+from MLPipeline.export.Speed import BATCH_SIZE, in_torch, measure
 from MLPipeline.export.StandalonePredictor import open_network
 from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.Json import dump_json
@@ -87,7 +86,7 @@ def _export(opened: OpenedRun, config: Config, folder: Path) -> dict[str, Any]:
             again = compare(comparison.reference, comparison.answers())
             say(f"         {again.to_text(comparison.kind)} of those of fp32")
             report |= {"int8": found | {"script": asdict(again)}}
-        report |= {"speed": _measure(network, opened, forms)}
+        report |= {"speed": _measure(opened, forms)}
     return report
 
 
@@ -157,14 +156,10 @@ def _quantize(opened: OpenedRun, config: Config, content: bytes) -> tuple[Quanti
     return quantized, report | {"calibration": quantized.method, "layers": [quantized.num_int8, quantized.num_fp32]}
 
 
-def _measure(network: ExportedNetwork, opened: OpenedRun, forms: Mapping[str, Path]) -> dict[str, Any]:
+def _measure(opened: OpenedRun, forms: Mapping[str, Path]) -> dict[str, Any]:
     """Return the speed and the size of the model in torch and as exported, printed side by side."""
-
-    def in_torch(pixels: np.ndarray) -> object:
-        with torch.inference_mode():
-            return network(torch.from_numpy(pixels))
-
-    runs = {"torch": in_torch} | {form: open_network(file)[0] for form, file in forms.items()}
+    runs = {"torch": in_torch(opened.model, opened.card.image_size)}
+    runs |= {form: open_network(file)[0] for form, file in forms.items()}
     sizes = {"torch": opened.run.model_file.stat().st_size} | {form: _size(file) for form, file in forms.items()}
     speeds = measure(runs, opened.card.image_size)
     for form, speed in speeds.items():

@@ -9,14 +9,17 @@ B images of a batch, S side of the square input, C classes, D features.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
@@ -37,7 +40,7 @@ class ExportedNetwork(nn.Module):
 
     def __init__(self, model: Classifier, card: ModelCard) -> None:
         super().__init__()
-        self.backbone, self.head, self.temperature = model.backbone, model.head, float(card.temperature)
+        self.backbone, self.head, self.temperature = simplified(model.backbone), model.head, float(card.temperature)
         self.register_buffer("mean", model.mean.detach().permute(0, 2, 3, 1).contiguous())
         self.register_buffer("std", model.std.detach().permute(0, 2, 3, 1).contiguous())
         self.register_buffer("centers", card.fingerprint.centers.float().T.contiguous() if card.fingerprint else None)
@@ -54,6 +57,23 @@ class ExportedNetwork(nn.Module):
         if self.centers is None:
             return probabilities, features
         return probabilities, features, 1 - (normalize(features, dim=1) @ self.centers).amax(dim=1)
+
+
+def simplified(network: nn.Module) -> nn.Module:
+    """Return a copy of `network` for inference that exporters trace in half the time.
+
+    BatchNorm is folded into the convolution that precedes it in a `Sequential`, and activations return new tensors.
+    """
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]  # an option of every activation
+        if isinstance(module, nn.Sequential):
+            for (name, first), (next_name, second) in pairwise(list(module.named_children())):
+                if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                    setattr(module, name, fuse_conv_bn_eval(first, second))
+                    setattr(module, next_name, nn.Identity())
+    return network
 
 
 def example_input(card: ModelCard, number: int = 2) -> Tensor:

@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from MLPipeline.Classifier import Classifier
+from MLPipeline.frozen.FastForward import FastForward
 
 BATCH_SIZE = 16
 _SECONDS = 0.8  # for each form, both measurements together
@@ -21,6 +25,19 @@ class Speed:
 
     one_image_ms: float
     images_per_s: float
+
+
+def in_torch(model: Classifier, image_size: int) -> Run:
+    """Return the forward pass as in `predict --precision fp32`: one image with all cores, else a batch per core."""
+    forward = FastForward(model, image_size, "fp32")
+
+    def run(pixels: np.ndarray) -> object:
+        if len(pixels) == 1:
+            return forward.alone(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        parts = range(0, len(pixels), forward.batch_size)
+        return list(forward.stream((start, pixels[start : start + forward.batch_size]) for start in parts))
+
+    return run
 
 
 def measure(forms: Mapping[str, Run], image_size: int, seconds: float = _SECONDS) -> dict[str, Speed]:

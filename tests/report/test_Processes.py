@@ -26,10 +26,7 @@ def start(argv: list[str | Path]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_keeps_its_best_weights_and_says_where(
-    make_images: MakeImages, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
+def test_a_stopped_run_keeps_its_best_weights_and_says_where(make_images: MakeImages, tmp_path: Path) -> None:
     data, output = make_images(tmp_path / "Data", {"cat": 10, "dog": 10}), tmp_path / "output"
     before = content(data)
     process = start([*SMALL, "--data", data, "--output", output, "--epochs", "100000"])
@@ -38,10 +35,10 @@ def test_a_stopped_run_keeps_its_best_weights_and_says_where(
         lines.append(process.stdout.readline())
         assert lines[-1], process.stderr.read()
     stopped = time.monotonic()
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - stopped < 40  # 10 s are promised, and 2 s it takes; a machine shared by tests may stall
-    assert process.returncode == code
+    assert process.returncode == 130
     path = output / "001-cnn"
     assert f"note: stopped: the best weights so far are in {path / 'model.pt'}" in err and "Traceback" not in err
     assert content(data) == before
