@@ -22,6 +22,7 @@ import torch
 from hypothesis import settings
 
 # Not `import cv2`: ReadImage sets its pixel limit, which counts only before the first import.
+from MLPipeline.console import Signals
 from MLPipeline.console.Signals import STOPPING, stop_signals
 from MLPipeline.decoding.ReadImage import cv2
 from tests.support.paths import TESTS
@@ -32,6 +33,9 @@ from tests.support.trained_run import trained  # noqa: F401  a fixture
 for _signum in STOPPING:
     if signal.getsignal(_signum) is signal.SIG_IGN:
         signal.signal(_signum, signal.SIG_DFL if _signum != signal.SIGINT else signal.default_int_handler)
+
+# A command that is stopped inside a test may take its time on a busy machine; else the process of the tests is ended.
+Signals.GRACE_S, Signals.LIMIT_S = 60.0, 120.0
 
 # A busy machine takes longer than hypothesis expects of an example.
 settings.register_profile("without deadline", deadline=None)

@@ -34,40 +34,49 @@ def drawing() -> Iterator[Drawing]:
     started.end()
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Drawing]:
+    """A process for the tests that leave it as it was: starting one takes seconds."""
+    started = Drawing()
+    started.begin()
+    yield started
+    started.end()
+
+
 def pid_of(drawing: Drawing) -> int:
     assert drawing._process is not None
     return drawing._process.pid
 
 
-def test_another_process_draws_the_same(drawing: Drawing, tmp_path: Path) -> None:
-    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "there.png")
-    drawing.finish()
+def test_another_process_draws_the_same(shared: Drawing, tmp_path: Path) -> None:
+    shared.draw("Plots.plot_history", HISTORY, tmp_path / "there.png")
+    shared.finish()
     plot_history(HISTORY, tmp_path / "here.png")
     assert (tmp_path / "there.png").read_bytes() == (tmp_path / "here.png").read_bytes()
 
 
-def test_it_does_so_without_torch_and_outlives_a_bug_of_ours(drawing: Drawing, tmp_path: Path) -> None:
-    pid = pid_of(drawing)
-    drawing.draw("Drawing.print", "there is no such function in that file")
-    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "there.png")
+def test_it_does_so_without_torch_and_outlives_a_bug_of_ours(shared: Drawing, tmp_path: Path) -> None:
+    pid = pid_of(shared)
+    shared.draw("Drawing.print", "there is no such function in that file")
+    shared.draw("Plots.plot_history", HISTORY, tmp_path / "there.png")
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*'MLPipeline.report.Drawing' has no attribute 'print'"):
-        drawing.finish()
-    assert (tmp_path / "there.png").exists() and pid_of(drawing) == pid
+        shared.finish()
+    assert (tmp_path / "there.png").exists() and pid_of(shared) == pid
     if sys.platform == "linux":
         loaded = Path(f"/proc/{pid}/maps").read_text()
         assert "libtorch" not in loaded and "ft2font" in loaded
 
 
-def test_a_picture_that_cannot_be_saved_is_the_users_error_as_if_drawn_here(drawing: Drawing, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_saved_is_the_users_error_as_if_drawn_here(shared: Drawing, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ResourceError) as here:
         plot_history(HISTORY, tmp_path / "file" / "history.png")
-    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "file" / "history.png")
+    shared.draw("Plots.plot_history", HISTORY, tmp_path / "file" / "history.png")
     with pytest.raises(ResourceError) as there:
-        drawing.finish()
+        shared.finish()
     assert str(there.value) == str(here.value) and there.value.hint == here.value.hint
-    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
-    drawing.finish()
+    shared.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
+    shared.finish()
     assert (tmp_path / "history.png").exists()
 
 
@@ -87,11 +96,11 @@ def test_what_a_killed_process_leaves_undone_is_drawn_here(drawing: Drawing, tmp
 
 
 def test_what_is_asked_for_comes_back_and_holds_nothing_up(
-    drawing: Drawing, tmp_path: Path, make_images: MakeImages
+    shared: Drawing, tmp_path: Path, make_images: MakeImages
 ) -> None:
     paths = sorted(make_images(tmp_path / "Data", {"cat": 40}, 400).rglob("*.png"))
-    asked = drawing.ask("Thumbnails.take_photos", paths)
-    drawing.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
+    asked = shared.ask("Thumbnails.take_photos", paths)
+    shared.draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
     for _ in range(100):  # nobody has listened yet to an answer that is longer than a pipe holds
         if (tmp_path / "history.png").exists():
             break
@@ -100,7 +109,7 @@ def test_what_is_asked_for_comes_back_and_holds_nothing_up(
         pytest.fail("it waits for somebody to listen")
     photos = take_photos(paths)
     assert asked.result() == photos and len(pickle.dumps(photos)) > 2**17
-    drawing.finish()
+    shared.finish()
 
 
 def test_drawing_and_the_end_do_not_wait_for_what_is_asked(
