@@ -136,9 +136,14 @@ def _quantize(opened: OpenedRun, config: Config, content: bytes) -> tuple[Quanti
 
     Raises:
         DataError: the images of the run are gone.
+        UsageError: the model has a single layer before its head.
         GateMissedError: it loses more than a point of validation accuracy, which is no chance.
     """
-    from MLPipeline.export.Int8 import compare_accuracy, quantize, run_onnx  # needs the packages
+    from MLPipeline.export.Int8 import compare_accuracy, has_layers_for_int8, quantize, run_onnx  # needs the packages
+
+    if not has_layers_for_int8(content):
+        what = f"--int8: {opened.card.model} has no layers for it: the first one and the head stay in fp32"
+        raise UsageError(what, "Export without --int8")
 
     calibration = labelled_pixels(opened, TRAIN, _NUM_CALIBRATED, config.workers).pixels
     quantized = quantize(content, calibration, labelled_pixels(opened, VAL, _MAX_SCORED, config.workers))

@@ -83,6 +83,11 @@ class Quantized:
     cosine: float  # mean over the validation images, of the features to those of fp32
 
 
+def has_layers_for_int8(content: bytes) -> bool:
+    """Return whether any layer of an ONNX model would be quantized: all but the first and the head may be."""
+    return len(_layers(onnx.load_from_string(content))) > 1
+
+
 def quantize(content: bytes, calibration: np.ndarray, validation: LabelledPixels) -> Quantized:
     """Return the quantized form of an ONNX model that loses least on the validation images.
 
@@ -142,13 +147,10 @@ class _Workshop:
 
     def __init__(self, content: bytes, calibration: np.ndarray, validation: LabelledPixels, folder: Path) -> None:
         model = onnx.load_from_string(content)
-        inside = _ancestors(model, "features")
-        self.layers = [n.name for n in model.graph.node if n.name in inside and n.op_type in ("Conv", "Gemm", "MatMul")]
+        inside, self.layers = _ancestors(model, "features"), _layers(model)
         self.always_fp32 = [n.name for n in model.graph.node if n.name not in inside] + self.layers[:1]
         self.depthwise = {node.name: node.input[1] for node in _convolutions(model) if _is_depthwise(node, model)}
-        correct_biases(model, calibration)
-        self.source, self.folder = folder / "fp32.onnx", folder
-        onnx.save(model, self.source)
+        self.model, self.means, self.folder = model, mean_inputs(model, calibration), folder
         self.calibration, self.validation = calibration, validation
         self.probabilities, self.features = run_onnx(content, validation.pixels, ["probabilities", "features"])
 
@@ -161,8 +163,9 @@ class _Workshop:
     def quantize(self, method: str, kept: list[str]) -> Quantized:
         """Return the model with the layers called `kept`, and those that always are, in fp32."""
         path, (kind, options) = self.folder / "int8.onnx", METHODS[method]
+        in_fp32 = {*kept, *self.always_fp32}
         quantize_static(
-            self.source,
+            correct_biases(self.model, self.means, in_fp32),
             path,
             _Reader(self.calibration),
             quant_format=QuantFormat.QDQ,
@@ -171,9 +174,9 @@ class _Workshop:
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=self.always_fp32 + kept,
+            nodes_to_exclude=sorted(in_fp32),
             calibrate_method=kind,
-            extra_options=options | {"CalibStridedMinMax": 1, "TensorQuantOverrides": self._overrides(kept)},
+            extra_options=options | {"CalibStridedMinMax": 1, "TensorQuantOverrides": self._overrides(in_fp32)},
             calibration_cache_path=self.folder / f"{method}.json",
         )
         content = path.read_bytes()
@@ -183,10 +186,9 @@ class _Workshop:
         cosine = _mean_cosine(self.features, features)
         return Quantized(content, method, len(self.layers) - num_fp32, num_fp32, drop, cosine)
 
-    def _overrides(self, kept: list[str]) -> dict[str, Any]:
+    def _overrides(self, in_fp32: set[str]) -> dict[str, Any]:
         """Return the settings of depthwise weights, without those of layers in fp32."""
         full_range = {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 0, "reduce_range": False}
-        in_fp32 = {*kept, *self.always_fp32}
         return {weights: [dict(full_range)] for node, weights in self.depthwise.items() if node not in in_fp32}
 
 
@@ -221,6 +223,12 @@ def _is_depthwise(node: NodeProto, model: ModelProto) -> bool:
     return groups > 1 and shape[:2] == [groups, 1]
 
 
+def _layers(model: ModelProto) -> list[str]:
+    """Return the names of the convolutions and matrix products of the backbone, in order."""
+    inside = _ancestors(model, "features")
+    return [n.name for n in model.graph.node if n.name in inside and n.op_type in ("Conv", "Gemm", "MatMul")]
+
+
 def _ancestors(model: ModelProto, output: str) -> set[str]:
     """Return the names of the nodes that an output depends on."""
     wanted, found = {output}, set[str]()
@@ -231,12 +239,18 @@ def _ancestors(model: ModelProto, output: str) -> set[str]:
     return found
 
 
-def correct_biases(model: ModelProto, pixels: np.ndarray) -> None:
-    """Add to each bias of a convolution what rounding its weights takes from its mean output."""
-    means = _mean_inputs(model, pixels)
+def correct_biases(model: ModelProto, means: dict[str, np.ndarray], in_fp32: set[str]) -> ModelProto:
+    """Return a copy whose biases of convolutions make up for what rounding the weights takes from the mean output.
+
+    Args:
+        model: in fp32.
+        means: as from `mean_inputs`.
+        in_fp32: the names of the convolutions whose weights are not going to be rounded.
+    """
+    model = copy.deepcopy(model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in _convolutions(model):
-        if len(node.input) < 3 or not {node.input[1], node.input[2]} <= tensors.keys():
+        if node.name in in_fp32 or len(node.input) < 3 or not {node.input[1], node.input[2]} <= tensors.keys():
             continue
         weights, biases = (numpy_helper.to_array(tensors[name]) for name in node.input[1:3])
         steps = _STEPS[_is_depthwise(node, model)]
@@ -246,9 +260,10 @@ def correct_biases(model: ModelProto, pixels: np.ndarray) -> None:
         mean = means[node.input[0]].reshape(-1, error.shape[1])  # (groups, in / groups)
         shift = np.einsum("goi,gi->go", error.reshape(len(mean), -1, error.shape[1]), mean).reshape(-1)
         tensors[node.input[2]].CopyFrom(numpy_helper.from_array((biases + shift).astype(np.float32), node.input[2]))
+    return model
 
 
-def _mean_inputs(model: ModelProto, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def mean_inputs(model: ModelProto, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """Return the mean (channels,), over images and positions, of the input of each convolution."""
     names = list(dict.fromkeys(node.input[0] for node in _convolutions(model)))
     probe = copy.deepcopy(model)

@@ -7,7 +7,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from MLPipeline.export.Int8 import Quantized, compare_accuracy, correct_biases, quantize, run_onnx
+from MLPipeline.export.Int8 import (
+    Quantized,
+    compare_accuracy,
+    correct_biases,
+    has_layers_for_int8,
+    mean_inputs,
+    quantize,
+    run_onnx,
+)
 from MLPipeline.export.LabelledPixels import LabelledPixels
 
 SIZE, CHANNELS = 8, 6
@@ -87,8 +95,24 @@ def test_weights_have_a_scale_for_each_channel(quantized: Quantized) -> None:
 def test_the_first_convolution_and_the_head_stay_as_they_are(quantized: Quantized) -> None:
     before = {each.name: numpy_helper.to_array(each) for each in network().graph.initializer}
     found = initializers(quantized.content)
-    for name in ("first_w", "head_w"):
-        assert np.array_equal(found[name], before[name])
+    for name in ("first_w", "first_b", "head_w"):
+        assert np.array_equal(found[name], before[name]), name
+
+
+def test_biases_of_layers_that_stay_in_fp32_are_not_corrected() -> None:
+    model, pixels = network(), images(8)
+    corrected = correct_biases(model, mean_inputs(model, pixels), {"first", "pointwise"})
+    before, found = initializers(model.SerializeToString()), initializers(corrected.SerializeToString())
+    assert [name for name in before if not np.array_equal(before[name], found[name])] == ["depthwise_b"]
+
+
+def test_a_network_of_one_layer_has_none_to_quantize() -> None:
+    model = network()
+    assert has_layers_for_int8(model.SerializeToString())
+    for node in [each for each in model.graph.node if each.name.startswith(("depthwise", "pointwise"))]:
+        model.graph.node.remove(node)
+    next(node for node in model.graph.node if node.name == "pool").input[0] = "first_z"
+    assert not has_layers_for_int8(model.SerializeToString())
 
 
 def test_the_bias_makes_up_for_the_mean_error_of_rounded_weights() -> None:
@@ -97,7 +121,7 @@ def test_the_bias_makes_up_for_the_mean_error_of_rounded_weights() -> None:
     weights = before["pointwise_w"]
     scale = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 64
     rounded = (np.rint(weights / scale) * scale).astype(np.float32)
-    correct_biases(model, pixels)
+    model = correct_biases(model, mean_inputs(model, pixels), {"first"})
     tensors = {each.name: each for each in model.graph.initializer}
     bias = numpy_helper.to_array(tensors["pointwise_b"])
     probe = network()
