@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import Engine
-from MLPipeline import Train
+from MLPipeline import Train, commands, tuning
 from MLPipeline.files.RunFolder import Run, lock_run
 from MLPipeline.files.TensorFile import load_file
 from MLPipeline.report.Drawing import drawing
@@ -315,7 +315,7 @@ def test_052_a_clock_set_back(stopped: Path, command: Command, monkeypatch: pyte
 
 PACKAGES = {
     "safetensors": ["--weights", "w.safetensors"],
-    "optuna": ["tune", "--model", "efficientnet_lite0"],
+    "optuna": ["tune", "--model", "efficientnet_lite0", "--minutes", "0.1"],
     "pyarrow": ["--labels", "t.parquet"],
 }
 
@@ -330,7 +330,11 @@ def test_053_an_optional_package_that_is_absent(
     monkeypatch.setitem(sys.modules, package, None)
     if package == "safetensors":
         monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    words = [tmp_path / word if "." in word else word for word in PACKAGES[package]]
+    for name in [each for each in sys.modules if each.startswith(("MLPipeline.tuning.", "MLPipeline.commands.Tune"))]:
+        monkeypatch.delitem(sys.modules, name)  # an earlier test may have imported them with the package
+    for room, file in ((tuning, "Study"), (tuning, "Tune"), (commands, "TuneHead")):
+        monkeypatch.delattr(room, file, raising=False)  # so that they are put back afterwards
+    words = [tmp_path / word if word.endswith(("tensors", "parquet")) else word for word in PACKAGES[package]]
     argv = [*words, *flags[-4:]] if words[0] == "tune" else [*flags, *words]
     refuse(argv, 3, "pip install", package)
 

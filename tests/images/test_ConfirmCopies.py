@@ -55,14 +55,20 @@ def test_a_large_class_of_frames_is_decided_by_a_sample_unless_one_pair_differs(
     classes = np.where(is_inside, 0, -1)
     comparisons: list[int] = []
 
-    def confirm(is_same: Callable[[], bool]) -> np.ndarray:
+    def confirm(is_same: Callable[[int], bool]) -> np.ndarray:
         comparisons.clear()
-        monkeypatch.setattr(ConfirmCopies, "is_same_picture", lambda *_: comparisons.append(1) or is_same())
+        numbers = itertools.count(1)  # several threads compare
+
+        def is_same_picture(*_: object) -> bool:
+            comparisons.append(number := next(numbers))
+            return is_same(number)
+
+        monkeypatch.setattr(ConfirmCopies, "is_same_picture", is_same_picture)
         return confirm_copies(*pairs, np.linspace(1, 0, pairs.shape[1]), path_of, classes=classes)
 
-    is_copy = confirm(lambda: True)
+    is_copy = confirm(lambda number: True)
     assert is_copy.sum() == NUM_IMAGES - 1  # as when each is checked
     assert len(comparisons) == 10 + is_copy[~is_inside].sum() < 50
 
-    is_copy = confirm(lambda: len(comparisons) != 5)  # the fifth of the sample differs: all of the class are checked
-    assert is_copy.sum() == NUM_IMAGES - 1 and len(comparisons) >= 10 + NUM_IMAGES - 1
+    is_copy = confirm(lambda number: number != 5)  # the fifth of the sample differs: all of the class are checked
+    assert is_copy.sum() == NUM_IMAGES - 1 and len(comparisons) >= 5 + NUM_IMAGES - 1
