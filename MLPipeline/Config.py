@@ -228,6 +228,12 @@ class Config:
     token: str | None = _flag(
         None, "secret that every request must have, 12 characters or more (none)", "server", is_for_training=False
     )
+    collect: Path | None = _flag(
+        None,
+        "keep the images that are sent, with their answers and corrections, in this folder (none)",
+        "server",
+        is_for_training=False,
+    )
     open: bool = _flag(False, "open the page in the browser", "server", is_for_training=False)
     workers: int | None = _flag(
         None, "number of decoding threads (one per core)", "machine", short="-j", low=1, high=1024
