@@ -189,10 +189,9 @@ class ImageClassifier:
         return str(self._forward.device)
 
     @property
-    def images_at_once(self) -> int:
-        """How many images keep all cores, or the GPU, at work."""
-        is_cpu = self._forward.device.type == "cpu"
-        return self._forward.batch_size * (torch.get_num_threads() if is_cpu else 1)
+    def batch_size(self) -> int:
+        """How many images a pass of the model takes; with fewer, it takes as long, except with one on a CPU."""
+        return self._forward.batch_size
 
     def predict(self, images: Any, topk: int = 5) -> Answers:
         """Return a list with one answer per image, in order, each with its `topk` most probable classes.

@@ -11,6 +11,7 @@ import base64
 import logging
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
@@ -54,7 +55,7 @@ class Service:
     topk: int = 3  # classes of an answer, unless a request states it
     collection: Collection | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the run."""
         return plain(self.run.path.resolve().name)

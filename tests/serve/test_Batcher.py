@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from MLPipeline.Errors import ResourceError, UsageError
-from MLPipeline.Predict import load
+from MLPipeline.images.GivenImages import Ready
+from MLPipeline.Predict import Answer, load
 from MLPipeline.serve.Batcher import Batcher
 from tests.support.served_model import picture, random_run
 
@@ -19,27 +20,28 @@ LIMIT_S = 20
 
 
 class SlowModel:
-    """Stands for the model: a pass lasts until it is let go, and its batches are listed."""
+    """Stands for the model: a pass lasts until it is let go, and what each had is listed."""
 
-    images_at_once = 4
+    batch_size, device = 4, "cpu"  # so up to two images are answered one by one
 
     def __init__(self) -> None:
-        self.batches: list[list[str]] = []
+        self.passes: list[str] = []
         self.began, self.go = threading.Semaphore(0), threading.Semaphore(0)
 
-    def prepare(self, data: bytes) -> SimpleNamespace:
+    def prepare(self, data: bytes) -> Ready:
         if data == b"broken decoder":
             raise ZeroDivisionError
-        return SimpleNamespace(name=data.decode())
+        return Ready(Path(data.decode()))
 
-    def answer(self, ready: Iterable[SimpleNamespace], topk: int, with_heat: bool) -> Iterator[str]:
-        names = [each.name for each in ready]
-        self.batches.append(names)
+    def answer(self, ready: Iterable[Ready], topk: int, with_heat: bool) -> Iterator[Answer]:
+        names = "".join(str(each.path) for each in ready)
+        self.passes.append(f"{names} hot" if with_heat else names)
         self.began.release()
         assert self.go.acquire(timeout=LIMIT_S)
         if "poison" in names:
             raise UsageError("poison", "Leave it out")
-        yield from (f"{name} {topk} {with_heat}" for name in names)
+        for each in ready:
+            yield Answer(each.path, (("cat", 0.5), ("dog", 0.3), ("eel", 0.2))[:topk])
 
 
 @pytest.fixture
@@ -56,28 +58,63 @@ def wait_until_decoded(batcher: Batcher) -> None:
         assert batcher._changed.wait_for(lambda: not batcher._num_undecoded, LIMIT_S)
 
 
+def said(futures: Iterable[Future[Answer]]) -> list[str]:
+    return [f"{answer.path} {len(answer.top)}" for answer in (future.result(LIMIT_S) for future in futures)]
+
+
+def test_a_lone_image_has_a_pass_of_its_own_at_once(model: SlowModel) -> None:
+    with batcher_of(model) as batcher:
+        for name in "abc":
+            answer = batcher.submit(name.encode())
+            assert model.began.acquire(timeout=LIMIT_S)
+            model.go.release()
+            assert said([answer]) == [f"{name} 3"]
+        assert model.passes == ["a", "b", "c"] and batcher.num_waiting == 0
+
+
 def test_images_that_come_during_a_pass_share_the_next_one(model: SlowModel) -> None:
     with batcher_of(model) as batcher:
         first = batcher.submit(b"a")
         assert model.began.acquire(timeout=LIMIT_S)
-        others = batcher.submit_all([b"b", b"c", b"d", b"e", b"f"], topk=2)
+        others = batcher.submit_all([b"b", b"c", b"d"], topk=2) + batcher.submit_all([b"e", b"f"], topk=1)
         wait_until_decoded(batcher)
         model.go.release(3)
-        assert first.result(LIMIT_S) == "a 5 False"
-        assert [each.result(LIMIT_S) for each in others] == [f"{name} 2 False" for name in "bcdef"]
-        assert model.batches == [["a"], ["b", "c", "d", "e"], ["f"]]
-        assert batcher.num_waiting == 0
+        assert said([first, *others]) == ["a 3", "b 2", "c 2", "d 2", "e 1", "f 1"]
+        assert model.passes == ["a", "bcde", "f"]
+
+
+def test_a_few_images_are_answered_one_by_one(model: SlowModel) -> None:
+    with batcher_of(model) as batcher:
+        waiting = [batcher.submit(b"a")]
+        assert model.began.acquire(timeout=LIMIT_S)
+        waiting += batcher.submit_all([b"b", b"c"])
+        wait_until_decoded(batcher)
+        model.go.release(3)
+        assert said(waiting) == ["a 3", "b 3", "c 3"] and model.passes == ["a", "b", "c"]
+
+
+def test_a_batch_waits_a_moment_for_those_who_were_just_answered(model: SlowModel) -> None:
+    with batcher_of(model) as batcher:
+        batcher._more_until = time.monotonic() + LIMIT_S  # as after a pass with many images
+        waiting = batcher.submit_all([b"a", b"b"])
+        wait_until_decoded(batcher)
+        assert model.passes == []
+        waiting += batcher.submit_all([b"c", b"d"])
+        model.go.release()
+        assert said(waiting) == ["a 3", "b 3", "c 3", "d 3"] and model.passes == ["abcd"]
+        batcher._more_until = 0.0
 
 
 def test_heat_maps_are_drawn_for_those_alone_who_ask(model: SlowModel) -> None:
     with batcher_of(model) as batcher:
         batcher.submit(b"a")
         assert model.began.acquire(timeout=LIMIT_S)
-        asked = [batcher.submit(name, 3, with_heat) for name, with_heat in ((b"b", True), (b"c", False), (b"d", True))]
+        hot = [False, True, False, True]
+        asked = [batcher.submit(name.encode(), 1, with_heat) for name, with_heat in zip("bcde", hot, strict=True)]
         wait_until_decoded(batcher)
-        model.go.release(3)
-        assert [each.result(LIMIT_S) for each in asked] == ["b 3 True", "c 3 False", "d 3 True"]
-        assert model.batches == [["a"], ["c"], ["b", "d"]]
+        model.go.release(9)
+        assert said(asked) == ["b 1", "c 1", "d 1", "e 1"]
+        assert model.passes == ["a", "b", "d", "c hot", "e hot"]
 
 
 def test_a_full_queue_refuses_and_accepts_again(model: SlowModel) -> None:
@@ -86,11 +123,11 @@ def test_a_full_queue_refuses_and_accepts_again(model: SlowModel) -> None:
         with pytest.raises(ResourceError, match="busy: 2 images are waiting"):
             batcher.submit(b"c")
         model.go.release(9)
-        assert [each.result(LIMIT_S)[0] for each in waiting] == ["a", "b"]
+        assert said(waiting) == ["a 3", "b 3"]
         with pytest.raises(ResourceError):
             batcher.submit_all([b"d", b"e", b"f"])
-        assert batcher.submit(b"g").result(LIMIT_S) == "g 5 False"
-        assert "c" not in str(model.batches) and "d" not in str(model.batches)
+        assert said([batcher.submit(b"g")]) == ["g 3"]
+        assert "c" not in "".join(model.passes) and "d" not in "".join(model.passes)
 
 
 def test_those_who_have_gone_are_left_out(model: SlowModel) -> None:
@@ -100,19 +137,21 @@ def test_those_who_have_gone_are_left_out(model: SlowModel) -> None:
         gone, stays = batcher.submit_all([b"b", b"c"])
         assert gone.cancel() and batcher.num_waiting == 2
         model.go.release(9)
-        assert stays.result(LIMIT_S) == "c 5 False" and model.batches == [["a"], ["c"]]
+        assert said([stays]) == ["c 3"] and model.passes == ["a", "c"]
         with pytest.raises(CancelledError):
             gone.result()
 
 
 def test_a_failure_reaches_its_senders_and_no_others(model: SlowModel) -> None:
     with batcher_of(model) as batcher:
+        first = batcher.submit(b"a")
+        assert model.began.acquire(timeout=LIMIT_S)
+        many = batcher.submit_all([b"b", b"poison", b"broken decoder", b"c"])
+        wait_until_decoded(batcher)
         model.go.release(9)
-        with pytest.raises(UsageError, match="poison"):
-            batcher.submit(b"poison").result(LIMIT_S)
-        with pytest.raises(ZeroDivisionError):
-            batcher.submit(b"broken decoder").result(LIMIT_S)
-        assert batcher.submit(b"a").result(LIMIT_S) == "a 5 False" and batcher.num_waiting == 0
+        found = [type(each.exception(LIMIT_S)) for each in (first, *many)]
+        assert found == [type(None), UsageError, UsageError, ZeroDivisionError, UsageError]
+        assert said([batcher.submit(b"a")]) == ["a 3"] and batcher.num_waiting == 0
 
 
 def test_the_threads_end_with_the_block(model: SlowModel) -> None:
