@@ -1,4 +1,4 @@
-"""Rows 63, 120 and 121 of the fault matrix: clients of `serve` that are foreign, too many, too large, slow or gone."""
+"""Rows 60, 63, 120 and 121 of the fault matrix: clients of `serve` that are foreign, too many, too large, slow or gone."""
 
 from __future__ import annotations
 
@@ -63,6 +63,17 @@ def wait_for(is_so: Callable[[], bool]) -> None:
 def num_jobs() -> int:
     """Return how many images of requests are in memory."""
     return sum(type(each) is _Job for each in gc.get_objects())
+
+
+def test_060_html_in_names_stays_text_on_the_page(address: Address) -> None:
+    """HTML in class names: shown as text on the page of `serve`, under a security policy that runs our script alone."""
+    connection = http.client.HTTPConnection(*address, timeout=LIMIT_S)
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    shown, policy = response.read().decode(), response.headers["Content-Security-Policy"]
+    assert "<option>&lt;img src=x onerror=alert(1)&gt;</option>" in shown and shown.count("<script") == 1
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy and "unsafe" not in policy
+    connection.close()
 
 
 def test_063_uploads_that_are_no_images_or_too_large_are_refused(address: Address) -> None:

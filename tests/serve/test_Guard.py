@@ -126,6 +126,26 @@ def test_the_bodies_of_all_requests_have_a_limit_and_are_released() -> None:
     assert small.post("/size", content=b"0123456789").json() == 10
 
 
+def test_a_body_that_is_declared_too_large_is_not_received() -> None:
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        raise AssertionError("it was received")
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-length", b"11")]
+    scope = {"type": "http", "method": "POST", "path": "/size", "query_string": b"", "headers": headers}
+    asyncio.run(Guard(make_api(), limits=Limits(body_bytes=10))(scope, receive, send))
+    assert sent[0]["status"] == 413
+
+
+def test_a_request_that_has_been_answered_no_longer_counts() -> None:
+    one_by_one = client(requests=1)
+    assert [one_by_one.get(path).status_code for path in ("/health", "/wrong/user", "/health")] == [200, 422, 200]
+
+
 def test_more_requests_than_allowed_are_told_to_come_again() -> None:
     answer = client(requests=0).get("/health")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
