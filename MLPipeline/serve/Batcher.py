@@ -14,14 +14,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Self
 
 import torch
 
-from MLPipeline.Errors import ResourceError
+from MLPipeline.Errors import ResourceError, is_out_of_memory, out_of_memory
 from MLPipeline.frozen.FastForward import start_threads
 from MLPipeline.images.GivenImages import Ready
 from MLPipeline.images.ReadAhead import decoding_threads
@@ -132,22 +132,20 @@ class Batcher:
     def _start_batch(self) -> bool:
         """Answer the next image with all cores, or hand the next images to a stream; return False at the end."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    (self._decoded and self._num_running < self._num_streams) or (self._is_closed and not self._decoded)
-                )
-            )
+            self._changed.wait_for(self._can_go_on)
             self._gather()
             is_alone = len(self._decoded) <= self._few and not self._num_running
-            jobs = [
-                self._decoded.popleft() for _ in range(min(len(self._decoded), 1 if is_alone else self._batch_size))
-            ]
+            size = min(len(self._decoded), 1 if is_alone else self._batch_size)
+            jobs = [self._decoded.popleft() for _ in range(size)]
             self._num_running += not is_alone and bool(jobs)
         if is_alone:
             self._answer(jobs)
         elif jobs:
             self._streams.submit(self._answer_in_stream, jobs)
         return bool(jobs)
+
+    def _can_go_on(self) -> bool:
+        return self._num_running < self._num_streams if self._decoded else self._is_closed
 
     def _gather(self) -> None:
         """Wait for more images if they are likely to come, at most until the batch is full."""
@@ -195,6 +193,8 @@ def _wants_heat(job: _Job) -> bool:
 
 
 def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+    if is_out_of_memory(error):
+        error = out_of_memory(error, "while an image was classified", "Try again when less is asked")
     for job in jobs:
-        with contextlib.suppress(Exception):  # it was cancelled in the meantime
+        with contextlib.suppress(InvalidStateError):  # its sender has gone in the meantime
             job.future.set_exception(error)

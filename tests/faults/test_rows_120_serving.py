@@ -1,4 +1,4 @@
-"""Rows 60, 63, 120 and 121 of the fault matrix: clients of `serve` that are foreign, too many, too large, slow or gone."""
+"""Rows 60, 63, 120, 121 of the fault matrix: clients of `serve` that are foreign, too many, too large, slow or gone."""
 
 from __future__ import annotations
 

@@ -38,6 +38,8 @@ class SlowModel:
         self.passes.append(f"{names} hot" if with_heat else names)
         self.began.release()
         assert self.go.acquire(timeout=LIMIT_S)
+        if "huge" in names:
+            raise MemoryError
         if "poison" in names:
             raise UsageError("poison", "Leave it out")
         for each in ready:
@@ -152,6 +154,14 @@ def test_a_failure_reaches_its_senders_and_no_others(model: SlowModel) -> None:
         found = [type(each.exception(LIMIT_S)) for each in (first, *many)]
         assert found == [type(None), UsageError, UsageError, ZeroDivisionError, UsageError]
         assert said([batcher.submit(b"a")]) == ["a 3"] and batcher.num_waiting == 0
+
+
+def test_a_lack_of_memory_is_no_bug(model: SlowModel) -> None:
+    with batcher_of(model) as batcher:
+        model.go.release(9)
+        with pytest.raises(ResourceError, match="out of memory while an image was classified"):
+            batcher.submit(b"huge").result(LIMIT_S)
+        assert said([batcher.submit(b"a")]) == ["a 3"]
 
 
 def test_the_threads_end_with_the_block(model: SlowModel) -> None:
