@@ -218,6 +218,23 @@ class Config:
         is_for_training=False,
     )
     json: bool = _flag(False, "print JSON instead of text", "answers", is_for_training=False)
+    host: str = _flag(
+        "127.0.0.1",
+        "address to serve on; anything but this machine's own requires --token",
+        "server",
+        is_for_training=False,
+    )
+    port: int = _flag(8000, "port to serve on; 0: a free one", "server", low=0, high=65_535, is_for_training=False)
+    token: str | None = _flag(
+        None, "secret that every request must have, 12 characters or more (none)", "server", is_for_training=False
+    )
+    collect: Path | None = _flag(
+        None,
+        "keep the images that are sent, with their answers and corrections, in this folder (none)",
+        "server",
+        is_for_training=False,
+    )
+    open: bool = _flag(False, "open the page in the browser", "server", is_for_training=False)
     workers: int | None = _flag(
         None, "number of decoding threads (one per core)", "machine", short="-j", low=1, high=1024
     )

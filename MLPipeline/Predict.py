@@ -176,12 +176,22 @@ class ImageClassifier:
 
     def __repr__(self) -> str:
         """Return the name of the network, the number of classes, and the device."""
-        return f"ImageClassifier({self.card.model}, {len(self.classes)} classes, on {self._forward.device})"
+        return f"ImageClassifier({self.card.model}, {len(self.classes)} classes, on {self.device})"
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
         return self.card.classes
+
+    @property
+    def device(self) -> str:
+        """The device that the model computes on: `cpu`, `cuda:0`."""
+        return str(self._forward.device)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images a pass of the model takes; with fewer, it takes as long, except with one on a CPU."""
+        return self._forward.batch_size
 
     def predict(self, images: Any, topk: int = 5) -> Answers:
         """Return a list with one answer per image, in order, each with its `topk` most probable classes.
@@ -225,10 +235,18 @@ class ImageClassifier:
             progress: shows the progress.
             with_heat: whether to draw a heat map for each answer; not from several threads at once.
         """
+        shown = progress(self._prepared(images, workers), "predicting", length_hint(images))
+        yield from self.answer(shown, topk, with_heat)
+
+    def prepare(self, image: Any) -> Ready:
+        """Return one image as the model sees it, for `answer`; may be called from several threads at once."""
+        return next(self._prepared([image]))
+
+    def answer(self, ready: Iterable[Ready], topk: int = 5, with_heat: bool = False) -> Iterator[Answer]:
+        """Yield the answers for images that `prepare` has returned, for servers that decode ahead of the model."""
         if topk < 1:
             raise UsageError(f"topk {topk}: below 1", "Give the number of classes of an answer")
-        shown = progress(self._prepared(images, workers), "predicting", length_hint(images))
-        for batch, answers in self._map(partial(self._answers, topk=topk), shown):
+        for batch, answers in self._map(partial(self._answers, topk=topk), ready):
             pixels = [each.pixels for each in batch if each.pixels is not None]
             heat = iter(draw_heat(self._model, np.stack(pixels), self._precision) if with_heat and pixels else [])
             answered = iter(answers)

@@ -38,6 +38,7 @@ ROOMS = (
     "audit",
     "console",
     "Predict",
+    "serve",
     "export",
     "steps",
     "commands",

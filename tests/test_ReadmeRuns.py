@@ -31,6 +31,7 @@ FIRST, *OTHERS = dict.fromkeys(
 )
 # What stands in the pages for the reader's own names, machines and patience.
 STAND_INS = {
+    "python Engine.py serve": "python Engine.py serve --help",  # it would never end; test_ServeModel runs it
     "001-...": "001-efficientnet_lite0",
     "IMAGE_OR_FOLDER": "Data/others",
     "--run model.pt --data FOLDER": "--run output/001-efficientnet_lite0/model.pt --data Data",

@@ -39,6 +39,8 @@ _IMAGES = ("data", "labels", "split_folders")
 _SPLITTING = ("val_fraction", "test_fraction", "group", "fixes", "verify", "seed")
 _ANSWERS = ("run", "csv", "overwrite", "json")
 
+_SERVING = ("host", "port", "token", "open")
+
 _ROWS = (
     Verb("train", "train, evaluate and save a classifier (no verb means this)", "", _TRAINING, is_shared=True),
     Verb(
@@ -80,6 +82,12 @@ _ROWS = (
         "write a run's model as ONNX, OpenVINO or pt2, with a script that predicts without this project",
         "ExportModel",
         ("run", "format", "int8", "workers", "output"),
+    ),
+    Verb(
+        "serve",
+        "answer images on a page and over HTTP",
+        "ServeModel",
+        ("run", "topk", "collect", *_SERVING, "workers", "device", "precision", "output"),
     ),
     Verb("runs", "list the runs in the output folder", "ListRuns", ("output",)),
     Verb("selftest", "check that everything works on this machine", "SelfTest", ("device", "output")),

@@ -95,7 +95,7 @@ class FastForward:
         """
         num_streams = torch.get_num_threads() if self.device.type == "cpu" else 1
         running: deque[tuple[Item, Future[Result]]] = deque()
-        pool = _start_threads(num_streams)
+        pool = start_threads(num_streams)
         try:
             for item, pixels in batches:
                 running.append((item, pool.submit(self._finished, pixels, finish)))
@@ -110,7 +110,7 @@ class FastForward:
         return finish(self(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
 
 
-def _start_threads(number: int) -> ThreadPoolExecutor:
+def start_threads(number: int) -> ThreadPoolExecutor:
     """Return a pool of `number` running threads that share the cores of this thread.
 
     torch keeps one number of cores for the process, which each new thread starts with. It is restored as soon as the

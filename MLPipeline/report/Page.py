@@ -1,8 +1,10 @@
-"""HTML pages: each is one self-contained file, rendered from a template in this folder.
+"""HTML pages: each is one self-contained file, rendered from a template in this folder or in that of another room.
 
 Style, script and pictures are embedded, nothing is fetched, and the Content-Security-Policy forbids everything else, so
 a page can be opened from disk or sent by e-mail. Text from files or the user stays text: every expression of a template
 is escaped, and control characters and marks that change the writing direction are shown as escapes.
+
+Pages that a server shows (`serve/Web`) are rendered in the same way; they may also ask that server for more.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,31 @@ from MLPipeline.Errors import one_line
 from MLPipeline.files.AtomicFile import write_text
 
 FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The style sheets and the script that are embedded in a page, and what else it may load."""
+
+    styles: tuple[str, ...] = ("style.css",)
+    script: str = "page.js"
+    sources: str = "img-src data:"  # directives of the Content-Security-Policy
+
+    @property
+    def style(self) -> Markup:
+        """The style sheets as one text."""
+        return Markup("").join(map(_resource, self.styles))
+
+    @property
+    def policy(self) -> str:
+        """The Content-Security-Policy: it allows this style, this script and these sources."""
+        return (
+            f"default-src 'none'; {self.sources}; style-src '{_hash(self.style)}'; "
+            f"script-src '{_hash(_resource(self.script))}'; base-uri 'none'; form-action 'none'"
+        )
+
+
+FILE = Parts()
 
 
 class _CompiledTemplates(FileSystemBytecodeCache):
@@ -55,17 +83,13 @@ def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
     write_text(path, render(template, **content))
 
 
-def render(template: str, **content: object) -> str:
-    """Return the HTML of a `template` of this folder rendered with `content`.
+def render(template: str, parts: Parts = FILE, **content: object) -> str:
+    """Return the HTML of a `template` rendered with `content`.
 
     Templates extend `base.html.jinja`, which has style, script and policy. Filters: `percent`, `count`, `duration`.
     """
-    style, script = _resource("style.css"), _resource("page.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return _environment().get_template(template).render(**content, style=style, script=script, policy=policy)
+    page = _environment().get_template(template)
+    return page.render(**content, style=parts.style, script=_resource(parts.script), policy=parts.policy)
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
@@ -90,7 +114,7 @@ def duration(seconds: float) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(_folders()),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_visible,
@@ -102,6 +126,11 @@ def _environment() -> Environment:
     return environment
 
 
+def _folders() -> tuple[Path, Path]:
+    """Return where templates, styles and scripts are looked for: a file of another room is called `serve/page.js`."""
+    return FOLDER, FOLDER.parent
+
+
 def _visible(value: object) -> object:
     """Return text with its control characters escaped; the output of templates (`Markup`) is not changed."""
     return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -110,7 +139,8 @@ def _visible(value: object) -> object:
 @cache
 def _resource(name: str) -> Markup:
     """Return the text of our style sheet or script, which is embedded unchanged."""
-    text = (FOLDER / name).read_text(encoding="utf-8")
+    path = next(folder / name for folder in _folders() if (folder / name).is_file())
+    text = path.read_text(encoding="utf-8")
     assert "</" not in text, f"{name} would end its element"
     return Markup(text)  # noqa: S704 - our own file
 

@@ -1,4 +1,4 @@
-"""Rows 60 to 64 of the fault matrix: names and files that attack whoever opens them. Row 63 waits for serving."""
+"""Rows 60 to 62 and 64 of the fault matrix: names and files that attack whoever opens them."""
 
 from __future__ import annotations
 

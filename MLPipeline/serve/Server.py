@@ -1,0 +1,165 @@
+"""Runs an app at an address of this machine until a signal stops it.
+
+    with listen(config.host, config.port, config.token) as server:     # refuses at once what cannot work
+        ...                                                            # load what takes long
+        server.run(api, open_browser=config.open)                      # returns only by `Interrupted`
+
+Other machines can reach the server only if `--host` says so, and then every request requires the token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import re
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from MLPipeline.console.Console import note, say
+from MLPipeline.Errors import ResourceError, UsageError
+from MLPipeline.serve.Connection import ImpatientConnection
+from MLPipeline.serve.Guard import LOOPBACK_NAMES, Access, Guard, Observer
+from MLPipeline.serve.Limits import DEFAULT_LIMITS, Limits
+
+_TOKEN = re.compile(r"[\w.~-]{12,200}", re.ASCII)  # what an address and a cookie can have unescaped
+_END_S = 3  # for requests in work when the server is stopped
+_POLL_S = 0.5  # Windows delivers no signal while a thread is waited for without a limit
+
+
+@dataclass(frozen=True)
+class Server:
+    """An open port of this machine."""
+
+    socket: socket.socket
+    host: str  # as the user has stated it
+    token: str = ""
+
+    @property
+    def access(self) -> Access:
+        """Who may ask: off loopback also those who use an IP address or the name of this machine."""
+        if is_loopback(self.host):
+            return Access(LOOPBACK_NAMES | {self.host.lower()}, token=self.token)
+        names = {self.host.lower(), socket.gethostname().lower()}
+        return Access(LOOPBACK_NAMES | names, any_address=True, token=self.token)
+
+    @property
+    def url(self) -> str:
+        """The address to open in a browser, with the token if there is one."""
+        is_any = self.host in ("0.0.0.0", "::")
+        host = socket.gethostname() if is_any else f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.socket.getsockname()[1]}/" + (f"?token={self.token}" if self.token else "")
+
+    @contextlib.contextmanager
+    def running(
+        self, api: FastAPI, limits: Limits = DEFAULT_LIMITS, observe: Observer | None = None
+    ) -> Iterator[threading.Thread]:
+        """Answer requests, in the thread that is yielded, inside the `with` block.
+
+        At its end, requests in work are given a few seconds. For the arguments see `run`.
+        """
+        server = uvicorn.Server(_settings(Guard(api, self.access, limits, observe), limits))
+        thread = threading.Thread(target=server.run, args=([self.socket],), name="server", daemon=True)
+        thread.start()
+        try:
+            yield thread
+        finally:
+            server.should_exit = True
+            thread.join(2 * _END_S)
+
+    def run(
+        self,
+        api: FastAPI,
+        limits: Limits = DEFAULT_LIMITS,
+        observe: Observer | None = None,
+        open_browser: bool = False,
+    ) -> None:
+        """Answer requests until a signal comes, which the main thread receives as `Interrupted`.
+
+        Args:
+            api: what answers; see `Web.new_api`.
+            limits: what it accepts at most.
+            observe: is called with the route, the status and the seconds of each request.
+            open_browser: whether to open the page in the browser of this machine.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        with self.running(api, limits, observe) as thread:
+            say(f"open     {self.url}   (Ctrl-C stops)")
+            if open_browser and not webbrowser.open(self.url):
+                note("--open: no browser was found")
+            while thread.is_alive():
+                thread.join(_POLL_S)
+        raise ResourceError("the server has ended by itself", "The lines above say why")
+
+
+@contextlib.contextmanager
+def listen(host: str, port: int, token: str | None) -> Iterator[Server]:
+    """Yield a server whose port is open; connections wait until it runs.
+
+    Raises:
+        UsageError: the token is unusable, or is missing although other machines could connect; or `host` is not an
+            address of this machine.
+        ResourceError: the port is in use, or this user may not open it.
+    """
+    _check_token(host, token)
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        opened = socket.create_server((host, port), family=family, backlog=DEFAULT_LIMITS.connections)
+    except (OSError, UnicodeError) as error:
+        raise _not_opened(host, port, error) from error
+    with opened:
+        yield Server(opened, host, token or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only programs of this machine can connect to `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _check_token(host: str, token: str | None) -> None:
+    hint = f"Add a secret: --token {secrets.token_urlsafe(16)}"
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise UsageError("--token: has fewer than 12 characters, or others than letters, digits and . _ ~ -", hint)
+    if token is None and not is_loopback(host):
+        raise UsageError(f"--host {host}: other machines could connect, and no token is required", hint)
+
+
+def _not_opened(host: str, port: int, error: Exception) -> UsageError | ResourceError:
+    code = getattr(error, "errno", None)
+    if code == errno.EADDRINUSE:
+        hint = "Stop the program that uses it, or add --port 0, which picks a free one"
+        return ResourceError(f"--port {port}: is in use on {host}", hint)
+    if code in (errno.EACCES, errno.EPERM):
+        return ResourceError(f"--port {port}: may not be opened by this user", "Use a port from 1024, or --port 0")
+    what = getattr(error, "strerror", None) or str(error)
+    return UsageError(f"--host {host}: is not an address of this machine ({what})", "Leave it out: 127.0.0.1")
+
+
+def _settings(app: Guard, limits: Limits) -> uvicorn.Config:
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # `Guard` reports errors; clients cause the rest
+    protocol = type("Connection", (ImpatientConnection,), {"IDLE_S": limits.idle_s})
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=int(limits.idle_s),
+        timeout_graceful_shutdown=_END_S,
+    )

@@ -1,0 +1,1 @@
+"""Pages and an API that this machine serves: one web stack for all of them."""
