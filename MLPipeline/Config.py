@@ -212,10 +212,13 @@ class Config:
         False, "let --csv replace a text file that is not a table of predictions", "answers", is_for_training=False
     )
     to: Path | None = _flag(
-        None, "file for the features: features.npz or features.parquet", "answers", is_for_training=False
+        None, "file for the features: features.npz or features.parquet (required)", "answers", is_for_training=False
     )
     in_: Path | None = _flag(
-        None, "where to search: a folder, a glob, or a file that embed has written", "images", is_for_training=False
+        None,
+        "where to search: a folder, a glob, or a file that embed has written (required)",
+        "images",
+        is_for_training=False,
     )
     format: str = _flag(
         "onnx",

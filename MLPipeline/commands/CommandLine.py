@@ -116,11 +116,11 @@ def _make_parser(verb: Verb) -> _Parser:
         title = each.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        _add_flag(groups[title], each, hints[each.name], verb.default(each))
+        _add_flag(groups[title], each, hints[each.name], verb.default_text(each))
     return parser
 
 
-def _add_flag(group: Any, each: dataclasses.Field, hint: object, default: object) -> None:
+def _add_flag(group: Any, each: dataclasses.Field, hint: object, default: str) -> None:
     about, text = each.metadata, each.metadata["help"]
     if each.name == "paths":
         group.add_argument("paths", nargs="*", type=Path, default=(), metavar="PATH", help=text)
@@ -128,7 +128,6 @@ def _add_flag(group: Any, each: dataclasses.Field, hint: object, default: object
     if hint is bool:
         group.add_argument(*_flags(each), dest=each.name, action="store_true", help=text)
         return
-    if default is not None:
-        text += f" ({default})"
+    text += default
     kind, metavar = plain_type(hint), "|".join(about["choices"]) or flag_name(each.name).split("-")[-1].upper()
     group.add_argument(*_flags(each), dest=each.name, type=kind, metavar=metavar, help=text)

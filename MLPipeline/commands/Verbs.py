@@ -29,9 +29,11 @@ class Verb:
     is_shared: bool = False  # whether all ranks take part under torchrun; otherwise only rank 0
     defaults: Mapping[str, object] = field(default_factory=dict)  # of settings that have another one in `Config`
 
-    def default(self, setting: dataclasses.Field) -> object:
-        """Return the default of a flag of the verb."""
-        return self.defaults.get(setting.name, setting.default)
+    def default_text(self, setting: dataclasses.Field) -> str:
+        """Return ` (0.15)`, the default of a flag of the verb in its help; empty if the help itself says it."""
+        if self.defaults.get(setting.name, setting.default) is not None:
+            return f" ({self.defaults.get(setting.name, setting.default)})"
+        return " (none)" if setting.name in self.defaults else ""
 
     def command(self) -> Command:
         """Return the function that runs the verb, imported only now: `--help` must not wait for torch."""
