@@ -47,7 +47,7 @@ NEUTRAL: Mapping[str, Any] = {
     "augment": "none",
 }
 _MAX_SETTINGS_BYTES = 10**6
-_NOT_STORED = ("paths", "config", "resume", "find_lr")
+_NOT_STORED = ("paths", "config", "resume", "find_lr", "to", "in_")
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,28 @@ class Config:
     heatmap: bool = _flag(
         False, "write heat maps of the regions that each prediction is based on", "answers", is_for_training=False
     )
-    topk: int = _flag(3, "number of classes shown per image", "answers", low=1, high=100_000, is_for_training=False)
+    topk: int = _flag(
+        3,
+        "number of classes, or of similar images, shown per image",
+        "answers",
+        low=1,
+        high=100_000,
+        is_for_training=False,
+    )
     csv: Path | None = _flag(
         None, "write the predictions to this CSV file; - is standard output (none)", "answers", is_for_training=False
     )
     overwrite: bool = _flag(
         False, "let --csv replace a text file that is not a table of predictions", "answers", is_for_training=False
+    )
+    to: Path | None = _flag(
+        None, "file for the features: features.npz or features.parquet (required)", "answers", is_for_training=False
+    )
+    in_: Path | None = _flag(
+        None,
+        "where to search: a folder, a glob, or a file that embed has written (required)",
+        "images",
+        is_for_training=False,
     )
     format: str = _flag(
         "onnx",
@@ -298,8 +314,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def flag_name(name: str) -> str:
-    """Return the flag of a field: `--batch-size` for `batch_size`."""
-    return "--" + name.replace("_", "-")
+    """Return the flag of a field: `--batch-size` for `batch_size`, `--in` for `in_` (`in` is a word of Python)."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def _check(each: dataclasses.Field, value: Any) -> None:

@@ -43,18 +43,18 @@ def _section(verb: Verb) -> str:
     groups: dict[str, list[str]] = {}
     for each in dataclasses.fields(Config):
         if each.name in verb.settings:
-            groups.setdefault(each.metadata["group"], []).append(_row(each, hints[each.name]))
+            groups.setdefault(each.metadata["group"], []).append(_row(each, hints[each.name], verb.default_text(each)))
     for title, rows in groups.items():
         lines += [f"| {title} | values | |", "| --- | --- | --- |", *rows, ""]
     return "\n".join(lines)
 
 
-def _row(each: dataclasses.Field, hint: object) -> str:
+def _row(each: dataclasses.Field, hint: object, default: str) -> str:
     about = each.metadata
     flags = ", ".join(f"`{flag}`" for flag in (about["short"], flag_name(each.name)) if flag)
     values = ", ".join(f"`{choice}`" for choice in about["choices"]) or KINDS[plain_type(hint).__name__]
-    default = "" if each.default is None or hint is bool else f" ({each.default})"
-    return f"| {flags} | {values} | {_cell(about['help'])}{default} |"
+    shown = "" if hint is bool else default
+    return f"| {flags} | {values} | {_cell(about['help'])}{shown} |"
 
 
 def _cell(text: str) -> str:

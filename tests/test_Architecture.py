@@ -30,6 +30,7 @@ ROOMS = (
     "Checkpoint",
     "frozen",
     "Features",
+    "similarity",
     "training",
     "Train",
     "Evaluate",

@@ -15,6 +15,9 @@ from MLPipeline.audit.Audit import Audit, forecast_line
 from MLPipeline.audit.Findings import Finding
 from MLPipeline.audit.Judgement import LearningCurve
 from MLPipeline.decoding.Preprocessing import Preprocessing
+from MLPipeline.files.CsvFile import cell_text
+from MLPipeline.files.TableFile import cell_key
+from MLPipeline.images.Fixes import Cells, Fix, row_cells
 from MLPipeline.report.Page import write_page
 from MLPipeline.report.Thumbnails import Thumbnail, embed
 
@@ -38,17 +41,32 @@ class CurveChart:
     y_ticks: tuple[dict[str, Any], ...]
 
 
-def write_audit_page(page: Path, audit: Audit, fixes: Path) -> None:
-    """Write what was found to `page`; `fixes` is the table of label corrections to edit.
+@dataclass(frozen=True)
+class Suspect:
+    """An image whose label looks wrong, and what is chosen for it on the page."""
+
+    fix: Fix
+    cells: Cells  # its row of fixes.csv
+    label: str  # the cell of the label that is chosen at first: the one it has, or that of an earlier decision
+
+
+def write_audit_page(page: Path, audit: Audit, fixes: Path, decided: Sequence[Cells] = ()) -> None:
+    """Write what was found to `page`, where labels can be corrected and saved as a new table of fixes.
+
+    Args:
+        page: the file.
+        audit: what was found.
+        fixes: the table of label corrections.
+        decided: its rows that were decided before this audit; the new table has them, too.
 
     Raises:
         ResourceError: it cannot be written.
     """
     layouts = {each.name: _layout(each) for each in audit.findings}
     shown = {each.name: each.examples[: MAX_SHOWN[layouts[each.name]]] for each in audit.findings}
-    suspects = audit.fixes[:NUM_SUSPECTS]
+    suspects, kept = _suspects(audit.fixes[:NUM_SUSPECTS], decided)
     paths = [path for examples in shown.values() for example in examples for path in example.paths]
-    paths = list(dict.fromkeys([*paths, *(fix.path for fix in suspects)]))
+    paths = list(dict.fromkeys([*paths, *(each.fix.path for each in suspects)]))
     curve, classes = audit.judgement.curve, audit.index.classes
     files = [audit.index.root / path for path in paths]
     photos = embed(files, MAX_BYTES, preprocessing=Preprocessing(levels=audit.levels))
@@ -64,11 +82,24 @@ def write_audit_page(page: Path, audit: Audit, fixes: Path) -> None:
         "layouts": layouts,
         "photos": dict.fromkeys(paths, Thumbnail("")) | dict(zip(paths, photos, strict=False)),  # not all may fit
         "suspects": suspects,
+        "kept": kept,
+        "class_cells": [cell_text(name) for name in classes],
+        "fixes": str(fixes),
         "chart": curve_chart(curve) if curve else None,
         "forecast": forecast_line(curve, classes) if curve else "",
         "command": f"python Engine.py --data {shlex.quote(str(audit.index.root))} --fixes {shlex.quote(str(fixes))}",
     }
     write_page(page, "audit.html.jinja", content)
+
+
+def _suspects(fixes: Sequence[Fix], decided: Sequence[Cells]) -> tuple[list[Suspect], list[Cells]]:
+    """Return the suspects to show, and the decided rows of other images."""
+    earlier = {cell_key(row["path"]): row for row in decided}
+    suspects = []
+    for fix in fixes:
+        cells = row_cells(fix)
+        suspects.append(Suspect(fix, cells, earlier.pop(cell_key(fix.path), cells)["label"]))
+    return suspects, list(earlier.values())
 
 
 def _layout(finding: Finding) -> str:

@@ -198,12 +198,12 @@ def _write(folder: Path, audit: Audit) -> None:
     """Write the page and the tables; print where they are and what to do next."""
     write_csv(findings_table(audit), folder / "audit.csv")
     write_text(folder / AUDIT_SUMMARY, dump_json(summary(audit), indent=2) + "\n")
-    written = ["audit.html", "audit.csv"]
+    written, decided = ["audit.html", "audit.csv"], []
     if audit.judgement.suspects is not None:
-        num_decided = write_fixes(folder / "fixes.csv", audit.fixes)
-        written.append("fixes.csv" + (f" ({num_decided} rows of yours kept)" if num_decided else ""))
-    write_audit_page(folder / "audit.html", audit, folder / "fixes.csv")
+        decided = write_fixes(folder / "fixes.csv", audit.fixes)
+        written.append("fixes.csv" + (f" ({len(decided)} rows of yours kept)" if decided else ""))
+    write_audit_page(folder / "audit.html", audit, folder / "fixes.csv", decided)
     say()
     say(f"saved    {folder}: {', '.join(written)}")
     if audit.fixes:
-        say(f"next     correct the column `label` in {folder / 'fixes.csv'}, then add --fixes {folder / 'fixes.csv'}")
+        say(f"next     correct labels in {folder / 'audit.html'} or {folder / 'fixes.csv'}, then train with --fixes")

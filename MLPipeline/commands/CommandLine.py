@@ -51,7 +51,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
         values = recipe(values["recipe"], values)
     elif "config" in values:
         values = read_settings(values["config"]) | values
-    return verb.name, Config(**values)
+    return verb.name, Config(**{**verb.defaults, **values})
 
 
 def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
@@ -116,11 +116,11 @@ def _make_parser(verb: Verb) -> _Parser:
         title = each.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        _add_flag(groups[title], each, hints[each.name])
+        _add_flag(groups[title], each, hints[each.name], verb.default_text(each))
     return parser
 
 
-def _add_flag(group: Any, each: dataclasses.Field, hint: object) -> None:
+def _add_flag(group: Any, each: dataclasses.Field, hint: object, default: str) -> None:
     about, text = each.metadata, each.metadata["help"]
     if each.name == "paths":
         group.add_argument("paths", nargs="*", type=Path, default=(), metavar="PATH", help=text)
@@ -128,7 +128,6 @@ def _add_flag(group: Any, each: dataclasses.Field, hint: object) -> None:
     if hint is bool:
         group.add_argument(*_flags(each), dest=each.name, action="store_true", help=text)
         return
-    if each.default is not None:
-        text += f" ({each.default})"
-    kind, metavar = plain_type(hint), "|".join(about["choices"]) or each.name.split("_")[-1].upper()
+    text += default
+    kind, metavar = plain_type(hint), "|".join(about["choices"]) or flag_name(each.name).split("-")[-1].upper()
     group.add_argument(*_flags(each), dest=each.name, type=kind, metavar=metavar, help=text)

@@ -1,4 +1,4 @@
-"""Where `predict` and `evaluate` may write, decided from the command line before the model is loaded."""
+"""Where the commands that use a model may write, decided from the command line before it is loaded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from MLPipeline.files.Destination import Destination, Reserved
 from MLPipeline.files.RunFolder import RUNS_TABLE, SETTINGS_FILE, Run, recorded_data
 
 
-def reserve(config: Config, run: Run, folders: Iterable[Path] = (), files: Iterable[Path] = ()) -> Reserved:
+def reserve(config: Config, run: Run | None, folders: Iterable[Path] = (), files: Iterable[Path] = ()) -> Reserved:
     """Return the places that a command on `run` must not write to.
 
-    These are the folders of its labelled images and of those that the run was trained on, the `folders`, the `files`,
-    and the tables that it reads.
+    These are the folders of its labelled images and of those that the run (if there is one) was trained on, the
+    `folders`, the `files`, and the tables that it reads.
     """
     folders = [each for each in (config.data, *folders) if each is not None and os.path.isdir(each)]
-    with contextlib.suppress(UsageError):  # a single model file has no settings
-        folders.append(Path(read_settings(run.path / SETTINGS_FILE).get("data", DEFAULT_DATA)))
-    folders += [recorded] if (recorded := recorded_data(run.path)) else []
-    tables = [each for each in (config.labels, config.fixes, config.config) if each is not None]
-    return Reserved([DEFAULT_DATA, *folders], [*files, *tables, config.output / RUNS_TABLE, run.model_file])
+    inputs = [each for each in (config.labels, config.fixes, config.config) if each is not None]
+    if run is not None:
+        with contextlib.suppress(UsageError):  # a single model file has no settings
+            folders.append(Path(read_settings(run.path / SETTINGS_FILE).get("data", DEFAULT_DATA)))
+        folders += [recorded] if (recorded := recorded_data(run.path)) else []
+        inputs.append(run.model_file)
+    return Reserved([DEFAULT_DATA, *folders], [*files, *inputs, config.output / RUNS_TABLE])
 
 
 def answers_table(config: Config, reserved: Reserved) -> Destination | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from MLPipeline.Config import Config
 
@@ -27,6 +27,13 @@ class Verb:
     settings: tuple[str, ...]  # the fields of Config that are flags of the verb
     paths: str = ""  # how its positional arguments are shown, if it has any
     is_shared: bool = False  # whether all ranks take part under torchrun; otherwise only rank 0
+    defaults: Mapping[str, object] = field(default_factory=dict)  # of settings that have another one in `Config`
+
+    def default_text(self, setting: dataclasses.Field) -> str:
+        """Return ` (0.15)`, the default of a flag of the verb in its help; empty if the help itself says it."""
+        if self.defaults.get(setting.name, setting.default) is not None:
+            return f" ({self.defaults.get(setting.name, setting.default)})"
+        return " (none)" if setting.name in self.defaults else ""
 
     def command(self) -> Command:
         """Return the function that runs the verb, imported only now: `--help` must not wait for torch."""
@@ -63,6 +70,24 @@ _ROWS = (
         "look for problems in the images and labels, without training",
         "AuditImages",
         (*_IMAGES, "strict", *_SPLITTING, *_COMPUTING),
+    ),
+    Verb(
+        "embed",
+        "write the features of images to a file",
+        "EmbedImages",
+        ("run", "model", "to", *_COMPUTING),
+        paths="[PATH ...]",
+        is_shared=True,
+        defaults={"model": None},
+    ),
+    Verb(
+        "similar",
+        "find the images that are most similar to an image, and copies of it",
+        "FindSimilar",
+        ("in_", "run", "model", "topk", "json", *_COMPUTING),
+        paths="[PATH ...]",
+        is_shared=True,
+        defaults={"model": None, "topk": 12},
     ),
     Verb(
         "tune",

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,29 @@ class Reserved:
         _check_writable(real)
         return Destination(real)
 
+    def file(self, flag: str, path: Path, is_own: Callable[[Path], bool], kind: str) -> Destination:
+        """Return where a file goes that `flag` names and that is written in one piece.
+
+        An existing file is replaced only if `is_own` says that we have written it; `kind` is what it must be, for the
+        message.
+
+        Raises:
+            UsageError: `path` is a folder, a device, a pipe or another file; or it lies inside the images or a run.
+            ResourceError: it cannot be written.
+        """
+        status = _status(flag, path)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{flag} {path}: {refused_kind(status.st_mode) or 'is a device or a pipe'}", _HINT)
+        self._check_place(flag, path, "Give a file outside of it")
+        _check_parents(flag, path, _HINT)
+        if status is not None:
+            self._check_input(flag, path, status)
+            if status.st_size and not is_own(path):
+                raise UsageError(f"{flag} {path}: exists, and is not {kind}", _HINT)
+        real = Path(os.path.realpath(path))
+        _check_writable(real)
+        return Destination(real)
+
     def _check_place(self, flag: str, path: Path, hint: str) -> None:
         for folder in _upwards(path):
             if (images := self._folders.get(_place_of(folder))) is not None:
@@ -104,11 +127,8 @@ class Reserved:
                 raise UsageError(f"{flag} {path}: lies inside the run {folder}", hint)
 
     def _check_existing(self, flag: str, path: Path, status: os.stat_result, overwrite: bool) -> None:
-        """Check that the file at `path` may be replaced."""
-        if (status.st_dev, status.st_ino) in map(identity_of, self._inputs):
-            raise UsageError(f"{flag} {path}: is one of the files that this command reads", _HINT)
-        if _is_same(status, 2):
-            raise UsageError(f"{flag} {path}: receives the messages of this command", _HINT)
+        """Check that the table at `path` may be replaced."""
+        self._check_input(flag, path, status)
         if not status.st_size or (not overwrite and is_own_table(path)):
             return
         if not overwrite:
@@ -116,6 +136,13 @@ class Reserved:
             raise UsageError(f"{flag} {path}: exists, and is not an unchanged table of predictions", hint)
         if not is_text(path):
             raise UsageError(f"{flag} {path}: is not a text file, and --overwrite replaces only such", _HINT)
+
+    def _check_input(self, flag: str, path: Path, status: os.stat_result) -> None:
+        """Check that the file at `path` is not in use by this command."""
+        if (status.st_dev, status.st_ino) in map(identity_of, self._inputs):
+            raise UsageError(f"{flag} {path}: is one of the files that this command reads", _HINT)
+        if _is_same(status, 2):
+            raise UsageError(f"{flag} {path}: receives the messages of this command", _HINT)
 
 
 def refused_kind(mode: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The image files that paths, folders and globs name."""
+"""The image files that paths, folders and globs name, as a list or as an index without classes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from MLPipeline.Errors import DataError
 from MLPipeline.images.ImageWalk import ImageWalk, Skipped
+from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 
 
 def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[Path], list[Skipped]]:
@@ -37,6 +40,21 @@ def find_images(paths: Sequence[Path], follow_links: bool = False) -> tuple[list
     if not found:
         raise DataError(f"{', '.join(map(str, paths))}: no images there", "Give images, or a folder that holds some")
     return list(found), skipped
+
+
+def index_files(files: Sequence[Path]) -> ImageIndex:
+    """Return the index of image files anywhere, all in one class and one split.
+
+    Its root is the folder that contains them all; the current one if some paths are absolute and others are not.
+    """
+    try:
+        root = Path(os.path.commonpath({path.parent for path in files}))
+        names = [os.fsencode(path.relative_to(root)) for path in files]
+    except ValueError:
+        root, names = Path(), [os.fsencode(path) for path in files]
+    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+    labels, splits = np.zeros(len(files), np.int32), np.full(len(files), TRAIN, np.int8)
+    return ImageIndex(root, ("image",), labels, splits, (), b"".join(names), ends)
 
 
 def _expand(pattern: Path) -> list[Path]:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
-from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.CsvFile import cell_text, write_csv
 from MLPipeline.files.TableFile import TableFile, cell_key
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
 
@@ -46,8 +46,11 @@ class _Row:
     given: str  # empty where nothing is said
 
 
-def write_fixes(file: Path, fixes: Sequence[Fix]) -> int:
-    """Write `fixes` for people to edit; return how many rows of an older `file` were decided, and are kept.
+Cells = dict[str, str]  # a row of the table as text, by column
+
+
+def write_fixes(file: Path, fixes: Sequence[Fix]) -> list[Cells]:
+    """Write `fixes` for people to edit; return the rows of an older `file` that were decided, and are kept.
 
     Raises:
         UsageError: there is an older file, and it cannot be read.
@@ -55,13 +58,18 @@ def write_fixes(file: Path, fixes: Sequence[Fix]) -> int:
     """
     columns = [each.name for each in fields(Fix)]
     table = pd.DataFrame([asdict(fix) for fix in fixes], columns=columns, dtype=object)
-    decided = pd.DataFrame(columns=columns)
+    decided = table[:0]
     if file.exists():
         older = _read_all(file).reindex(columns=columns, fill_value="")
         decided = older[older["label"].map(cell_key) != older["given"].map(cell_key)]
         table = table[~table["path"].map(cell_key).isin(decided["path"].map(cell_key))]
     write_csv(pd.concat([decided, table]), file)
-    return len(decided)
+    return [dict(zip(columns, row, strict=True)) for row in decided.itertuples(index=False, name=None)]
+
+
+def row_cells(fix: Fix) -> Cells:
+    """Return the row of `fix`, as it is written to the table."""
+    return {name: cell_text(str(value)) for name, value in asdict(fix).items()}
 
 
 def apply_fixes(index: ImageIndex, file: Path) -> ImageIndex:

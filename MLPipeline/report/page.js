@@ -1,4 +1,4 @@
-// Sorts tables, copies commands and filters the pictures of a page. Without JavaScript the page shows everything.
+// Sorts tables, copies commands, filters pictures, and saves corrected labels. Without JavaScript everything is shown.
 "use strict";
 
 // Tables: a header button sorts by its column; numbers by `data-value`, anything else by its text.
@@ -93,4 +93,59 @@ if (gallery) {
     heat.setAttribute("aria-pressed", String(gallery.classList.toggle("hot")));
   });
   choose(document.querySelector(".filters button[data-show]"));
+}
+
+// Labels: below each suspect, a list of classes; what is chosen is saved as a table for --fixes. A cell holds the text of
+// its attribute, which is written as Python writes it.
+const suspects = document.querySelector("#suspects");
+if (suspects) {
+  const COLUMNS = ["path", "label", "given", "suggested", "confidence"];
+  const items = [...suspects.children];
+  const kept = [...document.querySelector("#kept-fixes").children];
+  const classes = document.querySelector("#class-names").content;
+  const status = document.querySelector("#fixes-status");
+  let isSaved = true;
+
+  const isDecided = ({ dataset }) => dataset.label !== dataset.given;
+  const decided = () => [...kept, ...items.filter(isDecided)];
+  const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const row = (cells) => `${cells.map(cell).join(",")}\r\n`;
+  const show = () => {
+    const number = items.filter(isDecided).length;
+    status.textContent = `${number} of ${items.length} corrected` +
+      (kept.length ? `, ${kept.length} earlier correction${kept.length === 1 ? "" : "s"} kept` : "") +
+      (isSaved ? "" : ", not saved");
+    for (const item of items) item.classList.toggle("decided", isDecided(item));
+  };
+  const choices = ({ dataset }) => {
+    const select = document.createElement("select");
+    select.append(classes.cloneNode(true), new Option("(leave out)", ""));
+    const option = (value) => [...select.options].find((each) => each.value === value);
+    select.prepend(...[dataset.given, dataset.suggested].map(option).filter(Boolean)); // Down chooses the suggestion
+    select.value = dataset.label;
+    return select;
+  };
+  for (const item of items) {
+    const select = choices(item);
+    select.setAttribute("aria-label", `Label of ${item.dataset.path}`);
+    select.addEventListener("change", () => {
+      item.dataset.label = select.value;
+      isSaved = false;
+      show();
+    });
+    item.querySelector("figcaption").append(select);
+  }
+  document.querySelector("#save-fixes").addEventListener("click", () => {
+    const rows = decided().map(({ dataset }) => COLUMNS.map((name) => dataset[name]));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([COLUMNS, ...rows].map(row), { type: "text/csv" }));
+    link.download = "fixes.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    isSaved = true;
+    show();
+  });
+  addEventListener("beforeunload", (event) => { if (!isSaved) event.preventDefault(); });
+  for (const each of document.querySelectorAll("[data-needs-script]")) each.hidden = false;
+  show();
 }

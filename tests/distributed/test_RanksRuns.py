@@ -147,3 +147,14 @@ def test_a_stopped_run_goes_on_with_another_number_of_ranks(trained: Trained, tm
     succeed(["--resume", run])
     assert_same_training(run, trained.alone)
     assert np.array_equal(history(run)["epoch"], [1, 2, 3])
+
+
+def test_two_ranks_embed_what_one_does(trained: Trained, tmp_path: Path) -> None:
+    argv = ["embed", trained.data, "--run", trained.alone, "--device", "cpu", "--precision", "fp32", "-j", "1"]
+    succeed([*argv, "--output", tmp_path / "one", "--to", tmp_path / "one.npz"])
+    code, out, err = launch([*argv, "--output", tmp_path / "two", "--to", tmp_path / "two.npz"], tmp_path).wait()
+    assert code == 0, err
+    assert out.count("saved ") == 1 and err.count("broken.png") == 1
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert one["paths"].tolist() == two["paths"].tolist() and len(one["paths"]) == 35
+        np.testing.assert_allclose(one["features"], two["features"], rtol=1e-3, atol=1e-4)

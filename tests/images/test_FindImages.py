@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from MLPipeline.Errors import DataError
-from MLPipeline.images.FindImages import find_images
+from MLPipeline.images.FindImages import find_images, index_files
 
 FILES = [
     "shots [2]/a.png",
@@ -62,3 +62,17 @@ def test_what_matches_nothing_is_an_error_that_names_it(root: Path, pattern: str
     with pytest.raises(DataError) as caught:
         find_images([Path(pattern)])
     assert caught.value.what == f"{pattern}: no such file or folder"
+
+
+def test_an_index_of_files_keeps_their_paths_and_their_order(root: Path) -> None:
+    inside = [Path("plain/h.png"), Path("plain/deep/é.png"), Path("plain/\udcff.png")]
+    index = index_files(inside)
+    assert index.root == Path("plain") and [index.path(k) for k in range(3)] == inside
+    assert index.splits.tolist() == [0, 0, 0] and index.classes == ("image",)
+    mixed = [root / "q/g.png", Path("plain/h.png")]
+    index = index_files(mixed)
+    assert index.root == Path() and [index.path(k) for k in range(2)] == mixed
+    assert [index_files([Path("a.png"), Path("../b.png")]).path(k) for k in range(2)] == [
+        Path("a.png"),
+        Path("../b.png"),
+    ]

@@ -90,7 +90,7 @@ def fixes_of(*names: str) -> list[Fix]:
 
 def test_an_untouched_table_changes_nothing(index: ImageIndex, tmp_path: Path) -> None:
     file = tmp_path / "fixes.csv"
-    assert write_fixes(file, fixes_of("cat/001.png", "=1+1/000.png")) == 0
+    assert write_fixes(file, fixes_of("cat/001.png", "=1+1/000.png")) == []
     assert labels_of(apply_fixes(index, file)) == labels_of(index)
 
 
@@ -100,7 +100,10 @@ def test_what_people_decided_outlives_the_next_audit(index: ImageIndex, tmp_path
     rows = pd.read_csv(file, dtype=str, keep_default_na=False)
     rows.loc[0, "label"], rows.loc[1, "label"] = "dog", ""
     rows.to_csv(file, index=False)
-    assert write_fixes(file, fixes_of("cat/001.png", "=1+1/000.png")) == 2
+    kept = write_fixes(file, fixes_of("cat/001.png", "=1+1/000.png"))
+    assert [(row["path"], row["label"], row["given"], row["confidence"]) for row in kept] == [
+        ("cat/000.png", "dog", "cat", "0.9"), ("cat/001.png", "", "cat", "0.9")
+    ]  # fmt: skip
     rows = pd.read_csv(file, dtype=str, keep_default_na=False)
     assert rows[["path", "label"]].values.tolist() == [
         ["cat/000.png", "dog"], ["cat/001.png", ""], ["'=1+1/000.png", "'=1+1"]

@@ -1,0 +1,1 @@
+"""The features of images: computed, stored in a file, and compared to find similar images."""
