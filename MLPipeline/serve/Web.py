@@ -53,7 +53,12 @@ class Problem(BaseModel):
 
 def new_api(title: str) -> FastAPI:
     """Return an app without routes, whose description is at /openapi.json and whose errors are all `Problem`s."""
-    errors = {403: "foreign Host or Origin header", 422: "what the request has cannot be used", 503: "busy: try again"}
+    errors = {
+        400: "the body cannot be parsed",
+        403: "foreign Host or Origin header",
+        422: "what the request has cannot be used",
+        503: "busy: try again",
+    }
     described: dict[int | str, dict[str, object]] = {
         status: {"model": Problem, "description": text} for status, text in errors.items()
     }
