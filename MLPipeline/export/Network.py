@@ -10,7 +10,6 @@ B images of a batch, S side of the square input, C classes, D features.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping
 from itertools import pairwise
@@ -23,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
+from MLPipeline.files.Json import dump_json
 
 INPUT, KEY = "images", "classifier"
 FORMAT = 1
@@ -103,4 +103,4 @@ def describe(network: ExportedNetwork, card: ModelCard, origin: Mapping[str, Any
         "initial_weights": dict(card.weights),
         "origin": dict(origin),
     }
-    return json.dumps(about)
+    return dump_json(about)
