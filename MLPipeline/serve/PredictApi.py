@@ -70,7 +70,7 @@ def make_api(service: Service) -> FastAPI:
     return api
 
 
-@_router.post("/predict", openapi_extra=BODY, responses={413: {"model": Problem}})
+@_router.post("/predict", openapi_extra=BODY)
 async def predict(
     request: Request,
     topk: Annotated[int | None, Query(ge=1, le=_MAX_TOPK, description="classes per image")] = None,

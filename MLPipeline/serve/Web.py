@@ -55,7 +55,10 @@ def new_api(title: str) -> FastAPI:
     """Return an app without routes, whose description is at /openapi.json and whose errors are all `Problem`s."""
     errors = {
         400: "the body cannot be parsed",
+        401: "the token is missing or wrong",
         403: "foreign Host or Origin header",
+        408: "the request did not arrive in time",
+        413: "the request is too large",
         422: "what the request has cannot be used",
         503: "busy: try again",
     }

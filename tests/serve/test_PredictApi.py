@@ -268,7 +268,7 @@ def operations(service: Service) -> dict[str, Any]:
 
 
 @given(data=st.data())
-@settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_requests_made_up_from_the_description_get_described_answers(
     operations: dict[str, Any], data: st.DataObject
 ) -> None:
