@@ -244,6 +244,12 @@ class Config:
     token: str | None = _flag(
         None, "secret that every request must have, 12 characters or more (none)", "server", is_for_training=False
     )
+    public_name: str | None = _flag(
+        None,
+        "name under which a proxy with https shows this server; requires --token (none)",
+        "server",
+        is_for_training=False,
+    )
     collect: Path | None = _flag(
         None,
         "keep the images that are sent, with their answers and corrections, in this folder (none)",

@@ -38,7 +38,7 @@ from MLPipeline.Errors import DataError, UsageError, one_line
 from MLPipeline.files.Json import dump_json
 from MLPipeline.files.RunFolder import find_run
 from MLPipeline.frozen.FastForward import FastForward
-from MLPipeline.images.GivenImages import THUMBNAIL_QUALITY, THUMBNAIL_SIDE, Ready, prepare_images
+from MLPipeline.images.GivenImages import THUMBNAIL_QUALITY, THUMBNAIL_SIDE, Ready, prepare_image, prepare_images
 from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.report.AnswerCards import answer_card, answer_cards
 from MLPipeline.scoring.Explain import draw_heat
@@ -240,7 +240,7 @@ class ImageClassifier:
 
     def prepare(self, image: Any) -> Ready:
         """Return one image as the model sees it, for `answer`; may be called from several threads at once."""
-        return next(self._prepared([image]))
+        return prepare_image(image, self.card.preprocessing, self.card.image_size)
 
     def answer(self, ready: Iterable[Ready], topk: int = 5, with_heat: bool = False) -> Iterator[Answer]:
         """Yield the answers for images that `prepare` has returned, for servers that decode ahead of the model."""

@@ -36,7 +36,8 @@ def run(config: Config) -> None:
     reserved = reserve(config, find_run(config.output, config.run))
     if config.collect:
         reserved.check_folder("--collect", config.collect)
-    with listen(config.host, config.port, config.token) as server, _alone_in_folder(config):
+    address = config.host, config.port, config.token, config.public_name
+    with listen(*address) as server, _alone_in_folder(config):
         opened, metrics = open_run(config), ServerMetrics()
         classifier = ImageClassifier(opened.model, opened.card, config.precision)
         collection = Collection(config.collect, classifier.classes) if config.collect else None

@@ -112,7 +112,7 @@ _ROWS = (
         "serve",
         "answer images on a page and over HTTP",
         "ServeModel",
-        ("run", "topk", "collect", *_SERVING, "workers", "device", "precision", "output"),
+        ("run", "topk", "collect", *_SERVING, "public_name", "workers", "device", "precision", "output"),
     ),
     Verb("runs", "list the runs in the output folder", "ListRuns", ("output",)),
     Verb("selftest", "check that everything works on this machine", "SelfTest", ("device", "output")),

@@ -47,7 +47,7 @@ class Ready:
     pixels: np.ndarray | None = None  # (S, S, 3) uint8 RGB
     reason: str = ""
     note: str = ""  # a remark on an image that could be read
-    thumbnail: bytes | None = None  # a JPEG of an image in memory; None for a file, which can be read again
+    thumbnail: bytes | None = None  # a JPEG of an image in memory, or b""; None for a file, which can be read again
 
 
 def prepare_images(
@@ -70,6 +70,11 @@ def prepare_images(
         yield from read_ahead(prepare, chain(first, numbered), decoding_threads(workers))
 
 
+def prepare_image(image: Any, preprocessing: Preprocessing, image_size: int) -> Ready:
+    """Return one image as a square of `image_size` pixels, without a thumbnail; raises as `prepare_images` does."""
+    return _prepare((0, image), preprocessing, image_size, with_thumbnail=False)
+
+
 def _each(images: Any) -> Iterator[Any]:
     """Yield the images of an iterable or of a batch (N, ...); or else `images` itself, which is one image."""
     is_tensor = isinstance(images, Tensor)
@@ -89,7 +94,9 @@ def _is_path(image: Any) -> bool:
     return isinstance(image, (str, os.PathLike))
 
 
-def _prepare(item: tuple[int, Any], preprocessing: Preprocessing, image_size: int) -> Ready:
+def _prepare(
+    item: tuple[int, Any], preprocessing: Preprocessing, image_size: int, with_thumbnail: bool = True
+) -> Ready:
     """Return the image of `item`, a number and an image, as the model sees it, or the reason why it cannot be read."""
     number, image = item
     if isinstance(image, Ready):
@@ -106,7 +113,7 @@ def _prepare(item: tuple[int, Any], preprocessing: Preprocessing, image_size: in
             picture = preprocessing.square(_stored(image, number, preprocessing.levels), image_size)
     except UnreadableImage as error:
         return Ready(path, reason=error.reason, thumbnail=None if _is_path(image) else b"")
-    return Ready(path, picture.pixels, note=picture.note, thumbnail=_thumbnail(picture))
+    return Ready(path, picture.pixels, note=picture.note, thumbnail=_thumbnail(picture) if with_thumbnail else b"")
 
 
 def _encoded(image: Any, number: int) -> bytes | None:

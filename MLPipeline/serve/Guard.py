@@ -52,6 +52,7 @@ class Access:
     hosts: frozenset[str] = LOOPBACK_NAMES  # lower case, without port
     any_address: bool = False  # whether any IP address is accepted as the name of the server
     token: str = ""  # empty: none is required
+    is_https: bool = False  # whether browsers reach this server by https alone, through a proxy
 
     def allows_host(self, name: str | None) -> bool:
         """Return whether a request with this `Host`, without its port, is meant for this server."""
@@ -169,7 +170,7 @@ class Guard:
         if scope["method"] == "GET":  # the browser keeps the token as a cookie, and the address is shown without it
             rest = urlencode([pair for pair in asked.query_params.multi_items() if pair[0] != "token"])
             redirect = RedirectResponse("/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else ""), 303)
-            redirect.set_cookie(access.cookie, access.token, httponly=True, samesite="strict")
+            redirect.set_cookie(access.cookie, access.token, httponly=True, samesite="strict", secure=access.is_https)
             refused = RequestRefusedError(303, "")
             refused.response = redirect
             raise refused

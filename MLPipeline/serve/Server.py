@@ -31,6 +31,7 @@ from MLPipeline.serve.Guard import LOOPBACK_NAMES, Access, Guard, Observer
 from MLPipeline.serve.Limits import DEFAULT_LIMITS, Limits
 
 _TOKEN = re.compile(r"[\w.~-]{12,200}", re.ASCII)  # what an address and a cookie can have unescaped
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?", re.ASCII | re.IGNORECASE)
 _END_S = 3  # for requests in work when the server is stopped
 _POLL_S = 0.5  # Windows delivers no signal while a thread is waited for without a limit
 
@@ -42,21 +43,25 @@ class Server:
     socket: socket.socket
     host: str  # as the user has stated it
     token: str = ""
+    public_name: str = ""  # under which a proxy shows this server
 
     @property
     def access(self) -> Access:
         """Who may ask: off loopback also those who use an IP address or the name of this machine."""
-        if is_loopback(self.host):
-            return Access(LOOPBACK_NAMES | {self.host.lower()}, token=self.token)
-        names = {self.host.lower(), socket.gethostname().lower()}
-        return Access(LOOPBACK_NAMES | names, any_address=True, token=self.token)
+        names, is_local = LOOPBACK_NAMES | {self.host.lower(), self.public_name.lower()}, is_loopback(self.host)
+        if not is_local:
+            names |= {socket.gethostname().lower()}
+        return Access(names - {""}, any_address=not is_local, token=self.token, is_https=bool(self.public_name))
 
     @property
     def url(self) -> str:
         """The address to open in a browser, with the token if there is one."""
         is_any = self.host in ("0.0.0.0", "::")
         host = socket.gethostname() if is_any else f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.socket.getsockname()[1]}/" + (f"?token={self.token}" if self.token else "")
+        address = f"http://{host}:{self.socket.getsockname()[1]}/"
+        if self.public_name:
+            address = f"https://{self.public_name}/"
+        return address + (f"?token={self.token}" if self.token else "")
 
     @contextlib.contextmanager
     def running(
@@ -103,22 +108,24 @@ class Server:
 
 
 @contextlib.contextmanager
-def listen(host: str, port: int, token: str | None) -> Iterator[Server]:
+def listen(host: str, port: int, token: str | None, public_name: str | None = None) -> Iterator[Server]:
     """Yield a server whose port is open; connections wait until it runs.
+
+    With `public_name`, others reach it through a proxy that passes the Host header on.
 
     Raises:
         UsageError: the token is unusable, or is missing although other machines could connect; or `host` is not an
             address of this machine.
         ResourceError: the port is in use, or this user may not open it.
     """
-    _check_token(host, token)
+    _check_token(host, token, public_name)
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         opened = socket.create_server((host, port), family=family, backlog=DEFAULT_LIMITS.connections)
     except (OSError, UnicodeError) as error:
         raise _not_opened(host, port, error) from error
     with opened:
-        yield Server(opened, host, token or "")
+        yield Server(opened, host, token or "", public_name or "")
 
 
 def is_loopback(host: str) -> bool:
@@ -129,12 +136,15 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _check_token(host: str, token: str | None) -> None:
+def _check_token(host: str, token: str | None, public_name: str | None) -> None:
     hint = f"Add a secret: --token {secrets.token_urlsafe(16)}"
+    if public_name is not None and not _NAME.fullmatch(public_name):
+        raise UsageError(f"--public-name {public_name}: is not a host name", "Give one such as images.example.org")
     if token is not None and not _TOKEN.fullmatch(token):
         raise UsageError("--token: has fewer than 12 characters, or others than letters, digits and . _ ~ -", hint)
-    if token is None and not is_loopback(host):
-        raise UsageError(f"--host {host}: other machines could connect, and no token is required", hint)
+    if token is None and (public_name or not is_loopback(host)):
+        flag = f"--public-name {public_name}" if public_name else f"--host {host}"
+        raise UsageError(f"{flag}: other machines could connect, and no token is required", hint)
 
 
 def _not_opened(host: str, port: int, error: Exception) -> UsageError | ResourceError:

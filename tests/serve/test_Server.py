@@ -7,8 +7,10 @@ import socket
 import time
 
 import pytest
+from starlette.testclient import TestClient
 
 from MLPipeline.Errors import ResourceError, UsageError
+from MLPipeline.serve.Guard import Guard
 from MLPipeline.serve.Limits import Limits
 from MLPipeline.serve.Server import listen
 from MLPipeline.serve.Web import new_api
@@ -51,6 +53,20 @@ def test_the_address_to_open_has_the_port_and_the_token() -> None:
     with listen("0.0.0.0", 0, TOKEN) as server:
         assert server.url.endswith(f"/?token={TOKEN}") and socket.gethostname() in server.url
         assert server.access.any_address and server.access.token == TOKEN
+
+
+def test_a_proxy_shows_the_server_under_its_own_name() -> None:
+    with listen("127.0.0.1", 0, TOKEN, "images.example.org") as server:
+        assert server.url == f"https://images.example.org/?token={TOKEN}"
+        assert server.access.allows_host("images.example.org") and not server.access.allows_host("example.org")
+        guard = Guard(new_api("test"), server.access)
+        client = TestClient(guard, base_url="https://images.example.org")
+        assert client.get(f"/?token={TOKEN}", follow_redirects=False).headers["set-cookie"].endswith("Secure")
+        assert client.post("/", headers={"Origin": "https://images.example.org"}).status_code == 404
+    with pytest.raises(UsageError, match="--public-name a.b: other machines"), listen("127.0.0.1", 0, None, "a.b"):
+        pass
+    with pytest.raises(UsageError, match="is not a host name"), listen("127.0.0.1", 0, TOKEN, "https://a.b"):
+        pass
 
 
 def test_idle_connections_are_closed_and_the_others_answered() -> None:
