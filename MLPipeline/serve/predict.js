@@ -2,6 +2,7 @@
 "use strict";
 
 const MAX_EARLIER = 24;
+const MAX_PROBLEMS = 5;
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 const earlier = []; // newest first: {address, name, answer, milliseconds}
@@ -50,9 +51,14 @@ async function classify(files) {
     at("status").textContent = problems.length < files.length ? spoken(current) : "";
   }
   if (problems.length) {
-    at("problem").textContent = problems.join("\n");
-    at("problem").hidden = false;
+    const more = problems.length - MAX_PROBLEMS;
+    showProblem(problems.slice(0, MAX_PROBLEMS).join("\n") + (more > 0 ? `\nand ${more} more` : ""));
   }
+}
+
+function showProblem(text) {
+  at("problem").textContent = text;
+  at("problem").hidden = false;
 }
 
 const spoken = ({ answer }) => `${answer.answered ? "" : "Withheld: "}${answer.predicted}, ${percent(answer.confidence)}`;
@@ -122,9 +128,7 @@ at("heat").addEventListener("click", async () => {
   try {
     asked.heat ??= (await ask(asked.file, "?heatmap=1")).answer.heatmap;
   } catch (error) {
-    at("problem").textContent = error.message;
-    at("problem").hidden = false;
-    return undefined;
+    return showProblem(error.message);
   }
   return asked === current ? showHeat(true) : undefined;
 });
@@ -176,9 +180,7 @@ at("camera").addEventListener("click", async () => {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
-    at("problem").textContent = "The browser does not allow the camera, or there is none.";
-    at("problem").hidden = false;
-    return undefined;
+    return showProblem("The browser does not allow the camera, or there is none.");
   }
   at("video").srcObject = stream;
   at("camera-view").hidden = at("shoot").hidden = false;

@@ -105,6 +105,11 @@ def test_a_text_file_is_refused_readably_and_the_next_image_answered(open_served
     drop(page, "cat.png", picture(1))
     page.wait_for_selector("#answer:visible")
     assert page.locator("#problem").is_hidden()
+    page.set_input_files("#file", [{"name": f"{n}.txt", "mimeType": "", "buffer": b"text"} for n in range(7)])
+    page.wait_for_selector("#problem:visible")
+    lines = page.locator("#problem").inner_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["0.txt:", "1.txt:", "2.txt:", "3.txt:", "4.txt:", "and"]
+    assert lines[-1] == "and 2 more"
 
 
 @pytest.mark.parametrize("width", [1280, 375])
