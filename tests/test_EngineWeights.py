@@ -63,7 +63,7 @@ def test_auto_trains_every_layer_from_scratch_and_says_so_before(
     path = tmp_path / "output" / "001-resnet18"
     said = outcome.out.index("ImageNet weights are not available")
     assert "no route to host" in outcome.out and "random weights; all layers are trained" in outcome.out
-    assert said < outcome.out.index("epoch  train loss")
+    assert said < outcome.out.index("--model efficientnet_lite2") < outcome.out.index("epoch  train loss")
     weights = json.loads((path / "metrics.json").read_text())["weights"]
     assert weights["kind"] == "none" and "from scratch" in weights["note"] and weights["sha256"] == ""
     assert json.loads((path / "config.json").read_text())["freeze"] == "none"

@@ -145,7 +145,8 @@ def test_the_defaults_are_settings(name: str) -> None:
 def test_the_recipes_are_defaults() -> None:
     documents = {"image_size": 200, "batch_size": 8, "epochs": 10, "optimizer": "adam", "lr": 0.001}
     assert find_model("resnet50").defaults == documents | {"freeze": "backbone"}
-    assert find_model("efficientnet_lite0").defaults == documents | {"freeze": "backbone"}
+    for name, size in (("efficientnet_lite0", 200), ("efficientnet_lite1", 240), ("efficientnet_lite2", 260)):
+        assert find_model(name).defaults == documents | {"freeze": "backbone", "image_size": size}
     cards = documents | {"image_size": 128, "batch_size": 32, "freeze": "none"}
     assert find_model("efficientnet_b0").defaults == cards
     assert find_model("cnn").defaults["batch_size"] == 20
@@ -214,7 +215,7 @@ def test_a_model_file_without_models_is_refused(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     "name",
-    ["cnn", "cnn_residual", "resnet18", "efficientnet_b0", "efficientnet_lite0", "regnet_y_400mf", "squeezenet1_1"],
+    ["cnn", "cnn_residual", "resnet18", "efficientnet_b0", "efficientnet_lite2", "regnet_y_400mf", "squeezenet1_1"],
 )
 def test_a_model_without_memory_is_the_same_model(name: str) -> None:
     """Nothing but the values of its parameters is missing: not a buffer, nor a table of positions."""

@@ -83,7 +83,7 @@ def test_without_imagenet_auto_says_so_and_imagenet_stops(
     report = load_weights(model, changed, "auto")
     assert (report.kind, report.source, report.sha256) == ("none", "", "")
     assert report.note.startswith("ImageNet weights are not available (http://127.0.0.1:")
-    assert reason in report.note and report.note.endswith(": training from scratch")
+    assert reason in report.note and ": training from scratch. Better: --model efficientnet_lite2" in report.note
     assert same(model, before)
 
     with pytest.raises(ResourceError) as caught:
@@ -177,6 +177,14 @@ def test_none_asks_nobody(packaged: ModelSpec) -> None:
     report = load_weights(model, packaged, "none")
     assert (report.kind, report.source, report.sha256, report.note) == ("none", "", "", "random weights, as asked")
     assert same(model, before)
+
+
+def test_no_other_model_is_named_where_its_weights_are_missing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lite2 = find_model("efficientnet_lite2")
+    absent = replace(lite2, pretrained=replace(lite2.pretrained, package="not_installed_here"))
+    monkeypatch.setattr("MLPipeline.Weights.find_model", lambda name: absent)
+    report = load_weights(absent.build(3, 260), absent, "auto")
+    assert report.note.endswith("(the package not-installed-here is not installed): training from scratch")
 
 
 def test_efficientnet_lite0_has_its_weights_without_a_network(cache: Path) -> None:

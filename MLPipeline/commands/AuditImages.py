@@ -127,7 +127,7 @@ def _keeper(config: Config, index: ImageIndex) -> RowKeeper:
         from MLPipeline.frozen.FrozenStages import FrozenStages
 
         try:
-            model = _network(config.device, len(index.classes), len(index))
+            model = _network(config.device, len(index))
         except ResourceError:  # reported by `_judge`, which needs the features
             return None
         return FrozenStages(model, IMAGE_SIZE, config.precision)
@@ -143,7 +143,7 @@ def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tupl
     """
     from MLPipeline.Features import extract
 
-    model = _network(config.device, len(index.classes), int(inspection.is_readable.sum()))
+    model = _network(config.device, int(inspection.is_readable.sum()))
     readable = replace(index, splits=np.where(inspection.is_readable, TRAIN, UNSPLIT).astype(np.int8))
     cache, preprocessing = config.output / "cache", Preprocessing(levels=inspection.levels)
     dataset = extract(
@@ -161,25 +161,21 @@ def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tupl
     return positions, dataset.rows.take(positions, 0).numpy()
 
 
-def _network(device_name: str, num_classes: int, num_images: int) -> Classifier:
+def _network(device_name: str, num_images: int) -> Classifier:
     """Return the network that computes the features.
 
     Raises:
         ResourceError: its weights are not available, or there are too many images for the device.
     """
     from MLPipeline.Device import choose_device
-    from MLPipeline.Models import build_model, find_model
-    from MLPipeline.Weights import load_weights
+    from MLPipeline.similarity.FeatureNetwork import pretrained_network
 
     device = choose_device(device_name)
     limit = MAX_IMAGES["cpu" if device.type == "cpu" else "gpu"]
     if num_images > limit:
         what = f"computing features of {num_images:,} images takes too long on {device.type.upper()}"
         raise ResourceError(what, f"Use at most {limit:,} images")
-    model = build_model(NETWORK, num_classes, IMAGE_SIZE)
-    load_weights(model, find_model(NETWORK), "imagenet")
-    model.freeze("backbone")
-    return model.to(device)
+    return pretrained_network(NETWORK, device).model
 
 
 def _fixes(index: ImageIndex, judgement: Judgement) -> list[Fix]:

@@ -55,7 +55,7 @@ def advice(
     found = []
     if from_scratch:
         text = "Training from random weights requires many more images. Start from the ImageNet weights of this model:"
-        found.append(Advice(text, "--model efficientnet_lite0"))
+        found.append(Advice(text, "--model efficientnet_lite2"))
     if scores and scores.get("weakest_class_taken_for"):
         found.append(_on_the_weakest(scores))
     best = next((record for record in reversed(history) if record.is_best), None)

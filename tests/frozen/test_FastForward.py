@@ -57,7 +57,9 @@ class Untraceable(nn.Module):
         return inputs if inputs.sum() > 0 else -inputs
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0", "cnn"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0", "efficientnet_lite2", "cnn"]
+)
 @pytest.mark.parametrize("size", [64, 75])
 def test_fused_in_fp32_is_the_network_itself(name: str, size: int) -> None:
     model = trained(name, size)

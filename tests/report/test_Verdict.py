@@ -48,4 +48,4 @@ def test_advice_is_given_only_where_figures_call_for_it() -> None:
     assert augment.flags == "--augment crop,jitter"  # no mirroring: it may exchange classes
     assert advice(None, [replace(EPOCHS[0], train_accuracy=0.99, val_accuracy=math.nan)], 3, False, 0) == []
     assert advice(None, EPOCHS, 3, False, 2)[0].text.startswith("2\N{NO-BREAK SPACE}files could not be read")
-    assert advice(None, EPOCHS, 3, True, 0)[0].flags == "--model efficientnet_lite0"
+    assert advice(None, EPOCHS, 3, True, 0)[0].flags == "--model efficientnet_lite2"
