@@ -18,7 +18,7 @@ from MLPipeline.heads.HeadImages import HeadImages
 from MLPipeline.scoring.Predictions import in_eval_mode
 from MLPipeline.training.Balance import class_weights
 
-MAX_BYTES = 2**31  # of features in memory
+MAX_BYTES = 2**30  # of features in memory
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from MLPipeline.scoring.Predictions import Predictions
 RIDGE, LOGISTIC, AVERAGE, AUTO = "ridge", "logistic", "average", "auto"
 NAMES = {RIDGE: "ridge", LOGISTIC: "logistic regression", AVERAGE: "the average of ridge and logistic regression"}
 # From strong to weak: the shrinkage of the covariance (see LinearHead), and of the squared weights (see Logistic).
-PENALTIES = {RIDGE: (0.99, 0.9, 0.6, 0.3, 0.1, 0.03, 0.01), LOGISTIC: (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)}
+PENALTIES = {RIDGE: (0.99, 0.9, 0.6, 0.3, 0.1, 0.03, 0.01), LOGISTIC: (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)}
 FALLBACK = {RIDGE: 0.9, LOGISTIC: 0.3}  # where no class has two images of which one could be left out
 NUM_FOLDS = 5
 MAX_COMPARED = 10_000  # images on which the candidates are compared: more would hardly change the choice

@@ -36,7 +36,7 @@ def content(output: Path, name: str) -> dict[str, Any]:
 
 
 def test_123_classes_smaller_than_the_number_of_folds_are_in_fewer_folds(output: Path) -> None:
-    """A class with fewer images than folds is tested in fewer folds, one with a single image in none; the run says so."""
+    """A class with fewer images than folds is tested in fewer folds, a single image in none; this is said."""
     found = content(output, "alone")
     assert found["folds"] == {"number": 4, "num_images": 19, "classes_of_fewer_folds": {"owl": 3, "yak": 1}}
     supports = {name: each["support"] for name, each in found["test"]["per_class"].items()}
