@@ -36,6 +36,7 @@ def _flag(
 
 DEFAULT_DATA = Path("Data")
 FITS = ("stretch", "crop", "pad")
+HEADS = ("linear", "ridge", "logistic", "auto")
 # Defaults for what neither the user nor the model sets.
 NEUTRAL: Mapping[str, Any] = {
     "schedule": "constant",
@@ -45,6 +46,7 @@ NEUTRAL: Mapping[str, Any] = {
     "clip_norm": 0.0,
     "layer_decay": 1.0,
     "augment": "none",
+    "head": "linear",
 }
 _MAX_SETTINGS_BYTES = 10**6
 _NOT_STORED = ("paths", "config", "resume", "find_lr", "to", "in_")
@@ -127,6 +129,13 @@ class Config:
     dropout: float | None = _flag(
         None, "dropout rate before the last layer (the model's)", "what to train", low=0, high=0.95
     )
+    head: str = _flag(
+        None,
+        "how the head on a frozen backbone is fitted: linear (gradient descent), ridge (closed form), logistic "
+        "(L-BFGS), or auto: the best of the last two out of fold (the model's)",
+        "what to train",
+        choices=HEADS,
+    )
     unfreeze_after: int | None = _flag(
         None,
         "train the head for this many epochs, then also the stages that --freeze leaves free (never)",
@@ -146,6 +155,16 @@ class Config:
         "training",
         low=1,
         high=100_000,
+    )
+    folds: int | None = _flag(
+        None,
+        "cross-validation: every image is tested once, with a head fitted without its fold (no folds)",
+        "training",
+        low=2,
+        high=100,
+    )
+    ensemble: bool = _flag(
+        False, "with --folds: keep the average of the heads of all folds where it validates better", "training"
     )
     val_fraction: float = _flag(0.15, "share of the images for validation", "images", low=0, high=0.9)
     test_fraction: float = _flag(0.15, "share of the images for the test", "images", low=0, high=0.9)

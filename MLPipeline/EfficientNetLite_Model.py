@@ -186,6 +186,7 @@ def _spec(number: int, width: float, depth: float, image_size: int, dropout: flo
             "optimizer": "adam",
             "lr": 0.001,
             "freeze": "backbone",
+            "head": "auto",
         },
         # The early stages detect edges and colours, which ImageNet has taught them, and take over half of the time of a
         # step. Lite0's test accuracy on photographs of clothing: 92.2 % (mean of three seeds); with the head alone

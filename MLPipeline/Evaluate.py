@@ -87,7 +87,7 @@ class Scorer:
             for rows, _ in epoch:
                 if not len(rows):  # fewer images than ranks
                     continue
-                features = self._features(rows)
+                features = self.features(rows)
                 logits.append(self.model.head(features).float().cpu())
                 distances.append(distances_to(centers, features.cpu()) if centers is not None else torch.empty(0))
         all_logits = ranks.merge(places, torch.cat(logits), len(positions))
@@ -107,10 +107,10 @@ class Scorer:
             for first in range(0, len(positions), size := forward_batch(self.device)):
                 batch = positions[first : first + size]
                 targets = one_hot(torch.from_numpy(index.labels[batch]).long(), len(index.classes))
-                sums = sums + targets.T.double() @ self._features(self.dataset.rows.take(batch, 0)).cpu().double()
+                sums = sums + targets.T.double() @ self.features(self.dataset.rows.take(batch, 0)).cpu().double()
         return normalize(sum(ranks.gather(sums), torch.zeros(())), dim=1).half()
 
-    def _features(self, rows: Tensor) -> Tensor:
+    def features(self, rows: Tensor) -> Tensor:
         """Return the features (B, D) float32, on the device, of stored rows (B, ...)."""
         if self._forward is None:
             return self.model.trainable_features(rows.to(self.device))

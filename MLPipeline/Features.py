@@ -69,6 +69,11 @@ class Dataset:
     notes: tuple[Skipped, ...] = ()  # images that are used with a remark: end marker missing, first of several frames
 
     @property
+    def num_views(self) -> int:
+        """How many augmented views of each training image are stored."""
+        return self.rows.numbers.shape[1] - 1 if isinstance(self.rows, CachedRows) else 0
+
+    @property
     def skipped(self) -> tuple[Skipped, ...]:
         """All files that are not used, with reasons."""
         return self.index.skipped

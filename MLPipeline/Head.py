@@ -1,9 +1,9 @@
-"""Changes the head of a classifier for `--hidden` and `--dropout`, in the same way for training and for loading."""
+"""The head of a classifier: changed for `--hidden` and `--dropout`, or given weights that were solved for."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from MLPipeline.Errors import UsageError
 
@@ -38,6 +38,20 @@ def make_head(head: nn.Module, hidden: int | None, dropout: float | None, seed: 
         rest += [layer.to(device), nn.ReLU()]
         last = last.to(device)
     return nn.Sequential(*rest, *([nn.Dropout(dropout)] if dropout else []), last)
+
+
+def is_single_layer(head: nn.Module) -> bool:
+    """Return whether `head` is one linear layer, perhaps after dropout, so that it can be solved."""
+    *rest, last = list(head) if isinstance(head, nn.Sequential) else [head]
+    return isinstance(last, nn.Linear) and last.bias is not None and all(isinstance(each, nn.Dropout) for each in rest)
+
+
+def set_layer(head: nn.Module, weights: Tensor, bias: Tensor) -> None:
+    """Make the linear layer of a single-layer `head` compute `features @ weights (D, C) + bias (C,)`."""
+    layer = _layers(head)[-1]
+    with torch.no_grad():
+        layer.weight.copy_(weights.T)
+        layer.bias.copy_(bias)
 
 
 def own_dropout(head: nn.Module) -> float:

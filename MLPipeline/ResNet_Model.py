@@ -63,6 +63,7 @@ MODELS: dict[str, ModelSpec] = {
             "optimizer": "adam",
             "lr": 0.001,
             "freeze": "backbone",
+            "head": "linear" if name == "resnet50" else "auto",  # ResNet50 is the model of the recipe `documents`
         },
         min_image_size=32,  # layer4 has 1/32 of the image size: at least one pixel
         # V1, although V2 is more accurate on ImageNet: V2 was trained with label smoothing and mixup, and such

@@ -238,6 +238,7 @@ def _spec(name: str) -> ModelSpec:
             "optimizer": "adam",
             "lr": 0.001,
             "freeze": "backbone",
+            "head": "auto",  # where it is a single layer
         },
         min_image_size=max(32, published_minimum),
         pretrained=Pretrained.from_url(chosen.url),

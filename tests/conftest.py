@@ -68,7 +68,7 @@ LONGEST_FILES = (
 )
 # Their results depend on the processor's instructions: .ci/run repeats them with AVX2 alone (`-m arithmetic`).
 ARITHMETIC_FILES = (
-    "audit/test_LinearHead.py",
+    "heads/test_LinearHead.py",
     "distributed/test_WholeBatch.py",
     "frozen/test_FastForward.py",
     "scoring/test_Calibrate.py",

@@ -34,6 +34,7 @@ ROOMS = (
     "training",
     "Train",
     "Evaluate",
+    "heads",
     "tuning",
     "report",
     "audit",

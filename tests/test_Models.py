@@ -144,9 +144,9 @@ def test_the_defaults_are_settings(name: str) -> None:
 
 def test_the_recipes_are_defaults() -> None:
     documents = {"image_size": 200, "batch_size": 8, "epochs": 10, "optimizer": "adam", "lr": 0.001}
-    assert find_model("resnet50").defaults == documents | {"freeze": "backbone"}
+    assert find_model("resnet50").defaults == documents | {"freeze": "backbone", "head": "linear"}
     for name, size in (("efficientnet_lite0", 200), ("efficientnet_lite1", 240), ("efficientnet_lite2", 260)):
-        assert find_model(name).defaults == documents | {"freeze": "backbone", "image_size": size}
+        assert find_model(name).defaults == documents | {"freeze": "backbone", "image_size": size, "head": "auto"}
     cards = documents | {"image_size": 128, "batch_size": 32, "freeze": "none"}
     assert find_model("efficientnet_b0").defaults == cards
     assert find_model("cnn").defaults["batch_size"] == 20

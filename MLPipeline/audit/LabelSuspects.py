@@ -11,8 +11,9 @@ import logging
 import numpy as np
 
 from MLPipeline.audit.Judgement import Suspects
-from MLPipeline.audit.LinearHead import assign_folds, sum_up
 from MLPipeline.Errors import ResourceError, is_out_of_memory
+from MLPipeline.heads.Folds import assign_folds
+from MLPipeline.heads.LinearHead import sum_up
 
 NUM_FOLDS = 5
 # The label of a suspect has a probability below the first limit, and another class one above the second. Of 60 wrong

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from MLPipeline.audit.Judgement import Forecast, LearningCurve
-from MLPipeline.audit.LinearHead import LinearHead, assign_folds, head_of_few, sum_up
+from MLPipeline.heads.Folds import assign_folds
+from MLPipeline.heads.LinearHead import LinearHead, head_of_few, sum_up
 from MLPipeline.scoring.Intervals import wilson_interval
 
 SHARES = np.array([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from MLPipeline.audit.LinearHead import assign_folds, head_of_few
+from MLPipeline.heads.Folds import assign_folds
+from MLPipeline.heads.LinearHead import head_of_few
 from MLPipeline.scoring.Intervals import wilson_interval
 
 NUM_FOLDS = 5

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from MLPipeline.audit.LinearHead import assign_folds
+from MLPipeline.heads.Folds import assign_folds
 from MLPipeline.images.Fingerprint import KINDS
 from MLPipeline.scoring.Intervals import wilson_interval
 

@@ -51,7 +51,8 @@ class ImageIndex:
     """All images of a data folder, packed into arrays, so that a million images need no Python object each.
 
     `labels` (N,) int32: positions in `classes`; `splits` (N,) int8: 0 train, 1 val, 2 test, -1 not split yet;
-    `groups` (N,) int32 from a label table: images with the same number stay in one split, -1 is not in a group;
+    `groups` (N,) int32 from a label table: images with the same number stay in one split, -1 is not in a group; after
+    the split also those of copies;
     `gaps`: the classes of which a split has no images.
     """
 

@@ -23,11 +23,12 @@ from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL
 from MLPipeline.Models import find_model
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Names import drawable
-from MLPipeline.report.Report import counted
-from MLPipeline.report.RunPage import SPLIT_NAMES, ReportContent
+from MLPipeline.report.Report import HEAD_NAMES, counted
+from MLPipeline.report.RunPage import SPLIT_NAMES, ReportContent, split_name
 from MLPipeline.report.Verdict import MISCALIBRATED, WIDE_INTERVAL, verdict
 from MLPipeline.scoring.Metrics import shown_metrics
 from MLPipeline.scoring.Unknown import UnknownRule
+from MLPipeline.training.Phases import is_solved
 
 CARD_FILE, AUDIT_SUMMARY = "MODEL_CARD.md", "summary.json"
 MAX_ROWS, MAX_WEAK, MAX_LISTED, MAX_CLASSES_NAMED = 25, 3, 5, 12
@@ -48,7 +49,7 @@ def model_card(folder: Path, content: ReportContent) -> str:
     """Return the card of the finished run in `folder`, as Markdown."""
     split = next((split for split in (TEST, VAL) if content.metrics[SPLITS[split]]["n"]), None)
     scores = None if split is None else content.metrics[SPLITS[split]]
-    name = "" if split is None else SPLIT_NAMES[split]
+    name = "" if split is None else split_name(split, content.metrics)
     sections = {
         "": _summary(content, scores, name),
         "Model": _model(folder, content),
@@ -144,7 +145,12 @@ def _training(content: ReportContent) -> str:
     config = content.config
     parts = {"backbone": "the head, on a frozen backbone", "none": "all layers"}
     part = parts.get(str(config.freeze), f"the layers after {code(str(config.freeze))}")
-    if config.unfreeze_after:
+    if is_solved(config):
+        fitted = f"the head, by {HEAD_NAMES[config.head]}"
+        if not config.unfreeze_after:
+            return f"{fitted}, on a frozen backbone; seed {config.seed}"
+        part = f"{fitted}, then {part}"
+    elif config.unfreeze_after:
         part = f"the head for {counted(config.unfreeze_after, 'epoch')}, then {part}"
     best = max((record.epoch for record in content.history if record.is_best), default=0)
     return (

@@ -36,10 +36,19 @@ from MLPipeline.scoring.Metrics import baseline
 from MLPipeline.scoring.Predictions import worst_mistakes
 from MLPipeline.scoring.PredictionsTable import MAX_CLASS_COLUMNS, all_probabilities, predictions_table
 from MLPipeline.scoring.Unknown import UnknownRule
+from MLPipeline.training.Phases import is_solved
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
 MAX_GRID_IMAGES = 16
+HEAD_NAMES = {
+    "ridge": "ridge regression, penalty chosen out of fold",
+    "logistic": "logistic regression, penalty chosen out of fold",
+    "auto": "ridge or logistic regression, whichever is better out of fold",
+}
+FEW_TESTED = 100  # test images: fewer give an interval more than ten points wide
+FOLDS_LINE = "folds    {}: afterwards every image is tested once, by a head fitted without it"
+FOLDS_HINT = "--folds 5 tests every image once, which makes the interval narrower"
 _MAX_CAUSES = 5  # lines on classes without images
 
 logger = logging.getLogger(__name__)
@@ -149,16 +158,32 @@ def summary_lines(index: ImageIndex, config: Config, weights: WeightsReport, dev
     trained = {"backbone": "only the head is trained", "none": "all layers are trained"}
     layers = trained.get(str(config.freeze), f"the layers after {config.freeze} are trained")
     if config.unfreeze_after:
-        layers = f"the head is trained for {counted(config.unfreeze_after, 'epoch')}, then {layers}"
+        first = "fitted first" if is_solved(config) else f"trained for {counted(config.unfreeze_after, 'epoch')}"
+        layers = f"the head is {first}, then {layers}"
     return [
         *([f"recipe   {config.recipe} stands for {flags_of(config.recipe)}"] if config.recipe else []),
         f"images   {len(index.classes)} classes in {index.root}: {sizes}",
         f"model    {config.model} with {start}; {layers}",
         *([f"         {weights.note}"] if weights.kind == "none" and config.weights != "none" else []),
-        f"training {counted(config.epochs, 'epoch')}, batch {config.batch_size}, {config.optimizer} at {config.lr:g}, "
-        f"{config.image_size}x{config.image_size} pixels, seed {config.seed}, on {device.type}",
+        f"training {_method(config)}, {config.image_size}x{config.image_size} pixels, seed {config.seed}, "
+        f"on {device.type}",
         augment_line(config),
+        *([FOLDS_LINE.format(config.folds)] if config.folds else []),
     ]
+
+
+def _method(config: Config) -> str:
+    """Return how the weights are found: `10 epochs, batch 8, adam at 0.001`."""
+    if is_solved(config):
+        head = f"head by {HEAD_NAMES[config.head]}"
+        if not config.unfreeze_after:
+            return head
+        return f"{head}; then {counted(config.epochs - config.unfreeze_after, 'epoch')}, {_descent(config)}"
+    return f"{counted(config.epochs, 'epoch')}, {_descent(config)}"
+
+
+def _descent(config: Config) -> str:
+    return f"batch {config.batch_size}, {config.optimizer} at {config.lr:g}"
 
 
 def augment_line(config: Config) -> str:
@@ -198,13 +223,25 @@ def closing_lines(metrics: Mapping[str, Any], gaps: Sequence[Gap] = ()) -> list[
     split = next((split for split in (TEST, VAL) if metrics[SPLITS[split]]["n"]), None)
     if split is None:
         return ["result   accuracy unknown: there are no validation or test images"]
-    scores, name = metrics[SPLITS[split]], SPLITS[split]
+    scores, name = metrics[SPLITS[split]], title_of_split(split, metrics)
     causes = [gap.to_text() for gap in gaps if gap.split == split]
     result, *others = result_lines(scores, name, causes)
     if (baseline := metrics["baseline_accuracy"]) is not None:
         result += f"; majority-class baseline {100 * baseline:.1f} %"
         result += f" (class {drawable(metrics['baseline_class'], 40)})" if scores["classes_without_images"] else ""
-    return [result, *others]
+    return [result, *others, *([f"hint     {few}: {FOLDS_HINT}"] if (few := too_few_tested(metrics)) else [])]
+
+
+def title_of_split(split: int, metrics: Mapping[str, Any]) -> str:
+    """Return what the images of an evaluated split are called: those of the folds are not test images only."""
+    return "cross-validated" if split == TEST and metrics.get("folds") else SPLITS[split]
+
+
+def too_few_tested(metrics: Mapping[str, Any]) -> str:
+    """Return `only 30 test images` if folds, which test all images, would say more about a frozen backbone's head."""
+    number = metrics[SPLITS[TEST]]["n"]
+    is_fixed = metrics.get("freeze") == "backbone" and not metrics.get("fine_tuning") and not metrics.get("folds")
+    return f"only {counted(number, 'test image')}" if is_fixed and number < FEW_TESTED else ""
 
 
 def result_lines(scores: Mapping[str, Any], split: str = "", causes: Sequence[str] = ()) -> list[str]:

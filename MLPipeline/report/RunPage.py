@@ -16,16 +16,18 @@ import numpy as np
 from MLPipeline.Config import Config
 from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.Evaluate import SplitPredictions
+from MLPipeline.heads.SolveHead import NAMES
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
-from MLPipeline.images.ScanFolders import SPLITS, VAL, Gap, ImageIndex
+from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL, Gap, ImageIndex
 from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
 from MLPipeline.report.MatrixView import most_confused, shaded_rows
-from MLPipeline.report.Page import percent, write_page
+from MLPipeline.report.Page import count, percent, write_page
+from MLPipeline.report.Report import too_few_tested
 from MLPipeline.report.Thumbnails import Photo
-from MLPipeline.report.Verdict import advice, verdict
+from MLPipeline.report.Verdict import Advice, advice, verdict
 from MLPipeline.scoring.Intervals import wilson_interval
 from MLPipeline.scoring.Metrics import METRICS, shown_metrics, title_of
 from MLPipeline.training.TrainState import EpochRecord
@@ -97,7 +99,6 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
     split = VAL if evaluated is None else evaluated.split
     scores = _scores_so_far(content) if evaluated is None else content.metrics[SPLITS[split]]
     baseline = content.metrics.get("baseline_accuracy") if scores else None
-    from_scratch = content.weights.kind == "none"
     best = next((record for record in reversed(content.history) if record.is_best), None)
     return {
         "run": folder.name,
@@ -105,14 +106,15 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
         "content": content,
         "classes": index.classes,
         "scores": scores,
-        "split": SPLIT_NAMES[split],
+        "split": split_name(split, content.metrics),
         "baseline": baseline,
         "verdict": "" if content.interrupted and not scores else verdict(scores, baseline),
-        "advice": advice(scores, content.history, config.epochs, from_scratch, len(content.index.skipped)),
-        "from_scratch": from_scratch,
+        "advice": _advice(content, scores),
+        "from_scratch": content.weights.kind == "none",
         "best": best,
         "curves": _curves(content.history, best),
-        "tuning": _tuning(content),
+        "tuning": " ".join(filter(None, (_head(content.metrics.get("head") or {}), _tuning(content)))),
+        "folds": _folds(content),
         "baseline_class": content.metrics.get("baseline_class"),
         "gaps": _gap_lines(content, split, scores),
         **(NO_ANSWERS if evaluated is None else _on_answers(content, evaluated, scores or {})),
@@ -142,6 +144,49 @@ def _tuning(content: ReportContent) -> str:
         f"Validation loss of the head alone: {found['head_loss']:.4f} (accuracy {percent(found['head_accuracy'])}); "
         f"after fine-tuning: {found['tuned_loss']:.4f} (accuracy {percent(found['tuned_accuracy'])}). "
         f"The {kept} had the lower loss {'and are' if found['kept'] == 'fine-tuned' else 'and is'} saved."
+    )
+
+
+def split_name(split: int, metrics: Mapping[str, Any]) -> str:
+    """Return what the images of an evaluated split are called on a page."""
+    return "cross-validated" if split == TEST and metrics.get("folds") else SPLIT_NAMES[split]
+
+
+def _advice(content: ReportContent, scores: Mapping[str, Any] | None) -> list[Advice]:
+    from_scratch = content.weights.kind == "none"
+    found = advice(scores, content.history, content.config.epochs, from_scratch, len(content.index.skipped))
+    few = too_few_tested(content.metrics) if content.metrics else ""
+    text = f"There are {few}. Test every image once, by cross-validation; the interval becomes narrower:"
+    return [Advice(text, "--folds 5"), *found] if few else found
+
+
+def _folds(content: ReportContent) -> str:
+    """Return the sentence on cross-validation; empty without it."""
+    found = content.metrics.get("folds")
+    if not found:
+        return ""
+    return (
+        f"The figures are of {count(found['num_images'], 'image')}, each classified once by a head fitted without its "
+        f"fold ({found['number']} folds). The saved model is fitted on all images but the validation images; the "
+        "intervals take into account that the heads of the folds share most of their images (Nadeau and Bengio, 2003)."
+    )
+
+
+def _head(found: Mapping[str, Any]) -> str:
+    """Return the sentence on how the head was chosen; empty for one trained by gradient descent."""
+    scored = [f"{NAMES[each['kind']]} {percent(each['accuracy'])}" for each in found.get("out_of_fold", ())]
+    if not scored:
+        return ""
+    chosen = next(each for each in found["out_of_fold"] if each["kind"] == found["chosen"])
+    return (
+        f"The head is {NAMES[chosen['kind']]}, whose predictions had the lowest loss out of fold: it classified "
+        f"{percent(chosen['accuracy'])} of {count(found['num_images'], 'image')} left out correctly"
+        + (f" ({', '.join(scored)})." if len(scored) > 1 else ".")
+        + (
+            " The saved head is the average of the heads of all folds."
+            if (found.get("ensemble") or {}).get("is_kept")
+            else ""
+        )
     )
 
 

@@ -20,6 +20,7 @@ from MLPipeline.Errors import PipelineError, UsageError
 from MLPipeline.Evaluate import SplitPredictions, calibrate_and_score
 from MLPipeline.Features import Dataset
 from MLPipeline.files.RunsTable import record_run
+from MLPipeline.heads.CrossValidate import widened
 from MLPipeline.images.ScanFolders import VAL
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.ModelCard import write_model_card
@@ -28,7 +29,10 @@ from MLPipeline.report.RunPage import ReportContent, prepare_report, write_repor
 from MLPipeline.scoring.Explain import explain_images
 from MLPipeline.scoring.Intervals import paired_interval
 from MLPipeline.scoring.Predictions import Predictions, worst_mistakes
+from MLPipeline.steps.FitHead import head_figures
+from MLPipeline.steps.FoldHead import fold_predictions
 from MLPipeline.steps.Job import Job
+from MLPipeline.training.Phases import head_epochs
 
 MAX_HEAT_MAPS = 24  # of the worst mistakes, the first rows of the gallery; each requires a forward and a backward pass
 
@@ -40,13 +44,12 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     """
     config = job.config
     card, scored = calibrate_and_score(job.model, dataset, job.card, config.precision, config.target_precision)
+    scored, folds = _with_folds(job, dataset, scored)
     ranks.leave()  # the rest is done by rank 0 alone
     if not ranks.is_first:
         return
     save_checkpoint(job.run.model_file, job.model, card)
-    about = {"model": config.model, "weights": asdict(job.weights), "freeze": config.freeze}
-    metrics = about | {"temperature": card.temperature} | measure(dataset.index, scored)
-    metrics |= {"fine_tuning": _fine_tuning(job, scored)}
+    metrics = {"temperature": card.temperature} | _measure(job, dataset, scored, folds)
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
     heat_maps = _heat_maps(job, dataset, scored)
     notes, photos = job.inspection.notes(job.index), job.photos.result() if job.photos else {}
@@ -73,6 +76,28 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
     _say_all(job, metrics, total_s)
+
+
+def _with_folds(
+    job: Job, dataset: Dataset, scored: list[SplitPredictions]
+) -> tuple[list[SplitPredictions], dict[str, Any] | None]:
+    """Return the predictions with those of `--folds` in place of the test images, and what is said of the folds."""
+    if not job.config.folds:
+        return scored, None
+    tested, folds = fold_predictions(job, dataset)
+    return [*scored[:-1], tested], folds
+
+
+def _measure(
+    job: Job, dataset: Dataset, scored: Sequence[SplitPredictions], folds: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the metrics of the run, except for the temperature and the times."""
+    config = job.config
+    about = {"model": config.model, "weights": asdict(job.weights), "freeze": config.freeze}
+    metrics = about | measure(dataset.index, scored) | {"head": head_figures(config, job.solution), "folds": folds}
+    if folds:
+        metrics["test"] = widened(metrics["test"], folds["number"])
+    return metrics | {"fine_tuning": _fine_tuning(job, scored)}
 
 
 @contextlib.contextmanager
@@ -118,7 +143,7 @@ def _fine_tuning(job: Job, scored: Sequence[SplitPredictions]) -> dict[str, Any]
     `tuned_loss` and `tuned_accuracy` of the best epoch of fine-tuning.
     """
     after = next((each.predictions for each in scored if each.split == VAL), None)
-    tuned = [record for record in job.history if record.epoch > (job.config.unfreeze_after or 0)]
+    tuned = [record for record in job.history if record.epoch > head_epochs(job.config)]
     if job.head is None or after is None or not len(after.labels) or not tuned:
         return None
     was_right, is_right = (each.predicted == each.labels for each in (job.head, after))

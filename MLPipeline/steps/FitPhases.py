@@ -27,9 +27,10 @@ from MLPipeline.images.ScanFolders import TRAIN, VAL
 from MLPipeline.Models import find_model
 from MLPipeline.report.Gallery import order_photos
 from MLPipeline.report.Report import counted, epoch_line, oddity_lines, write_history, write_inputs
+from MLPipeline.steps.FitHead import solved_epochs
 from MLPipeline.steps.Job import Job
 from MLPipeline.Train import fit
-from MLPipeline.training.Phases import Phase, fit_into, plan
+from MLPipeline.training.Phases import Phase, fit_into, is_solved, plan
 from MLPipeline.training.Resume import Saver, Standing, load_standing, restore
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 
@@ -82,7 +83,7 @@ def _show_inputs(job: Job, dataset: Dataset, config: Config) -> None:
         digests = job.inspection.prints["digest"]
         write_inputs(job.run.path, dataset, digests, job.preprocessing, positions, augmentation, config.seed)
         job.photos = order_photos(dataset.index, job.preprocessing.levels)
-    if not _is_notebook_style(config):
+    if not (_is_notebook_style(config) or is_solved(config)):
         say(epoch_line(None))
 
 
@@ -92,7 +93,8 @@ def fit_phase(job: Job, dataset: Dataset, phase: Phase) -> None:
     # Where the cache has no room for the output of the frozen stages, they run in every epoch.
     part = job.model if dataset.rows.are_pixels else job.model.trainable_part()
     state = TrainState(part, phase.config, job.device, job.history)
-    if job.standing and job.standing.phase == phase.number:
+    is_closed = is_solved(phase.config)
+    if job.standing and job.standing.phase == phase.number and not is_closed:
         phase = _resume(job, job.standing, state, phase)
     elif job.config.time and (phase.number or phase.config.freeze != "backbone"):
         phase = _plan_within(job, phase, seconds_per_epoch(part, train, val, phase.config, job.device))
@@ -100,7 +102,10 @@ def fit_phase(job: Job, dataset: Dataset, phase: Phase) -> None:
     saver = Saver(job.run.path, job.identity, phase.number, phase.config.epochs, job.head, stop_signals.check)
     try:
         with stop_signals.deferred():
-            epochs = fit(part, train, val, phase.config, job.device, progress, state, saver)
+            if is_closed:
+                epochs = solved_epochs(job, dataset, phase.config, state)
+            else:
+                epochs = fit(part, train, val, phase.config, job.device, progress, state, saver)
             _run_epochs(job, epochs, state, saver)
     except (KeyboardInterrupt, PipelineError):
         _save_best(job)
@@ -171,7 +176,8 @@ def _stored_views(config: Config) -> Views:
     if not augmentation or config.freeze == "none":
         return NO_VIEWS
     number = config.views or DEFAULT_VIEWS
-    say(f"views    {number} augmented views of each training image are stored; each epoch uses the next one")
+    used = "the head is fitted on all of them" if is_solved(config) else "each epoch uses the next one"
+    say(f"views    {number} augmented views of each training image are stored; {used}")
     return Views(number, augmentation, config.seed)
 
 

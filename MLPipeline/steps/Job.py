@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import nn
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
@@ -17,6 +19,7 @@ from MLPipeline.console.Console import say
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.RunFolder import Run
+from MLPipeline.heads.SolveHead import Solution
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.report.Drawing import Order
@@ -43,8 +46,13 @@ class Job:
     history: list[EpochRecord] = field(default_factory=list)
     features_s: float = 0.0
     photos: Order | None = None  # of the images that the report will show
+    solution: Solution | None = None  # the head, where it was solved
     standing: Standing | None = None  # where the run to resume was stopped
+    first_head: nn.Module | None = None  # with its initial weights, from which the head of each fold is trained
     head: Predictions | None = None  # of the best head on the validation images, once more than the head is trained
+
+    def __post_init__(self) -> None:
+        self.first_head = copy.deepcopy(self.model.head) if self.config.folds else None
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from MLPipeline.Classifier import Classifier
@@ -17,16 +18,16 @@ from MLPipeline.files.Cache import default_limit_gb
 from MLPipeline.files.RunFolder import check_output, recorded_data
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
-from MLPipeline.Head import make_head
+from MLPipeline.Head import is_single_layer, make_head
 from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps, gap_lines
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
-from MLPipeline.training.Phases import plan, resolve
+from MLPipeline.training.Phases import is_solved, plan, resolve
 from MLPipeline.Weights import WeightsReport, load_weights
 
 
@@ -66,7 +67,7 @@ def preprocessing_of(config: Config, index: ImageIndex, inspection: Inspection) 
 
 def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:
     """Return the model with its first weights; the settings with the model's defaults filled in."""
-    spec, freeze_is_stated = find_model(config.model), config.freeze is not None
+    spec, freeze_is_stated, stated_head = find_model(config.model), config.freeze is not None, config.head
     config = resolve(config, spec)
     if config.cache_limit is None:  # kept with the run: whether features are stored decides its last digits
         config = replace(config, cache_limit=default_limit_gb())
@@ -81,8 +82,29 @@ def build(config: Config, num_classes: int) -> tuple[Classifier, Config, Weights
             note(f"--freeze {config.freeze} keeps random weights: the head is trained on meaningless features")
         else:
             config = replace(config, freeze="none", unfreeze_after=None)
+    if config.folds and config.freeze == "none":
+        what = f"--folds {config.folds}: needs a frozen backbone, but all layers are trained, from random weights"
+        raise UsageError(what, "Use --model efficientnet_lite0, whose weights need no network")
+    config = _suit_head(config, model, stated_head)
     model.freeze(config.freeze)
     return model, config, weights
+
+
+def _suit_head(config: Config, model: Classifier, stated: str | None) -> Config:
+    """Return the settings with a head that is trained by gradient descent where this model has no other.
+
+    Raises:
+        UsageError: another one is stated.
+    """
+    if not is_solved(config):
+        return config
+    is_trained_whole = config.freeze == "none" and config.unfreeze_after is None  # there are no weights
+    if not is_trained_whole and is_single_layer(model.head):
+        return config
+    if stated in (None, "linear"):
+        return replace(config, head="linear")
+    why = "all layers are trained, from random weights" if is_trained_whole else "the head has several layers"
+    raise UsageError(f"--head {stated}: with --model {config.model} {why}", "Give --head linear, or another --model")
 
 
 def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
@@ -127,4 +149,11 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageInd
     if config.target_precision and not len(index.positions(VAL)):
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
     find_leaks(index, groups)  # in the user's own split folders, or where a new image joins two old ones
-    return replace(index, gaps=gaps)
+    index = replace(index, gaps=gaps, groups=groups.astype(np.int32))
+    return _without_test(index) if config.folds else index
+
+
+def _without_test(index: ImageIndex) -> ImageIndex:
+    """Return the index with the test images among the training images: cross-validation tests all images."""
+    splits = np.where(index.splits == TEST, TRAIN, index.splits).astype(np.int8)
+    return replace(index, splits=splits, gaps=tuple(gap for gap in index.gaps if gap.split != TEST))

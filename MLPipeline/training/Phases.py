@@ -9,7 +9,7 @@ from typing import Any
 
 from MLPipeline.Augment import make_augmentation
 from MLPipeline.Classifier import ModelSpec
-from MLPipeline.Config import NEUTRAL, Config
+from MLPipeline.Config import NEUTRAL, Config, flag_name
 from MLPipeline.Errors import UsageError
 
 # What `--unfreeze-after` means unless the user or the model says otherwise.
@@ -26,6 +26,19 @@ FINE_TUNE: Mapping[str, Any] = {
     "ema": 0.99,
     "augment": "hflip,crop",
 }
+# What only gradient descent has: a head that is solved takes none of these.
+OF_DESCENT = (
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "schedule",
+    "weight_decay",
+    "ema",
+    "clip_norm",
+    "patience",
+)
+OF_LAYERS = ("hidden", "dropout")  # what only a head with more than a linear layer has
 HEAD_EPOCHS = 3  # before all layers are trained, where `--time` alone asks for it
 USUAL_RATES = {"adam": 0.001, "adamw": 0.001, "sgd": 0.01}
 
@@ -48,6 +61,7 @@ def resolve(config: Config, spec: ModelSpec) -> Config:
     Raises:
         UsageError: flags contradict each other.
     """
+    config = replace(config, head=_head(config, spec))
     if (
         config.time
         and config.unfreeze_after is None
@@ -55,6 +69,7 @@ def resolve(config: Config, spec: ModelSpec) -> Config:
         and spec.defaults["freeze"] == "backbone"
     ):
         config = replace(config, unfreeze_after=HEAD_EPOCHS)
+    _check_folds(config, spec)
     if config.unfreeze_after is None:
         return _check_views(_suit_rate(config, spec.defaults).resolve(spec.defaults).resolve(NEUTRAL))
     config = _suit_rate(config, {**spec.defaults, **FINE_TUNE, **spec.fine_tune})
@@ -65,6 +80,45 @@ def resolve(config: Config, spec: ModelSpec) -> Config:
         what = f"--unfreeze-after {config.unfreeze_after}: not before the last of {config.epochs} epochs"
         raise UsageError(what, "Give more --epochs")
     return _check_views(config)
+
+
+def is_solved(config: Config) -> bool:
+    """Return whether the head on the frozen backbone is solved, rather than trained by gradient descent."""
+    return config.head not in (None, "linear")
+
+
+def head_epochs(config: Config) -> int:
+    """Return how many epochs come before the fine-tuning: a head that is solved counts as one."""
+    return 1 if is_solved(config) else config.unfreeze_after or 0
+
+
+def _head(config: Config, spec: ModelSpec) -> str:
+    """Return how the head is fitted: as stated, else by gradient descent where its settings are stated, else as usual.
+
+    Raises:
+        UsageError: a stated head has no use for another flag.
+    """
+    usual = {**NEUTRAL, **spec.defaults}
+    names = OF_LAYERS if config.unfreeze_after else (*OF_DESCENT, *OF_LAYERS)  # else they are those of fine-tuning
+    stated = [name for name in names if getattr(config, name) is not None]
+    is_frozen = (config.freeze or usual["freeze"]) == "backbone"
+    if config.head is None:
+        is_free = is_frozen and not (stated or config.unfreeze_after or config.time or config.find_lr)
+        return usual["head"] if is_free else NEUTRAL["head"]
+    if not is_solved(config):
+        return config.head
+    if config.find_lr:
+        what = f"--find-lr: --head {config.head} is not trained by gradient descent, so it has no learning rate"
+        raise UsageError(what, "Leave one of the two out")
+    # The settings of an earlier run, which `--config` repeats, hold the usual values for what it did not use.
+    if odd := next((name for name in stated if getattr(config, name) != usual.get(name)), None):
+        flag, kind = flag_name(odd), "a single linear layer" if odd in OF_LAYERS else "not trained by gradient descent"
+        what = f"{flag} {getattr(config, odd)}: --head {config.head} is {kind}"
+        raise UsageError(what, f"Leave {flag} out, or give --head linear")
+    if not (is_frozen or config.unfreeze_after or config.time):
+        what = f"--head {config.head}: is fitted on a frozen backbone, which this run has not"
+        raise UsageError(what, "Give --freeze backbone, or --unfreeze-after N to train more layers afterwards")
+    return config.head
 
 
 def _suit_rate(config: Config, defaults: Mapping[str, Any]) -> Config:
@@ -95,6 +149,22 @@ def _check_views(config: Config) -> Config:
     return config
 
 
+def _check_folds(config: Config, spec: ModelSpec) -> None:
+    if config.ensemble and not (config.folds and is_solved(config)):
+        what = "--ensemble: averages the heads of the folds, each of a single layer and fitted in closed form"
+        raise UsageError(what, "Give it with --folds 5 and --head auto")
+    if not config.folds:
+        return
+    hint = "Leave one of the two out"
+    if config.unfreeze_after is not None:
+        what = f"--folds {config.folds}: tests heads on a frozen backbone, and --unfreeze-after or --time trains more"
+        raise UsageError(what, hint)
+    if (freeze := config.freeze or spec.defaults.get("freeze")) != "backbone":
+        raise UsageError(f"--folds {config.folds}: needs a frozen backbone, not --freeze {freeze}", hint)
+    if make_augmentation(config.augment or NEUTRAL["augment"]):
+        raise UsageError(f"--folds {config.folds}: has no use for --augment {config.augment}", hint)
+
+
 def plan(config: Config, spec: ModelSpec) -> list[Phase]:
     """Return the phases of a run with resolved settings.
 
@@ -102,10 +172,12 @@ def plan(config: Config, spec: ModelSpec) -> list[Phase]:
     the fine-tuning.
     """
     if config.unfreeze_after is None:
-        return [Phase(config)]
-    own = {name: value for name, value in {**NEUTRAL, **spec.defaults}.items() if name != "image_size"}
-    head = replace(config, **own | {"freeze": "backbone", "epochs": config.unfreeze_after, "augment": "none"})
-    return [Phase(head, is_last=False), Phase(config, config.unfreeze_after, number=1)]
+        return [Phase(replace(config, epochs=1) if is_solved(config) else config)]
+    own = {name: value for name, value in {**NEUTRAL, **spec.defaults}.items() if name not in ("image_size", "head")}
+    number = head_epochs(config)
+    head = replace(config, **own | {"freeze": "backbone", "epochs": number, "augment": "none"})
+    tuned = replace(config, epochs=config.epochs - config.unfreeze_after + number, head=NEUTRAL["head"])
+    return [Phase(head, is_last=False), Phase(tuned, number, number=1)]
 
 
 def fit_into(phase: Phase, seconds_left: float, seconds_per_epoch: float) -> Phase:

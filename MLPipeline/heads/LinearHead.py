@@ -29,6 +29,13 @@ class LinearHead:
         """Return (N, C) for features (N, D)."""
         return features @ self.weights + self.bias
 
+    def scaled(self, factor: float) -> LinearHead:
+        """Return the head whose logits are `factor` times as large."""
+        return LinearHead(self.weights * np.float32(factor), self.bias * np.float32(factor))
+
+    def __add__(self, other: LinearHead) -> LinearHead:
+        return LinearHead(self.weights + other.weights, self.bias + other.bias)
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -44,13 +51,16 @@ class Sums:
     def __sub__(self, other: Sums) -> Sums:
         return Sums(self.counts - other.counts, self.features - other.features, self.products - other.products)
 
-    def head(self) -> LinearHead:
-        """Return the classifier fitted on these images; it never predicts a class without images."""
+    def head(self, shrinkage: float = SHRINKAGE) -> LinearHead:
+        """Return the classifier fitted on these images; it never predicts a class without images.
+
+        With a `shrinkage` of nearly 1 it predicts the class whose mean is nearest.
+        """
         number, means = self.counts.sum(), _means(self.counts, self.features)
         covariance = self.products - self.features.T @ means
-        covariance *= (1 - SHRINKAGE) / number
+        covariance *= (1 - shrinkage) / number
         diagonal = covariance.reshape(-1)[:: len(covariance) + 1]
-        diagonal += _ridge(diagonal.mean(), np.trace(self.products) / (len(covariance) * number))
+        diagonal += _ridge(diagonal.mean(), np.trace(self.products) / (len(covariance) * number), shrinkage)
         return _discriminant(self.counts, means, _solve(covariance, means.T))
 
 
@@ -64,43 +74,41 @@ def head_of_few(features: np.ndarray, labels: np.ndarray, num_classes: int, chos
     counts, (number, size) = one_hot.sum(0), rows.shape
     means = _means(counts, one_hot.T @ rows)
     centred = (rows - means[labels[chosen]]) * np.float32(np.sqrt((1 - SHRINKAGE) / number))
-    ridge = _ridge((centred**2).sum() / size, (rows**2).sum() / (size * number))
+    ridge = _ridge((centred**2).sum() / size, (rows**2).sum() / (size * number), SHRINKAGE)
     products = centred @ centred.T
     products.reshape(-1)[:: number + 1] += ridge
     weights = (means.T - centred.T @ _solve(products, centred @ means.T)) / ridge
     return _discriminant(counts, means, weights)
 
 
-def sum_up(features: np.ndarray, labels: np.ndarray, num_classes: int, chosen: np.ndarray) -> Sums:
-    """Return the sums over the rows `chosen` (M,) of `features` (N, D), which may be memory-mapped."""
+def sum_up(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, chosen: np.ndarray, weights: np.ndarray | None = None
+) -> Sums:
+    """Return the sums over the rows `chosen` (M,) of `features` (N, D), which may be memory-mapped.
+
+    Each row counts once, or as often as its weight of `weights` (N,) float32 says.
+    """
     size = features.shape[1]
     sums = Sums(*(np.zeros(shape, np.float32) for shape in ((num_classes,), (num_classes, size), (size, size))))
     for start in range(0, len(chosen), _ROWS_AT_ONCE):
         part = chosen[start : start + _ROWS_AT_ONCE]
         rows = np.asarray(features[part], np.float32)
         one_hot = np.eye(num_classes, dtype=np.float32)[labels[part]]
-        sums += Sums(one_hot.sum(0), one_hot.T @ rows, rows.T @ rows)
+        counted = rows
+        if weights is not None:
+            one_hot, counted = one_hot * weights[part, None], rows * weights[part, None]
+        sums += Sums(one_hot.sum(0), one_hot.T @ rows, rows.T @ counted)
     return sums
-
-
-def assign_folds(labels: np.ndarray, groups: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
-    """Return the fold (N,) int64 of each image, stratified by class; images of one group are in the same fold."""
-    _, first, member_of = np.unique(groups, return_index=True, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(first))
-    order = order[np.argsort(labels[first][order], kind="stable")]  # dealt out to the folds class by class
-    folds = np.empty(len(first), np.int64)
-    folds[order] = np.arange(len(first)) % num_folds
-    return folds[member_of]
 
 
 def _means(counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
     return sums / np.maximum(counts, 1)[:, None]
 
 
-def _ridge(variance: float, power: float) -> np.float32:
+def _ridge(variance: float, power: float, shrinkage: float) -> np.float32:
     """Return the value to add to the diagonal, given the mean shrunk `variance` of a feature and its mean square."""
     # With one or two images per class, the variance within classes may be nothing but rounding errors.
-    return np.float32(max(variance * SHRINKAGE / (1 - SHRINKAGE), 1e-3 * power) or 1.0)
+    return np.float32(max(variance * shrinkage / (1 - shrinkage), 1e-3 * power) or 1.0)
 
 
 def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:

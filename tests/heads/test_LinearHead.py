@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from MLPipeline.audit import LinearHead
-from MLPipeline.audit.LinearHead import Sums, assign_folds, head_of_few, sum_up
+from MLPipeline.heads import LinearHead
+from MLPipeline.heads.Folds import assign_folds
+from MLPipeline.heads.LinearHead import Sums, head_of_few, sum_up
 from tests.support.audit_cases import NUM_CLASSES, clusters
 
 

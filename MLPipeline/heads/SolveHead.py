@@ -1,0 +1,173 @@
+"""The best linear head for stored features: ridge or logistic regression, with the penalty chosen out of fold.
+
+    solution = solve(images, "auto", seed=0)
+    solution.head.logits(features)  # (N, C), calibrated on images that the head was not fitted on
+
+Every candidate is fitted five times, each time without one fold of the images, and compared by the cross-entropy on the
+images left out. That is measured at the best temperature of the candidate, by which its logits are then divided: what
+is compared is how well the logits separate the classes, not how large they are.
+N images, D features, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from MLPipeline.heads.Folds import assign_folds
+from MLPipeline.heads.HeadImages import HeadImages
+from MLPipeline.heads.LinearHead import LinearHead, Sums, sum_up
+from MLPipeline.heads.Logistic import fit_logistic
+from MLPipeline.heads.PrincipalAxes import PrincipalAxes, principal_axes
+from MLPipeline.scoring.Calibrate import fit_temperature
+from MLPipeline.scoring.Predictions import Predictions
+
+RIDGE, LOGISTIC, AVERAGE, AUTO = "ridge", "logistic", "average", "auto"
+NAMES = {RIDGE: "ridge", LOGISTIC: "logistic regression", AVERAGE: "the average of ridge and logistic regression"}
+# From strong to weak: the shrinkage of the covariance (see LinearHead), and of the squared weights (see Logistic).
+PENALTIES = {
+    RIDGE: (0.99, 0.9, 0.6, 0.3, 0.1, 0.03, 0.01),
+    LOGISTIC: (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003),
+}
+FALLBACK = {RIDGE: 0.9, LOGISTIC: 0.3}  # where no class has two images of which one could be left out
+NUM_FOLDS = 5
+MAX_COMPARED = 10_000  # images on which the candidates are compared: more would hardly change the choice
+_LOWEST = -1e4  # logit of a class without images, in place of the logarithm of 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kind of head with its penalty, and how well it classifies images that it was not fitted on."""
+
+    kind: str  # ridge, logistic, or average: of the best of both
+    penalty: float | None
+    loss: float  # mean cross-entropy out of fold, at the best temperature
+    accuracy: float  # out of fold
+    temperature: float  # at which the loss is lowest
+
+    def to_text(self) -> str:
+        """Return `logistic regression (penalty 0.1)`."""
+        return NAMES[self.kind] + ("" if self.penalty is None else f" (penalty {self.penalty:g})")
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The validation losses of the head fitted on all images, and of the average of the heads of all folds."""
+
+    alone: float
+    loss: float
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the average is kept."""
+        return self.loss < self.alone
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The chosen head, and what it was chosen from."""
+
+    head: LinearHead  # for features (N, D); its logits are calibrated
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]  # the best of each kind; empty if no image could be left out
+    num_images: int  # that were left out once each
+    ensemble: Ensemble | None = None  # with `--ensemble`
+
+
+def solve(images: HeadImages, kind: str, seed: int) -> Solution:
+    """Return the head of the given `kind`, or with "auto" of the best kind, fitted on all of `images`.
+
+    Args:
+        images: at least one; a class without images is never predicted.
+        kind: ridge, logistic or auto.
+        seed: draws the folds.
+    """
+    axes = principal_axes(images.rows)
+    coordinates = images.along(axes)
+    comparison = _Comparison(coordinates, axes, seed)
+    fitter = _Fitter(coordinates, axes)
+    kinds = [each for each in (RIDGE, LOGISTIC) if kind in (each, AUTO)]
+    if not comparison.num_images:
+        chosen = Candidate(kinds[-1], FALLBACK[kinds[-1]], np.nan, np.nan, 1.0)
+        return Solution(axes.in_features(fitter.fit(chosen.kind, FALLBACK[chosen.kind])), chosen, (), 0)
+    found = [comparison.best(each) for each in kinds]
+    candidates = [candidate for candidate, _ in found]
+    if len(found) == 2:
+        candidates.append(comparison.average(found))
+    chosen = min(candidates, key=lambda each: each.loss)
+    parts = candidates[:2] if chosen.kind == AVERAGE else [chosen]
+    heads = [fitter.fit(each.kind, each.penalty or 0.0).scaled(1 / each.temperature) for each in parts]
+    head = heads[0] if len(heads) == 1 else (heads[0] + heads[1]).scaled(0.5 / chosen.temperature)
+    return Solution(axes.in_features(head), chosen, tuple(candidates), comparison.num_images)
+
+
+class _Fitter:
+    """Fits heads of both kinds on the same images, given by their coordinates."""
+
+    def __init__(self, images: HeadImages, axes: PrincipalAxes) -> None:
+        self.images, self.axes = images, axes
+        self._last: LinearHead | None = None  # by logistic regression
+
+    @cached_property
+    def _sums(self) -> Sums:
+        images = self.images
+        return sum_up(images.rows, images.labels, images.num_classes, np.arange(len(images)), images.weights)
+
+    def fit(self, kind: str, penalty: float) -> LinearHead:
+        """Return the head for coordinates; logistic regression begins with its head for the penalty before."""
+        if kind == RIDGE:
+            head = self._sums.head(penalty)
+            return LinearHead(head.weights, np.maximum(head.bias, _LOWEST))
+        images = self.images
+        weights = images.weights / images.weights.mean()
+        self._last = fit_logistic(images.rows, images.targets, weights, self.axes.variances, penalty, self._last)
+        return self._last
+
+
+class _Comparison:
+    """Compares candidates out of fold."""
+
+    def __init__(self, images: HeadImages, axes: PrincipalAxes, seed: int) -> None:
+        images = images.only(_spread(images, seed))
+        folds = assign_folds(images.labels, images.groups, NUM_FOLDS, seed)
+        self._parts: list[tuple[_Fitter, HeadImages]] = []  # fitted on these, and images left out
+        for fold in np.unique(folds):
+            fitter = _Fitter(images.only(folds != fold), axes)
+            # An image whose class is only in this fold could not be classified correctly.
+            is_known = np.isin(images.labels, fitter.images.labels) & (folds == fold) & ~images.is_view
+            if is_known.any():
+                self._parts.append((fitter, images.only(is_known)))
+        empty = [np.empty(0, np.int64)]
+        self._labels = torch.from_numpy(np.concatenate([*empty, *(left.labels for _, left in self._parts)]))
+        self.num_images = len(self._labels)
+
+    def best(self, kind: str) -> tuple[Candidate, np.ndarray]:
+        """Return the penalty with the lowest loss, and its logits (N, C); the search ends when the loss rises again."""
+        found: list[tuple[Candidate, np.ndarray]] = []
+        for penalty in PENALTIES[kind]:
+            logits = np.concatenate([fitter.fit(kind, penalty).logits(left.rows) for fitter, left in self._parts])
+            found.append((self._judge(kind, penalty, logits), logits))
+            if len(found) > 1 and found[-1][0].loss > found[-2][0].loss:
+                break
+        return min(found, key=lambda each: each[0].loss)
+
+    def average(self, found: list[tuple[Candidate, np.ndarray]]) -> Candidate:
+        """Return the mean of the calibrated logits of two candidates, which is a linear head, too."""
+        mean = sum((logits / candidate.temperature for candidate, logits in found), np.float64(0)) / len(found)
+        return self._judge(AVERAGE, None, np.asarray(mean, np.float32))
+
+    def _judge(self, kind: str, penalty: float | None, logits: np.ndarray) -> Candidate:
+        predictions = Predictions(torch.from_numpy(logits), self._labels)
+        predictions = predictions.scaled(fit_temperature(predictions))
+        is_right = predictions.predicted == predictions.labels
+        loss, accuracy = predictions.losses.mean().item(), is_right.double().mean().item()
+        return Candidate(kind, penalty, loss, accuracy, predictions.temperature)
+
+
+def _spread(images: HeadImages, seed: int) -> np.ndarray:
+    """Return the positions of up to 10,000 images, stratified by class; groups stay whole."""
+    number = -(-len(images) // MAX_COMPARED)
+    return np.flatnonzero(assign_folds(images.labels, images.groups, number, seed) == 0)

@@ -1,0 +1,48 @@
+"""The same minimum as scikit-learn's logistic regression."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from MLPipeline.heads.LinearHead import LinearHead
+from MLPipeline.heads.Logistic import fit_logistic
+from tests.support.audit_cases import NUM_CLASSES, clusters
+
+ROWS, LABELS = clusters(200)
+ROWS = ROWS.astype(np.float32)
+TARGETS = np.eye(NUM_CLASSES, dtype=np.float32)[LABELS]
+ONES = np.ones(len(LABELS), np.float32)
+
+
+def cost(head: LinearHead, penalty: float, weights: np.ndarray = ONES) -> float:
+    logits = head.logits(ROWS).astype(np.float64)
+    losses = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1) - (logits * TARGETS).sum(1)
+    return float((losses * weights).mean() + penalty / 2 * (head.weights.astype(np.float64) ** 2).sum())
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.01])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_the_minimum_is_that_of_scikit_learn(penalty: float, is_weighted: bool) -> None:
+    weights = np.where(LABELS == 0, 2.0, 0.5).astype(np.float32) if is_weighted else ONES
+    ours = fit_logistic(ROWS, TARGETS, weights, ROWS.var(0), penalty)
+    oracle = LogisticRegression(C=1 / (penalty * len(LABELS)), tol=1e-8, max_iter=5000)
+    oracle.fit(ROWS.astype(np.float64), LABELS, sample_weight=weights)
+    theirs = LinearHead(oracle.coef_.T, oracle.intercept_)
+    lowest = cost(theirs, penalty, weights)
+    assert lowest - 1e-6 <= cost(ours, penalty, weights) < lowest + 1e-3
+    assert np.abs(ours.weights - theirs.weights).max() < 0.05 * np.abs(theirs.weights).max()
+
+
+def test_another_start_leads_to_the_same_head_and_is_not_changed() -> None:
+    start = fit_logistic(ROWS, TARGETS, ONES, ROWS.var(0), 1.0)
+    before = start.weights.copy(), start.bias.copy()
+    cold, warm = (fit_logistic(ROWS, TARGETS, ONES, ROWS.var(0), 0.1, each) for each in (None, start))
+    assert cost(cold, 0.1) == pytest.approx(cost(warm, 0.1), abs=1e-3)
+    assert np.array_equal(start.weights, before[0]) and np.array_equal(start.bias, before[1])
+
+
+def test_equal_arguments_give_equal_heads() -> None:
+    first, second = (fit_logistic(ROWS, TARGETS, ONES, ROWS.var(0), 0.03) for _ in range(2))
+    assert np.array_equal(first.weights, second.weights)

@@ -1,0 +1,94 @@
+"""`--folds`: what the console, metrics.json, the report and the splits say; what it cannot be combined with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from MLPipeline.Checkpoint import load_checkpoint
+from MLPipeline.steps.FoldHead import fold_lines
+from tests.support.harness import SMALL, Outcome, refuse, succeed
+
+MakeImages = Callable[..., Path]
+LITE = ["--model", "efficientnet_lite0", "--image-size", "32", "-j", "1", "--precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -> Path:
+    return make_images(tmp_path_factory.mktemp("images") / "Data", {"cat": 12, "dog": 12, "owl": 3})
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="module")
+def folded(data: Path, output: Path) -> Outcome:
+    flags = [*LITE, "--data", data, "--output", output, "--folds", "4", "--ensemble"]
+    return succeed([*flags, "--name", "folded"])
+
+
+def content(output: Path, name: str) -> dict[str, Any]:
+    (path,) = output.glob(f"*-{name}/metrics.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_all_images_are_tested(folded: Outcome, output: Path) -> None:
+    found = content(output, "folded")
+    assert found["folds"] == {"number": 4, "num_images": 27, "classes_of_fewer_folds": {"owl": 3}}
+    assert (found["test"]["n"], found["test"]["per_class"]["owl"]["support"]) == (27, 3)
+    assert "folds    27 images tested once each, in 4 folds" in folded.out
+    assert "class owl has too few images that are not copies: only 3 folds test it" in folded.out
+    assert f"cross-validated accuracy {100 * found['test']['accuracy']:.1f} %" in folded.out
+    assert "hint     " not in folded.out
+
+
+def test_the_saved_model_knows_all_images_but_those_of_validation(folded: Outcome, output: Path) -> None:
+    splits = pd.read_csv(output / "001-folded" / "splits.csv")["split"].value_counts().to_dict()
+    assert splits == {"train": 27 - splits["val"], "val": splits["val"]}
+    refuse(["evaluate", "--run", output / "001-folded", "--output", output], 2, "no test images of the run")
+
+
+def test_the_report_says_what_the_figures_are_of(folded: Outcome, output: Path) -> None:
+    page = (output / "001-folded" / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "of 27 cross-validated images" in page
+    assert "each classified once by a head fitted without its fold (4 folds)" in page
+    card = (output / "001-folded" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "## Figures on the cross-validated images" in card
+
+
+def test_the_better_of_the_head_and_the_average_is_kept(folded: Outcome, output: Path, data: Path) -> None:
+    found = content(output, "folded")["head"]["ensemble"]
+    assert found["is_kept"] == (found["loss"] < found["alone"])
+    assert "validation loss" in folded.out.split("epoch  train loss")[0]
+    succeed([*LITE, "--data", data, "--output", output, "--folds", "4", "--name", "alone"])
+    weights = [load_checkpoint(output / name / "model.pt")[0].head[-1].weight for name in ("001-folded", "002-alone")]
+    assert torch.equal(*weights) != found["is_kept"]
+    assert content(output, "alone")["test"] == content(output, "folded")["test"]
+
+
+def test_a_run_with_few_test_images_recommends_folds(folded: Outcome, output: Path, data: Path) -> None:
+    said = succeed([*LITE, "--data", data, "--output", output, "--head", "ridge", "--name", "few"]).out
+    number = content(output, "few")["test"]["n"]
+    assert f"hint     only {number} test images: --folds 5 tests every image once" in said
+    page = next(output.glob("*-few/report.html")).read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert f"There are only {number} test images" in page
+
+
+def test_an_ensemble_needs_folds(data: Path, tmp_path: Path) -> None:
+    refuse([*LITE, "--data", data, "--output", tmp_path, "--ensemble"], 2, "--ensemble: averages")
+    refuse([*SMALL, "--data", data, "--output", tmp_path, "--folds", "5"], 2, "--folds 5: needs a frozen backbone")
+
+
+def test_many_short_classes_are_counted() -> None:
+    lines = fold_lines(5, 1, {f"c{number}": 1 + number % 2 for number in range(7)})
+    assert lines[0] == "folds    1 image tested once each, in 5 folds"
+    assert lines[1].endswith("it is not tested, as it has nothing else") and "2 folds test it" in lines[2]
+    assert lines[-1] == "         and 2 more classes"
