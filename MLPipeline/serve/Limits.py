@@ -13,7 +13,7 @@ class Limits:
 
     body_bytes: int = 32 * MB  # of one request
     all_bodies_bytes: int = 512 * MB  # of all requests that are being received or answered
-    body_s: float = 30.0  # to receive a request
+    body_s: float = 120.0  # to receive a request: a photograph over a slow connection takes a while
     answer_s: float = 60.0  # to answer it
     requests: int = 256  # answered at once
     connections: int = 500  # open at once

@@ -121,6 +121,7 @@ def test_hostile_names_stay_text_and_the_page_fits(open_served: Open, service: S
     ]
     page.set_input_files("#file", files)
     page.wait_for_selector("#earlier li >> nth=1")
+    page.wait_for_selector("#correction:visible")
     assert page.locator("#label option").all_text_contents() == [
         one_line(name).encode("utf-8", "backslashreplace").decode() for name in HOSTILE
     ]

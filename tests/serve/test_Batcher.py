@@ -107,6 +107,18 @@ def test_a_batch_waits_a_moment_for_those_who_were_just_answered(model: SlowMode
         batcher._more_until = 0.0
 
 
+def test_a_gpu_runs_one_batch_at_a_time_of_as_many_as_there_are(model: SlowModel) -> None:
+    model.device = "cuda:0"
+    with batcher_of(model) as batcher:
+        waiting = [batcher.submit(b"a")]
+        assert model.began.acquire(timeout=LIMIT_S)
+        waiting += batcher.submit_all([b"b", b"c"])
+        wait_until_decoded(batcher)
+        assert model.passes == ["a"]
+        model.go.release(2)
+        assert said(waiting) == ["a 3", "b 3", "c 3"] and model.passes == ["a", "bc"]
+
+
 def test_heat_maps_are_drawn_for_those_alone_who_ask(model: SlowModel) -> None:
     with batcher_of(model) as batcher:
         batcher.submit(b"a")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -53,6 +55,12 @@ def make_api() -> FastAPI:
 def client(access: Access = Access(), base_url: str = HERE, **limits: float) -> TestClient:  # noqa: B008
     guard = Guard(make_api(), access, Limits(**limits))  # type: ignore[arg-type]
     return TestClient(guard, base_url=base_url, raise_server_exceptions=False)
+
+
+def in_own_loop(coroutine: Coroutine[None, None, None]) -> None:
+    """Run a coroutine in a thread of its own: in this one, Playwright may have left a loop running."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, coroutine).result()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:9000", "[::1]:80"])
@@ -137,7 +145,7 @@ def test_a_body_that_is_declared_too_large_is_not_received() -> None:
 
     headers = [(b"host", b"localhost"), (b"content-length", b"11")]
     scope = {"type": "http", "method": "POST", "path": "/size", "query_string": b"", "headers": headers}
-    asyncio.run(Guard(make_api(), limits=Limits(body_bytes=10))(scope, receive, send))
+    in_own_loop(Guard(make_api(), limits=Limits(body_bytes=10))(scope, receive, send))
     assert sent[0]["status"] == 413
 
 
@@ -169,7 +177,7 @@ def test_a_request_that_does_not_arrive_is_given_up() -> None:
     guard = Guard(make_api(), limits=Limits(body_s=0.05))
     headers = [(b"host", b"localhost")]
     scope = {"type": "http", "method": "POST", "path": "/size", "query_string": b"", "headers": headers}
-    asyncio.run(guard(scope, receive, send))
+    in_own_loop(guard(scope, receive, send))
     assert sent[0]["status"] == 408 and (b"connection", b"close") in sent[0]["headers"]
 
 
