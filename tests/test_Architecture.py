@@ -40,6 +40,7 @@ ROOMS = (
     "console",
     "Predict",
     "serve",
+    "labelling",
     "export",
     "steps",
     "commands",

@@ -127,7 +127,7 @@ def _keeper(config: Config, index: ImageIndex) -> RowKeeper:
         from MLPipeline.frozen.FrozenStages import FrozenStages
 
         try:
-            model = _network(config.device, len(index.classes), len(index))
+            model = feature_network(config.device, len(index.classes), len(index))
         except ResourceError:  # reported by `_judge`, which needs the features
             return None
         return FrozenStages(model, IMAGE_SIZE, config.precision)
@@ -143,7 +143,7 @@ def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tupl
     """
     from MLPipeline.Features import extract
 
-    model = _network(config.device, len(index.classes), int(inspection.is_readable.sum()))
+    model = feature_network(config.device, len(index.classes), int(inspection.is_readable.sum()))
     readable = replace(index, splits=np.where(inspection.is_readable, TRAIN, UNSPLIT).astype(np.int8))
     cache, preprocessing = config.output / "cache", Preprocessing(levels=inspection.levels)
     dataset = extract(
@@ -161,7 +161,7 @@ def _features(config: Config, index: ImageIndex, inspection: Inspection) -> tupl
     return positions, dataset.rows.take(positions, 0).numpy()
 
 
-def _network(device_name: str, num_classes: int, num_images: int) -> Classifier:
+def feature_network(device_name: str, num_classes: int, num_images: int) -> Classifier:
     """Return the network that computes the features.
 
     Raises:
