@@ -85,11 +85,15 @@ class LabelFile:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with held(self.file.with_name(f".{self.file.name}.lock"), self.file, timeout_s=0):
                 self._read({cell_key(name): name for name in names})
-                yield self
-                self.flush()
+                try:
+                    yield self
+                finally:  # a signal ends the session
+                    self._finish()
         except OSError as error:
             raise unwritable(self.file, error, _HINT) from error
-        if self.problem:
+
+    def _finish(self) -> None:
+        if not self.flush():
             labels = "1 label is" if len(self._unwritten) == 1 else f"{len(self._unwritten)} labels are"
             raise ResourceError(f"{labels} not on disk ({self.problem})", "Label them again")
 

@@ -57,10 +57,15 @@ class Review:
                 table = self.file if self.file.exists() else earlier
                 for fix in read_fixes(table) if table else ():
                     self._decided[cell_key(fix.path)] = fix
-                yield
-                self._write()
+                try:
+                    yield
+                finally:  # a signal ends the session
+                    self._finish()
         except OSError as error:
             raise unwritable(self.file, error, "Give another --csv") from error
+
+    def _finish(self) -> None:
+        self._write()
         if self._problem:
             raise ResourceError(f"the latest decisions are not on disk ({self._problem})", "Decide them again")
 
@@ -138,7 +143,7 @@ class Review:
                 self._write()
             decided = [self._decided[cell_key(each.path)] for each in self._suspects if self._has(each)]
             num_changed = sum(each.label != each.given for each in decided)
-            line = f"{len(decided):,} of {len(self._suspects):,} decided · {num_changed:,} labels corrected"
+            line = f"{len(decided):,} of {len(self._suspects):,} decided · {num_changed:,} corrected"
             counts = Counter(each.label for each in decided)
             return Progress(
                 line, tuple((name, counts[name]) for name in self.classes), None, self._problem, tuple(self._notes)

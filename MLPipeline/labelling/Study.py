@@ -59,14 +59,14 @@ def study(learner: Learner, known: Known, seed: int = 0) -> Findings:
     """
     learner.take(known.features)
     if not known.can_learn:
-        return Findings(_choose(learner, known, seed))
+        return Findings(choose(learner, known, seed))
     given = known.labels, known.num_classes
     head = FittedHead(learner.fit(*given), learner.temperature(*given))
     accuracy = Accuracy(num_correct(head, known), len(known.sample))
-    return Findings(_choose(learner, known, seed), head, accuracy, _num_more(learner, known, accuracy))
+    return Findings(choose(learner, known, seed), head, accuracy, _num_more(learner, known, accuracy))
 
 
-def _choose(learner: Learner, known: Known, seed: int) -> np.ndarray:
+def choose(learner: Learner, known: Known, seed: int) -> np.ndarray:
     """Return the rows of the pictures to label next: by a head that knows nothing but labels, which saves most."""
     candidates = np.flatnonzero(known.is_open & (known.labels == UNLABELLED))
     if not known.wants_choice or not len(candidates):
