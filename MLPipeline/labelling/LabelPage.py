@@ -37,6 +37,9 @@ class Desk(Protocol):
     def add_classes(self, names: Sequence[str]) -> None:
         """Add classes."""
 
+    def pictures(self, numbers: Sequence[int]) -> list[Picture]:
+        """Return pictures as they are now, without those that are gone."""
+
     def next(self, page: str, number: int, without: Sequence[int]) -> list[Picture]:
         """Return the pictures that a page shows next."""
 
@@ -73,7 +76,7 @@ class Wish(BaseModel):
     """A page that wants pictures, and those that it has already."""
 
     page: PageId
-    number: int = Field(3, ge=1, le=20)
+    number: int = Field(3, ge=0, le=20)
     without: list[Number] = Field([], max_length=100)
 
 
@@ -146,7 +149,8 @@ class _Handlers:
         return self._outcome()
 
     def next(self, wish: Wish) -> Outcome:
-        return self._outcome(pictures=self._desk.next(wish.page, wish.number, wish.without))
+        known = self._desk.pictures(wish.without)
+        return self._outcome(pictures=[*known, *self._desk.next(wish.page, wish.number, wish.without)])
 
     def label(self, choice: Choice) -> Outcome:
         shown = [(each.number, each.stamp) for each in choice.pictures]

@@ -77,6 +77,24 @@ class Review:
         """
         raise UsageError("a review has the classes of its run", "Label the pictures of a new class with `label`")
 
+    def pictures(self, numbers: Iterable[int]) -> list[Picture]:
+        """Return pictures as they are now; those that are gone are passed over.
+
+        Raises:
+            UsageError: there is no such picture.
+        """
+        with self._lock:
+            found = []
+            for number in numbers:
+                self._require(number)
+                suspect, stamp = self._suspects[number], self.photographs.stamp(number)
+                if stamp:
+                    proposals = ((suspect.suggested, suspect.confidence),)
+                    found.append(Picture(number, self.photographs.names[number], stamp, proposals, suspect.given))
+                else:
+                    self.skip(number, "the file is gone")
+            return found
+
     def next(self, page: str, number: int, without: Sequence[int] = ()) -> list[Picture]:
         """Return up to `number` suspects for `page` to decide next; it has those in `without` already."""
         with self._lock:
@@ -86,7 +104,7 @@ class Review:
                 numbers = self._turns.next(page, number - len(found), held_already, self._is_decided)
                 if not numbers:
                     break
-                found += self._pictures(numbers)
+                found += self.pictures(numbers)
             return found
 
     def label(self, page: str, shown: Sequence[tuple[int, str]], name: str, picked_out: Sequence[int] = ()) -> str:
@@ -130,7 +148,7 @@ class Review:
             if before:
                 self._decided[key] = before
             self._write()
-            return self._pictures([number]), ""
+            return self.pictures([number]), ""
 
     def group(self) -> Group | None:
         """Return None: suspects are decided one by one."""
@@ -163,17 +181,6 @@ class Review:
             self._problem = ""
         except ResourceError as error:
             self._problem = str(error)
-
-    def _pictures(self, numbers: Iterable[int]) -> list[Picture]:
-        found = []
-        for number in numbers:
-            suspect, stamp = self._suspects[number], self.photographs.stamp(number)
-            if stamp:
-                proposals = ((suspect.suggested, suspect.confidence),)
-                found.append(Picture(number, self.photographs.names[number], stamp, proposals, suspect.given))
-            else:
-                self.skip(number, "the file is gone")
-        return found
 
     def _has(self, suspect: Fix) -> bool:
         return cell_key(suspect.path) in self._decided

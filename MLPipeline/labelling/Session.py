@@ -85,6 +85,24 @@ class Session:
                 self.file.add_classes(new)
                 self._label_folders()
 
+    def pictures(self, numbers: Iterable[int]) -> list[Picture]:
+        """Return pictures as they are now; those that are gone are passed over.
+
+        Raises:
+            UsageError: there is no such picture.
+        """
+        with self._lock:
+            found = []
+            for number in numbers:
+                self._require([number])
+                if stamp := self.photographs.stamp(number):
+                    given = self._label_of(number)
+                    name = self.photographs.names[number]
+                    found.append(Picture(number, name, stamp, self._proposals(number), given.name if given else ""))
+                else:
+                    self._missed(number, stamp)
+            return found
+
     def next(self, page: str, number: int, without: Sequence[int] = ()) -> list[Picture]:
         """Return up to `number` pictures for `page` to label next; it has those in `without` already."""
         with self._lock:
@@ -94,7 +112,7 @@ class Session:
                 numbers = self._turns.next(page, number - len(found), held, self._is_labelled)
                 if not numbers:
                     break
-                found += self._pictures(numbers)
+                found += self.pictures(numbers)
             return found
 
     def label(self, page: str, shown: Sequence[tuple[int, str]], name: str, picked_out: Sequence[int] = ()) -> str:
@@ -139,7 +157,7 @@ class Session:
             self._undo[page].pop()  # the step that was just made
             self._turns.passed_over -= {number for number, _ in ours}
             why = "" if len(ours) == len(steps) else "another page has changed that label since"
-            return self._pictures(number for number, _ in ours), why
+            return self.pictures(number for number, _ in ours), why
 
     def group(self) -> Group | None:
         """Return the largest group of pictures that look like one class, the surest first; None if there is none."""
@@ -154,7 +172,7 @@ class Session:
                 return None
             label = int(np.bincount(best[sure]).argmax())
             rows = sorted((row for row in sure if best[row] == label), key=lambda row: -shares[row])
-            pictures = self._pictures(numbers[row] for row in rows[:_MAX_GROUP])
+            pictures = self.pictures(numbers[row] for row in rows[:_MAX_GROUP])
             return Group(self.classes[label], tuple(pictures)) if len(pictures) >= _MIN_GROUP else None
 
     def progress(self) -> Progress:
@@ -243,18 +261,6 @@ class Session:
         if found:
             self._apply(_FOLDER, found)
             self._undo.pop(_FOLDER)
-
-    def _pictures(self, numbers: Iterable[int]) -> list[Picture]:
-        """Return the pictures `numbers`; those that are gone are passed over."""
-        found = []
-        for number in numbers:
-            if stamp := self.photographs.stamp(number):
-                given = self._label_of(number)
-                name = self.photographs.names[number]
-                found.append(Picture(number, name, stamp, self._proposals(number), given.name if given else ""))
-            else:
-                self._missed(number, stamp)
-        return found
 
     def _proposals(self, number: int) -> tuple[tuple[str, float], ...]:
         row = self.features.row(number)

@@ -67,20 +67,27 @@ function showProblem(text) {
 const address = (picture, side) => `/photo/${picture.number}?stamp=${encodeURIComponent(picture.stamp)}&side=${side}`;
 const side = Math.min(1600, Math.ceil(Math.max(screen.width, 800) * devicePixelRatio * 0.6));
 
+// Asks for `number` more pictures, and for what is known now of those that are waiting.
+async function askFor(number) {
+  const without = waiting.map((picture) => picture.number);
+  const outcome = await send("/next", { page, number, without }, false);
+  if (!outcome) return;
+  const shown = waiting[0];
+  const found = new Map(outcome.pictures.map((picture) => [picture.number, picture]));
+  waiting = waiting.filter((picture) => found.has(picture.number) || !without.includes(picture.number));
+  waiting = waiting.map((picture) => found.get(picture.number) ?? picture);
+  const isNew = (picture) => !without.includes(picture.number) && !waiting.some((other) => other.number === picture.number);
+  waiting.push(...outcome.pictures.filter(isNew));
+  for (const picture of waiting.slice(1)) new Image().src = address(picture, side);
+  if (waiting[0]?.number === shown?.number && waiting[0]?.stamp === shown?.stamp) showClasses();
+  else show();
+}
+
 async function refill() {
   if (isRefilling || !classes.length) return;
   isRefilling = true;
-  const without = waiting.map((picture) => picture.number);
-  const outcome = await send("/next", { page, number: AHEAD - Math.min(waiting.length, AHEAD - 1), without }, false);
+  await askFor(AHEAD - Math.min(waiting.length, AHEAD - 1));
   isRefilling = false;
-  if (!outcome) return;
-  const isFirst = !waiting.length;
-  for (const picture of outcome.pictures) {
-    if (waiting.some((other) => other.number === picture.number)) continue;
-    new Image().src = address(picture, side);
-    waiting.push(picture);
-  }
-  if (isFirst) show();
 }
 
 function show() {
@@ -177,7 +184,6 @@ function showClasses() {
   }));
   const hidden = found.length - NUM_KEYS;
   element("found").textContent = !isSearched ? "" : found.length === 0 ? "No class matches." : hidden > 0 ? `and ${hidden} more: type to find them` : "";
-  if (isSearched && group === null && matchMedia("(pointer: fine)").matches) element("search").focus();
 }
 
 element("setup").addEventListener("submit", async (event) => {
@@ -280,7 +286,10 @@ function action(key, isTyped, isControl) {
   if (isTyped) return false;
   if (/^[1-9]$/.test(key) && key <= matches().length) return choose(matches()[key - 1]), true;
   if (key === " ") return skip(), true;
-  if (isSearched) return false;
+  if (isSearched) {
+    if (key.length === 1) element("search").focus(); // where the letter goes then
+    return false;
+  }
   if (key === "u") return undo(), true;
   if (key === "g" && progress.group) return openGroup(), true;
   return false;
@@ -320,7 +329,7 @@ function say(text) {
   element("said").textContent = text;
 }
 
-setInterval(() => document.hidden || requests.then(() => ask("/progress").then(update, () => {})), POLL_MS);
+setInterval(() => document.hidden || requests.then(() => askFor(0)), POLL_MS);
 send("/progress", undefined, false).then(() => {
   showClasses();
   refill();
