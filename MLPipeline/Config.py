@@ -225,7 +225,10 @@ class Config:
         is_for_training=False,
     )
     csv: Path | None = _flag(
-        None, "write the predictions to this CSV file; - is standard output (none)", "answers", is_for_training=False
+        None,
+        "write the predictions to this CSV file; - is standard output; label: keep the labels in it (none)",
+        "answers",
+        is_for_training=False,
     )
     overwrite: bool = _flag(
         False, "let --csv replace a text file that is not a table of predictions", "answers", is_for_training=False
@@ -273,6 +276,18 @@ class Config:
         None,
         "keep the images that are sent, with their answers and corrections, in this folder (none)",
         "server",
+        is_for_training=False,
+    )
+    review: str | None = _flag(
+        None,
+        "label: decide on the suspicious labels of this run (number, name or path)",
+        "images",
+        is_for_training=False,
+    )
+    export_folders: Path | None = _flag(
+        None,
+        "copy the labelled pictures into class folders in this folder, without a page (none)",
+        "output",
         is_for_training=False,
     )
     open: bool = _flag(False, "open the page in the browser", "server", is_for_training=False)

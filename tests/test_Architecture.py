@@ -41,6 +41,7 @@ ROOMS = (
     "console",
     "Predict",
     "serve",
+    "labelling",
     "export",
     "steps",
     "commands",

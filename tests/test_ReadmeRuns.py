@@ -32,6 +32,7 @@ FIRST, *OTHERS = dict.fromkeys(
 # What stands in the pages for the reader's own names, machines and patience.
 STAND_INS = {
     "python Engine.py serve": "python Engine.py serve --help",  # it would never end; test_ServeModel runs it
+    "python Engine.py label": "python Engine.py label --help",  # likewise; test_LabelImages
     "001-...": "001-efficientnet_lite0",
     "IMAGE_OR_FOLDER": "Data/others",
     "--run model.pt --data FOLDER": "--run output/001-efficientnet_lite0/model.pt --data Data",

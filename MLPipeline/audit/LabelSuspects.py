@@ -60,10 +60,10 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, se
     logits = np.empty((len(labels), num_classes))
     for part, held_out in zip(parts, members, strict=True):
         logits[held_out] = (total - part).head().logits(np.asarray(features[held_out], np.float32))
-    return _softmax(logits / _temperature(logits, labels, seed))
+    return _softmax(logits / fit_temperature(logits, labels, seed))
 
 
-def _temperature(logits: np.ndarray, labels: np.ndarray, seed: int) -> float:
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, seed: int) -> float:
     """Return the temperature that calibrates the probabilities (arXiv:1706.04599)."""
     chosen = np.random.default_rng(seed).permutation(len(labels))[:_IMAGES_FOR_TEMPERATURE]
 

@@ -114,6 +114,13 @@ _ROWS = (
         "ServeModel",
         ("run", "topk", "collect", *_SERVING, "public_name", "workers", "device", "precision", "output"),
     ),
+    Verb(
+        "label",
+        "label photographs on a page that shows those that teach most; or decide on labels that look wrong",
+        "LabelImages",
+        ("review", "export_folders", "csv", "follow_links", *_SERVING, "workers", "device", "precision", "output"),
+        paths="PHOTOS",
+    ),
     Verb("runs", "list the runs in the output folder", "ListRuns", ("output",)),
     Verb("selftest", "check that everything works on this machine", "SelfTest", ("device", "output")),
 )

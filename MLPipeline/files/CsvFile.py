@@ -1,6 +1,7 @@
 """Writes CSV files atomically, and safe to open in a spreadsheet.
 
-`write_csv` writes a whole table, `open_csv` one row after another to where the user wants it.
+`write_csv` writes a whole table, `open_csv` one row after another to where the user wants it, and `append_rows` adds
+rows to a table that exists.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 AddRow = Callable[[Iterable[object]], None]
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
+def write_csv(frame: pd.DataFrame, path: Path, keep_previous: bool = False) -> None:
     r"""Write `frame` without its index to `path` as UTF-8; an existing file is replaced only by a complete new one.
 
     Text that a spreadsheet would execute gets a leading apostrophe, in cells and headers. Control characters, invisible
     characters, and bytes of a file name that are not UTF-8, are written as `\n`, `\u202e`, `\udcff`. Numbers stay
-    numbers, and missing values become empty cells.
+    numbers, and missing values become empty cells. With `keep_previous`, an existing file is kept as `<name>.prev`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -48,7 +49,31 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
             add_row(row)
         text.detach()  # flushes without closing `file`
 
-    write_file(path, write)
+    write_file(path, write, keep_previous)
+
+
+def append_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Append `rows` to the table at `path`, which is created if it is missing, and flush them to disk: all or none.
+
+    Raises:
+        OSError: the disk is full or the file cannot be written; the file is then as it was.
+    """
+    content = io.BytesIO()
+    text = _as_text(content)
+    add_row = _row_writer(text)
+    for row in rows:
+        add_row(row)
+    text.flush()
+    with open(path, "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        remaining = content.getbuffer()
+        try:
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def write_answers(frame: pd.DataFrame, destination: Destination) -> None:

@@ -26,12 +26,13 @@ class SortedCopies:
         UsageError: a folder lies inside the `reserved` places, is a file, or is a link that leads nowhere.
     """
 
-    def __init__(self, root: Path, classes: Sequence[str], reserved: Reserved) -> None:
+    def __init__(self, root: Path, classes: Sequence[str], reserved: Reserved, flag: str = "--sort-into") -> None:
         self.folders = {name: root / folder for name, folder in zip(classes, folder_names(classes), strict=True)}
         self.unsure = root / UNSURE
+        self._flag = flag  # which names `root`, for messages
         self._numbers: dict[Path, int] = {}  # the last number that each name was given, where several files share it
         for folder in (root, self.unsure, *self.folders.values()):
-            reserved.check_folder("--sort-into", folder)
+            reserved.check_folder(flag, folder)
 
     def add(self, path: Path, name: str | None) -> Path:
         """Copy `path` into the folder of class `name`, or into `_unsure/` if it is None; return the path of the copy.
@@ -63,7 +64,7 @@ class SortedCopies:
                     copy.unlink()  # leave no incomplete copy
                     raise
         except OSError as error:
-            raise unwritable(folder / wanted, error, "Give another --sort-into") from error
+            raise unwritable(folder / wanted, error, f"Give another {self._flag}") from error
         return copy
 
 

@@ -12,6 +12,7 @@ Where there is a column `given`, it must be the label that the image has without
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import pandas as pd
 
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
 from MLPipeline.files.CsvFile import cell_text, write_csv
-from MLPipeline.files.TableFile import TableFile, cell_key
+from MLPipeline.files.TableFile import TableFile, cell_key, plain_cell
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
 
 _EXPECTED = "Give a table with one column path and one column label, as audit writes it"
@@ -70,6 +71,25 @@ def write_fixes(file: Path, fixes: Sequence[Fix]) -> list[Cells]:
 def row_cells(fix: Fix) -> Cells:
     """Return the row of `fix`, as it is written to the table."""
     return {name: cell_text(str(value)) for name, value in asdict(fix).items()}
+
+
+def read_fixes(file: Path) -> list[Fix]:
+    """Return the rows of a table of corrections; columns that are missing are empty.
+
+    Raises:
+        UsageError: it cannot be read as such a table.
+    """
+    rows = _read_all(file).reindex(columns=[each.name for each in fields(Fix)], fill_value="")
+    cells = (map(plain_cell, row) for row in rows.itertuples(index=False, name=None))
+    return [
+        Fix(path, label, given, suggested, _number(confidence)) for path, label, given, suggested, confidence in cells
+    ]
+
+
+def _number(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return 0.0
 
 
 def apply_fixes(index: ImageIndex, file: Path) -> ImageIndex:

@@ -59,7 +59,7 @@ class RecordedSplits:
         """Return the images of `split` that lie below `root` where the run found them."""
         rows, names, gone = np.flatnonzero(self.splits == split), [], array("q")
         for row in rows.tolist():
-            name = next((each for each in _spellings(self.cell(row)) if os.path.exists(root / each)), None)
+            name = next((each for each in spellings(self.cell(row)) if os.path.exists(root / each)), None)
             if name is None:
                 gone.append(row)
             else:
@@ -119,8 +119,8 @@ def same_contents(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.array([content.tobytes() in known for content in one], bool)
 
 
-def _spellings(cell: str) -> Iterator[str]:
-    """Yield the paths that a cell may stand for: `write_csv` escapes invisible characters and leading signs."""
+def spellings(cell: str) -> Iterator[str]:
+    """Yield the relative paths that a cell may mean: `write_csv` escapes invisible characters and leading signs."""
     plain = plain_cell(cell)
     for name in dict.fromkeys([unescaped(plain), plain, unescaped(cell), cell]):
         if not os.path.isabs(name) and ".." not in name.split("/"):
