@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from MLPipeline.audit.LabelSuspects import fit_temperature
-from MLPipeline.audit.LinearHead import LinearHead, Sums, assign_folds, head_of_few, sum_up
+from MLPipeline.heads.Folds import assign_folds
+from MLPipeline.heads.LinearHead import LinearHead, Sums, head_of_few, sum_up
 
 UNLABELLED = -1
 _NUM_FITS = 3
