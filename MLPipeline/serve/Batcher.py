@@ -28,14 +28,12 @@ from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.Predict import Answer, ImageClassifier
 
 MAX_WAITING = 256  # images that are not answered yet
-_GATHER_S = (
-    0.02  # that a decoded image waits for others: those being decoded, and those whose senders were just answered
-)
+_GATHER_S = 0.02  # that a decoded image waits for others: those being decoded, and those of clients just answered
 
 
 @dataclass(eq=False)
 class _Job:
-    """An image that was submitted, and the answer that its sender waits for."""
+    """An image that was submitted, and the answer that its client waits for."""
 
     data: bytes
     topk: int
@@ -196,5 +194,5 @@ def _fail(jobs: Sequence[_Job], error: Exception) -> None:
     if is_out_of_memory(error):
         error = out_of_memory(error, "while an image was classified", "Try again when less is asked")
     for job in jobs:
-        with contextlib.suppress(InvalidStateError):  # its sender has gone in the meantime
+        with contextlib.suppress(InvalidStateError):  # its client has disconnected in the meantime
             job.future.set_exception(error)

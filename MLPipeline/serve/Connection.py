@@ -16,14 +16,14 @@ class ImpatientConnection(H11Protocol):
     IDLE_S = 20.0  # by `Limits.idle_s`
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to watch a new connection."""
+        """Start watching a new connection."""
         super().connection_made(transport)
         self._resting_since = self.loop.time()
         self._was_closing = False
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop to watch a connection that has ended."""
+        """Stop watching a connection that has ended."""
         self._timer.cancel()
         super().connection_lost(exc)
 

@@ -47,7 +47,7 @@ Observer = Callable[[str, int, float], None]  # route, status, seconds
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask: under which names this server is addressed, and the token that clients must send."""
+    """Which requests are allowed: the names of this server in `Host`, and the token that clients must send."""
 
     hosts: frozenset[str] = LOOPBACK_NAMES  # lower case, without port
     any_address: bool = False  # whether any IP address is accepted as the name of the server
@@ -96,7 +96,7 @@ class Guard:
         observe: Observer | None = None,
     ) -> None:
         self._app, self._access, self._limits, self._observe = app, access, limits, observe
-        self._num_bytes = self._num_requests = 0  # in work; all requests run in one thread
+        self._num_bytes = self._num_requests = 0  # in progress; all requests run in one thread
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens inside the app."""
@@ -126,7 +126,7 @@ class Guard:
                 why = f"the request did not arrive within {self._limits.body_s:g} seconds"
                 raise RequestRefusedError(408, why, Connection="close") from None
             if body is None:
-                return  # the client has gone
+                return  # the client has disconnected
             if self._num_requests >= self._limits.requests:
                 raise busy(f"{self._num_requests} requests are being answered")
             self._num_requests += 1
@@ -139,7 +139,7 @@ class Guard:
                 self._num_requests -= 1
 
     def _check_access(self, scope: Scope) -> None:
-        """Check who asks.
+        """Check where a request comes from.
 
         Raises:
             RequestRefusedError: it is for another server, comes from a page of another site, or lacks the token.
@@ -208,7 +208,7 @@ class Guard:
             own += number
             self._num_bytes += number
             if self._num_bytes > self._limits.all_bodies_bytes:
-                raise busy("the requests in work fill the memory that is set aside for them")
+                raise busy("the running requests use all the memory that is reserved for them")
 
         try:
             yield add

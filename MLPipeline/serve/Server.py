@@ -32,7 +32,7 @@ from MLPipeline.serve.Limits import DEFAULT_LIMITS, Limits
 
 _TOKEN = re.compile(r"[\w.~-]{12,200}", re.ASCII)  # what an address and a cookie can have unescaped
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?", re.ASCII | re.IGNORECASE)
-_END_S = 3  # for requests in work when the server is stopped
+_END_S = 3  # that running requests are given when the server is stopped
 _POLL_S = 0.5  # Windows delivers no signal while a thread is waited for without a limit
 
 
@@ -47,7 +47,7 @@ class Server:
 
     @property
     def access(self) -> Access:
-        """Who may ask: off loopback also those who use an IP address or the name of this machine."""
+        """The allowed clients: off loopback, also those who use an IP address or the name of this machine."""
         names, is_local = LOOPBACK_NAMES | {self.host.lower(), self.public_name.lower()}, is_loopback(self.host)
         if not is_local:
             names |= {socket.gethostname().lower()}
@@ -69,7 +69,7 @@ class Server:
     ) -> Iterator[threading.Thread]:
         """Answer requests, in the thread that is yielded, inside the `with` block.
 
-        At its end, requests in work are given a few seconds. For the arguments see `run`.
+        At its end, running requests are given a few seconds to finish. For the arguments see `run`.
         """
         server = uvicorn.Server(_settings(Guard(api, self.access, limits, observe), limits))
         thread = threading.Thread(target=server.run, args=([self.socket],), name="server", daemon=True)
