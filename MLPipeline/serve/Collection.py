@@ -1,4 +1,4 @@
-"""`--collect DIR`: keeps the images that are sent, with the answers, and what their senders say is right.
+"""`--collect DIR`: keeps the images that are sent, with the answers, and the classes that users say are right.
 
 DIR/images/<digest>.jpg       each image once, as it was sent
 DIR/answers.jsonl             one line per answer
@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from MLPipeline.decoding.ReadHeader import read_header
-from MLPipeline.Errors import UsageError, did_you_mean
+from MLPipeline.Errors import UsageError, did_you_mean, one_line
 from MLPipeline.files.AtomicFile import unwritable, write_file
 from MLPipeline.files.Cache import digest
 from MLPipeline.files.CsvFile import write_csv
@@ -25,6 +25,7 @@ from MLPipeline.files.Json import dump_json
 from MLPipeline.files.TableFile import TableFile, plain_cell
 from MLPipeline.images.ClassNames import class_name
 from MLPipeline.Predict import Answer
+from MLPipeline.serve.Web import plain
 
 _IMAGES, _ANSWERS, LABELS_FILE = "images", "answers.jsonl", "labels.csv"
 _SUFFIXES = {
@@ -50,7 +51,8 @@ class Collection:
             ResourceError: it cannot be written.
             UsageError: its `labels.csv` is not the table of an earlier server.
         """
-        self._folder, self._classes, self._lock = folder, set(classes), threading.Lock()
+        self._folder, self._lock = folder, threading.Lock()
+        self._classes = {shown: name for name in classes for shown in (name, plain(name), one_line(plain(name)))}
         try:
             (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -83,13 +85,13 @@ class Collection:
             UsageError: there is no such image or class.
             ResourceError: the disk is full, or the folder cannot be written.
         """
-        name = class_name(label)
-        if name not in self._classes:
+        name = self._classes.get(class_name(label))
+        if name is None:
             raise UsageError(f"{label}: is no class of this model", did_you_mean(label, self._classes))
         found = self._find(key)
         with self._lock:
             labels = {**self._labels, f"{_IMAGES}/{found.name}": name}
-            frame = pd.DataFrame({"path": list(labels), "label": list(labels.values())})
+            frame = pd.DataFrame({"path": list(labels), "label": list(labels.values())}, dtype=object)  # any bytes
             write_csv(frame, self._folder / LABELS_FILE)
             self._labels = labels
 

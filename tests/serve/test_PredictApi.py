@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
 from MLPipeline.decoding.ReadImage import decode_image
-from MLPipeline.Errors import ResourceError
+from MLPipeline.Errors import ResourceError, one_line
 from MLPipeline.files import AtomicFile
 from MLPipeline.images.LabelTable import scan_table
 from MLPipeline.serve.Guard import Access, Guard
@@ -234,7 +234,10 @@ def test_collected_images_become_a_table_that_trains(run: Path, tmp_path: Path) 
     with service_of(run, collect=folder) as service:  # continues
         assert service.collection is not None
         service.collection.correct(ids[0], HOSTILE[2])
-    assert sorted(pd.read_csv(folder / "labels.csv").label) == sorted(["'" + HOSTILE[1], HOSTILE[2]])
+        for shown in (as_sent(HOSTILE[3]), one_line(HOSTILE[4])):  # as the API and the page show them
+            service.collection.correct(ids[1], shown)
+            assert one_line(as_sent(shown)) in (folder / "labels.csv").read_text()
+    assert sorted(pd.read_csv(folder / "labels.csv").label) == sorted([one_line(HOSTILE[4]), HOSTILE[2]])
 
 
 def test_an_image_that_cannot_be_kept_is_answered(
