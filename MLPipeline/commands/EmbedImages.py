@@ -31,10 +31,8 @@ def run(config: Config) -> None:
     reserved = reserve(config, chosen, files=files)
     destination = reserved.file("--to", config.to, is_feature_file, "a file of features")
     network = open_network(config, chosen)
-    index = index_files(files)
-    ranks.require_same({"images": index.identity})
     with resumable_reading():
-        cache = config.output / "cache"
+        index, cache = index_files(files), config.output / "cache"
         collection = embed_files(network, index, cache, config.precision, config.workers, config.cache_limit, progress)
     for each in (*skipped, *collection.skipped):
         note(f"skipped {each.path}: {each.reason}")

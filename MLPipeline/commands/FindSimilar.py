@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from MLPipeline.commands.Destinations import reserve
 from MLPipeline.commands.OpenNetwork import chosen_run, open_network
 from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, require_complete_stdout, resumable_reading, say
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError, UsageError
 from MLPipeline.images.FindImages import find_images, index_files
 from MLPipeline.images.ImageWalk import Skipped
@@ -44,10 +44,14 @@ def run(config: Config) -> None:
     network = open_network(config, chosen, stored.origin if stored else None)
     with resumable_reading():
         asked = _embed(config, network, queries)
-        collection = stored or _embed(config, network, files)
+        collection = _comparable(stored, asked, config.in_) if stored else _embed(config, network, files)
     _note_skipped([*skipped, *more, *asked.skipped, *collection.skipped])
-    found = list(find_similar(asked, collection, config.topk, network.preprocessing.levels))
-    _print(found, config.json)
+    if not ranks.is_first:
+        return
+    found: list[Similar] = []
+    for each in find_similar(asked, collection, config.topk, network.preprocessing.levels):
+        _print(each, config.json)
+        found.append(each)
     page = config.output / _FOLDER / "similar.html"
     write_similar_page(page, found, len(collection), str(config.in_), network.origin.to_text())
     say(f"saved    {page}", on_stderr=config.json)
@@ -57,6 +61,14 @@ def run(config: Config) -> None:
 
 def _is_feature_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not os.path.isdir(path)
+
+
+def _comparable(stored: Collection, asked: Collection, file: Path) -> Collection:
+    """Return `stored`, the content of `file`, if its features are of the same network as those of the queries."""
+    if stored.origin.is_comparable_with(asked.origin) and stored.width == asked.width:
+        return stored
+    what = f"--in {file}: holds features of another model ({stored.origin.to_text()}) than {asked.origin.to_text()}"
+    raise UsageError(what, "Use the model that has computed them, or write the file again with embed")
 
 
 def _embed(config: Config, network: FeatureNetwork, files: list[Path]) -> Collection:
@@ -76,12 +88,11 @@ def _note_skipped(skipped: list[Skipped]) -> None:
         note(f"skipped {each.path}: {each.reason}")
 
 
-def _print(found: Iterable[Similar], as_json: bool) -> None:
-    """Print the matches of each query, one per line; as JSON, one line per query."""
-    for similar in found:
-        if as_json:
-            say(similar.to_json())
-            continue
-        say(f"similar to {similar.name}")
-        for match in similar.matches:
-            say(match.to_text())
+def _print(similar: Similar, as_json: bool) -> None:
+    """Print the matches of a query, one per line; as JSON, on one line."""
+    if as_json:
+        say(similar.to_json())
+        return
+    say(f"similar to {similar.name}")
+    for match in similar.matches:
+        say(match.to_text())

@@ -62,7 +62,7 @@ def embed_files(
     Features in the cache are not computed again, and files that have not changed are not read again.
 
     Raises:
-        DataError: no image can be read, or more than 1 % of the files have vanished.
+        DataError: no image can be read, more than 1 % of the files have vanished, or ranks see different files.
         ResourceError: the cache cannot be written, or has no room.
     """
     size, preprocessing = network.origin.image_size, network.preprocessing
@@ -70,19 +70,17 @@ def embed_files(
     def frozen_stages() -> FrozenStages:
         return FrozenStages(network.model, size, precision, preprocessing.fit)
 
+    ranks.require_same({"images": index.identity})
     _require_room(cache, frozen_stages(), len(index), cache_limit)
     # With several ranks, the features are computed after the inspection, as they are before training.
-    is_alone, threads = ranks.size == 1, decoding_threads(workers)
-    keeper = RowKeeper(size, frozen_stages, cache, len(index), cache_limit, preprocessing.fit) if is_alone else None
-    inspection = inspect_images(index, cache, threads, progress=progress, keeper=keeper)
+    keeper = RowKeeper(size, frozen_stages, cache, len(index), cache_limit, preprocessing.fit)
+    alone = keeper if ranks.size == 1 else None
+    inspection = inspect_images(index, cache, decoding_threads(workers), progress=progress, keeper=alone)
+    chosen = replace(index, splits=np.where(inspection.is_readable, TRAIN, UNSPLIT).astype(np.int8))
     dataset = extract(
         network.model,
-        replace(index, splits=np.where(inspection.is_readable, TRAIN, UNSPLIT).astype(np.int8)),
-        size,
-        cache,
-        precision,
-        workers,
-        progress,
+        chosen,
+        *(size, cache, precision, workers, progress),
         inspection.row_keys(preprocessing.levels),
         cache_limit=cache_limit,
         preprocessing=preprocessing,

@@ -7,6 +7,7 @@ resized, cropped a little or saved again, which comparing the pixels shows.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import numpy as np
 
 from MLPipeline.decoding.Levels import Levels
 from MLPipeline.decoding.ReadImage import UnreadableImage, read_bytes, read_thumbnail
-from MLPipeline.Errors import UsageError
 from MLPipeline.files.Cache import digest
 from MLPipeline.files.Destination import identity_of
 from MLPipeline.files.Json import dump_json
+from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.SamePicture import READ_SIDE, is_same_picture
 from MLPipeline.similarity.EmbedFiles import Collection
 from MLPipeline.similarity.Nearest import find_nearest
@@ -60,31 +61,26 @@ def find_similar(
     """Yield the images of `collection` that are most similar to each of `queries`, which itself is left out.
 
     Args:
-        queries: images with features of the same network.
+        queries: images with features of the same network as those of `collection`.
         collection: where to search.
         num_similar: how many images to find for each query.
         levels: black and white levels of images with more than 8 bits.
 
     Raises:
-        UsageError: the features are of another network.
         DataError: the features are not finite numbers.
     """
-    if not queries.origin.is_comparable_with(collection.origin):
-        what = f"the features of the images are those of another model ({collection.origin.to_text()})"
-        raise UsageError(f"{what} than the one in use ({queries.origin.to_text()})", "Use the same model for both")
     rows = queries.block(0, len(queries))
-    if rows.shape[1] != collection.width:
-        raise UsageError(f"there are {collection.width} features per image, and not {rows.shape[1]}", "Use one model")
     nearest = find_nearest(collection.block, len(collection), rows, num_similar + 1)  # one may be the query itself
-    for query, (positions, cosines) in enumerate(zip(nearest.positions, nearest.cosines, strict=True)):
-        found = _Query(queries.path(query), levels)
-        kept = [each for each in zip(positions.tolist(), cosines.tolist(), strict=True)]
-        kept = [(place, cosine) for place, cosine in kept if not found.is_at(collection.path(place))][:num_similar]
+    for number, name in enumerate(queries.names):
+        query = _Query(queries.path(number), levels)
+        cosines = dict(zip(nearest.positions[number].tolist(), nearest.cosines[number].tolist(), strict=True))
+        kept = [place for place in cosines if not query.is_at(collection.path(place))][:num_similar]
+        copies = query.copies([collection.path(place) for place in kept])
         matches = tuple(
-            Match(collection.names[place], collection.path(place), float(np.clip(cosine, -1, 1)), copy)
-            for (place, cosine), copy in zip(kept, found.copies([collection.path(p) for p, _ in kept]), strict=True)
+            Match(collection.names[place], collection.path(place), max(-1.0, min(1.0, cosines[place])), copy)
+            for place, copy in zip(kept, copies, strict=True)
         )
-        yield Similar(queries.names[query], queries.path(query), matches)
+        yield Similar(name, query.path, matches)
 
 
 class _Query:
@@ -100,7 +96,8 @@ class _Query:
     def copies(self, paths: list[Path]) -> list[str]:
         """Return for each of `paths` whether it is the same file, the same picture, or another one."""
         data, picture = _content(self.path), _picture(self.path, self.levels)
-        compared = [self._compare(path, data, picture) for path in paths[:MAX_COMPARED]]
+        with ThreadPoolExecutor(decoding_threads(None)) as threads:
+            compared = list(threads.map(lambda path: self._compare(path, data, picture), paths[:MAX_COMPARED]))
         return compared + [OTHER] * (len(paths) - len(compared))
 
     def _compare(self, path: Path, data: bytes, picture: np.ndarray | None) -> str:

@@ -25,9 +25,7 @@ def test_122_features_of_another_model_are_refused(trained: Path, tmp_path: Path
     succeed([*SMALL, "--data", trained.parents[1] / "Data", "--seed", "1", "--output", tmp_path / "other"])
     query = ["similar", photos / "cat" / "000.png", "--in", tmp_path / "f.npz"]
     other = tmp_path / "other" / "001-cnn"
-    refuse(
-        [*query, "--run", other, *output], 2, "features of the images are those of another model", str(other), "001-cnn"
-    )
+    refuse([*query, "--run", other, *output], 2, "f.npz: holds features of another model", str(other), "001-cnn")
     succeed([*query, *output])  # without --run, the model that the file names
 
 
