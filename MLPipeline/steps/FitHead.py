@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from MLPipeline.Config import Config
-from MLPipeline.console.Console import say
+from MLPipeline.console.Console import note, say
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Features import Dataset
 from MLPipeline.Head import set_layer
@@ -54,6 +54,8 @@ def _fit(job: Job, dataset: Dataset, config: Config) -> tuple[Solution, tuple[fl
     images = gather_images(job.model, dataset, index.positions(TRAIN), config)
     solution, fitted, val = solve(images, config.head, config.seed), images.only(~images.is_view), index.positions(VAL)
     if not len(val):
+        if config.ensemble:
+            note("--ensemble: there are no validation images to compare the average with, so it is not used")
         return solution, (*_score(solution.head, fitted), np.nan, np.nan)
     rows, labels = gather(job.model, dataset, val, config.precision), index.labels[val].astype(np.int64)
     held_out = plain_images(rows, labels, images.num_classes)

@@ -17,6 +17,7 @@ from tests.support.harness import SMALL, Outcome, refuse, succeed
 
 MakeImages = Callable[..., Path]
 LITE = ["--model", "efficientnet_lite0", "--image-size", "32", "-j", "1", "--precision", "fp32"]
+RIDGE = [*LITE, "--head", "ridge"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folded(data: Path, output: Path) -> Outcome:
-    flags = [*LITE, "--data", data, "--output", output, "--folds", "4", "--ensemble"]
+    flags = [*RIDGE, "--data", data, "--output", output, "--folds", "4", "--ensemble"]
     return succeed([*flags, "--name", "folded"])
 
 
@@ -68,14 +69,14 @@ def test_the_better_of_the_head_and_the_average_is_kept(folded: Outcome, output:
     found = content(output, "folded")["head"]["ensemble"]
     assert found["is_kept"] == (found["loss"] < found["alone"])
     assert "validation loss" in folded.out.split("epoch  train loss")[0]
-    succeed([*LITE, "--data", data, "--output", output, "--folds", "4", "--name", "alone"])
+    succeed([*RIDGE, "--data", data, "--output", output, "--folds", "4", "--name", "alone"])
     weights = [load_checkpoint(output / name / "model.pt")[0].head[-1].weight for name in ("001-folded", "002-alone")]
     assert torch.equal(*weights) != found["is_kept"]
     assert content(output, "alone")["test"] == content(output, "folded")["test"]
 
 
 def test_a_run_with_few_test_images_recommends_folds(folded: Outcome, output: Path, data: Path) -> None:
-    said = succeed([*LITE, "--data", data, "--output", output, "--head", "ridge", "--name", "few"]).out
+    said = succeed([*RIDGE, "--data", data, "--output", output, "--name", "few"]).out
     number = content(output, "few")["test"]["n"]
     assert f"hint     only {number} test images: --folds 5 tests every image once" in said
     page = next(output.glob("*-few/report.html")).read_text(encoding="utf-8").replace("\u00a0", " ")
