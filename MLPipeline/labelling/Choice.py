@@ -2,7 +2,7 @@
 
 Without any label, the pictures nearest to the centres of k-means clusters are chosen: with few labels, typical
 pictures teach most (TypiClust, arXiv:2202.02794). Later, the candidates are the pictures with the smallest margins
-between the two most probable classes, eight times as many as wanted, and those nearest to the centres of their clusters
+between the two most probable classes, four times as many as wanted, and those nearest to the centres of their clusters
 are chosen. TCM (arXiv:2403.03728) goes from one to the other in the same way. `tests/benchmarks/Labelling.py` measures
 what this saves.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from MLPipeline.Errors import ResourceError, is_out_of_memory
 
-UNCERTAIN_PER_WANTED = 8
+UNCERTAIN_PER_WANTED = 4
 _MAX_CLUSTERED = 5000  # pictures: enough to find a hundred centres among
 _NUM_ITERATIONS = 20
 

@@ -24,12 +24,13 @@ from MLPipeline.labelling.LabelFile import Change, Label, LabelFile
 from MLPipeline.labelling.Learner import UNLABELLED, Learner
 from MLPipeline.labelling.Photographs import Photographs
 from MLPipeline.labelling.Shown import Group, Picture, Progress, features_line, progress_line
-from MLPipeline.labelling.Study import NUM_TYPICAL, Findings, Known, study
+from MLPipeline.labelling.Study import Findings, Known, study
 from MLPipeline.labelling.Turns import Turns
 
 MAX_CLASSES, MAX_NAME = 1000, 200  # characters of a name
 MAX_LEARNED_FROM = 20_000  # photographs, drawn at random: their features take 100 MB
 _STUDY_EVERY = 4  # labels
+_FEW_LEFT = 4  # chosen pictures: others are chosen before the last are used up
 _FIRST_STUDY = 400  # features, of which typical pictures can be chosen
 _SURE, _MIN_GROUP, _MAX_GROUP = 0.9, 6, 24
 _MIN_FOR_GROUPS = 40  # labels: with fewer, probabilities are hardly calibrated
@@ -199,7 +200,7 @@ class Session:
             if num_features < min(_FIRST_STUDY, len(self.to_learn_from)):
                 return False
             is_new = self._num_new > 0 or num_features > self._num_studied
-            return self._num_new >= _STUDY_EVERY or (is_new and not self._turns.chosen)
+            return self._num_new >= _STUDY_EVERY or (is_new and self._wants_choice())
 
     def learn(self) -> None:
         """Learn from all labels so far, while labelling goes on."""
@@ -215,6 +216,13 @@ class Session:
             if known.wants_choice:
                 self._turns.chosen = deque(numbers[row] for row in findings.chosen.tolist())
 
+    def _wants_choice(self) -> bool:
+        """Return whether the chosen pictures are nearly used up.
+
+        They are unlike each other: choosing again after every few labels would show only the most similar of them.
+        """
+        return self._turns.num_left(self._is_labelled) <= _FEW_LEFT
+
     def _known(self) -> tuple[list[int], Known]:
         numbers, features = self.features.to_learn_from()
         code = {name: label for label, name in enumerate(self.file.classes)}
@@ -222,7 +230,6 @@ class Session:
         names = [self.photographs.names[number] for number in numbers]
         labels = [code[self.file.labels[name].name] if name in self.file.labels else UNLABELLED for name in names]
         tested, rows = self.features.of_sample([number for number in self._sample if self._is_labelled(number)])
-        num_labels = sum(label != UNLABELLED for label in labels)
         return numbers, Known(
             features=features,
             labels=np.array(labels, np.int64),
@@ -231,7 +238,7 @@ class Session:
             sample_labels=np.array([code[self.file.labels[self.photographs.names[n]].name] for n in tested], np.int64),
             is_open=np.array([number not in self._turns.passed_over for number in numbers], bool),
             num_classes=len(self.file.classes),
-            wants_choice=num_labels >= NUM_TYPICAL or not self._turns.chosen,
+            wants_choice=self._wants_choice(),
         )
 
     def _apply(self, page: str, changes: Iterable[tuple[int, Label | None]]) -> None:

@@ -10,8 +10,8 @@ from MLPipeline.labelling.Choice import next_pictures, typical_pictures
 from MLPipeline.labelling.Learner import UNLABELLED, FittedHead, Learner
 from MLPipeline.labelling.Outlook import MIN_LABELS, SHARES, Accuracy, labels_for_next_point
 
-NUM_TYPICAL = 40  # labels of typical pictures, before uncertain ones are chosen
-NUM_CHOSEN = 16  # pictures chosen in one round
+NUM_TYPICAL = 40  # pictures chosen in the first round, before uncertain ones are
+NUM_CHOSEN = 24  # pictures chosen in a later round
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def choose(learner: Learner, known: Known, seed: int) -> np.ndarray:
     candidates = np.flatnonzero(known.is_open & (known.labels == UNLABELLED))
     if not known.wants_choice or not len(candidates):
         return candidates[:0]
-    features, num_typical = known.features[candidates], NUM_TYPICAL - known.num_labels
-    if num_typical > 0 or not known.can_learn:
-        return candidates[typical_pictures(features, max(num_typical, NUM_CHOSEN), seed)]
+    features = known.features[candidates]
+    if not known.can_learn or known.num_labels < NUM_TYPICAL // 2:
+        return candidates[typical_pictures(features, NUM_TYPICAL, seed)]
     head = FittedHead(learner.fit_labelled(known.labels, known.num_classes))
     return candidates[next_pictures(features, head.probabilities(features), NUM_CHOSEN, seed)]
 

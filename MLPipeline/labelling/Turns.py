@@ -36,6 +36,11 @@ class Turns:
             self._num_sent += 1
         return found
 
+    def num_left(self, is_labelled: Callable[[int], bool]) -> int:
+        """Return how many of the chosen pictures have not been sent to a page."""
+        done = self.passed_over | self._sent.keys()
+        return sum(each not in done and not is_labelled(each) for each in self.chosen)
+
     def show_again(self, pictures: Iterable[int]) -> None:
         """Show `pictures` before all others."""
         pictures = list(pictures)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
 from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.labelling.LabelPage import label_api
-from MLPipeline.serve.Guard import Guard
+from MLPipeline.serve.Guard import Access, Guard
 from tests.support.label_cases import CLASSES, draw_photographs, labelling
 
 PAGE = "0123456789abcdef"
@@ -115,3 +120,25 @@ def test_the_page_has_what_it_needs_and_loads_nothing_else(client: TestClient) -
     assert "python Engine.py --labels labels.csv" in response.text and "&lt;" not in response.text.split("<main")[0]
     policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "connect-src 'self'" in policy
+
+
+@pytest.fixture(scope="module")
+def operations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("described")
+    with labelling(draw_photographs(folder / "photos", 20), folder / "labels.csv") as session:
+        session.add_classes(CLASSES)
+        guard = Guard(label_api(session, "photos", ""), Access(frozenset({"testserver"})))
+        schema = schemathesis.openapi.from_asgi("/openapi.json", guard)
+        yield {operation.label: operation for operation in (found.ok() for found in schema.get_all_operations())}
+
+
+@given(data=st.data())
+@settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_requests_made_up_from_the_description_get_described_answers(
+    operations: dict[str, Any], data: st.DataObject
+) -> None:
+    """Schemathesis sends what the description allows and what it does not; each answer must be one it describes."""
+    operation = operations[data.draw(st.sampled_from(sorted(operations)))]
+    mode = data.draw(st.sampled_from(schemathesis.GenerationMode))
+    case = data.draw(operation.as_strategy(generation_mode=mode))
+    case.call_and_validate(excluded_checks=[positive_data_acceptance])  # the description does not list the pictures

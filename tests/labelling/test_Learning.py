@@ -83,7 +83,7 @@ def test_the_first_pictures_are_of_all_clusters_and_the_largest_comes_first() ->
 def test_the_next_pictures_are_uncertain_and_unlike_each_other() -> None:
     features, _ = clusters(400, spread=0.3)
     probabilities = np.tile([0.9, 0.1, 0.0, 0.0], (400, 1))
-    uncertain = np.arange(100, 100 + 8 * 5)
+    uncertain = np.arange(100, 100 + 4 * 5)
     probabilities[uncertain] = [0.5, 0.49, 0.01, 0.0]
     chosen = next_pictures(features, probabilities, 5)
     assert len(set(chosen.tolist())) == 5 and set(chosen.tolist()) <= set(uncertain.tolist())
