@@ -84,11 +84,14 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
             "test",
             "baseline_accuracy",
             "baseline_class",
+            "head",
+            "folds",
             "fine_tuning",
             "timing",
         )
     }
-    assert metrics["fine_tuning"] is None and 0.05 <= metrics["temperature"] <= 20
+    assert metrics["fine_tuning"] is metrics["folds"] is None and metrics["head"] == {"setting": "linear"}
+    assert 0.05 <= metrics["temperature"] <= 20
     assert list(predictions) == [*"path split true predicted confidence loss p_cat p_dog p_eel".split()]
     for split in ("val", "test"):
         rows, scores = predictions[predictions["split"] == split], metrics[split]
