@@ -14,7 +14,8 @@ from MLPipeline.frozen.FastForward import FastForward
 
 BATCH_SIZE = 16
 _SECONDS = 0.8  # for each form, both measurements together
-_MIN_ROUNDS = 3
+_MIN_ROUNDS, _CALLS = 3, 3
+_REST_S = 0.05  # before each turn
 
 Run = Callable[[np.ndarray], object]  # pixels (B, S, S, 3) uint8 -> outputs
 
@@ -48,14 +49,19 @@ def measure(forms: Mapping[str, Run], image_size: int, seconds: float = _SECONDS
 
 
 def _median_seconds(forms: Mapping[str, Run], pixels: np.ndarray, seconds: float) -> dict[str, float]:
-    """Return the median duration of one call, after one call that is not counted."""
-    for run in forms.values():
-        run(pixels)
+    """Return the median duration of one call; in each turn of a form, its first call is not counted.
+
+    The threads of onnxruntime and of OpenMP keep their cores busy for a while after a call, waiting for the next one:
+    they would slow down the form whose turn is next.
+    """
     taken: dict[str, list[float]] = {name: [] for name in forms}
     end = time.perf_counter() + seconds * len(forms)
-    while time.perf_counter() < end or len(min(taken.values(), key=len)) < _MIN_ROUNDS:
+    while time.perf_counter() < end or len(min(taken.values(), key=len)) < _MIN_ROUNDS * _CALLS:
         for name, run in forms.items():
-            start = time.perf_counter()
+            time.sleep(_REST_S)
             run(pixels)
-            taken[name].append(time.perf_counter() - start)
+            for _ in range(_CALLS):
+                start = time.perf_counter()
+                run(pixels)
+                taken[name].append(time.perf_counter() - start)
     return {name: float(np.median(each)) for name, each in taken.items()}
