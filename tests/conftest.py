@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
 import tempfile
 
@@ -28,6 +30,8 @@ from MLPipeline.decoding.ReadImage import cv2
 from tests.support.paths import TESTS
 from tests.support.stopped_run import _interrupted, command, stopped  # noqa: F401  fixtures
 from tests.support.trained_run import trained  # noqa: F401  a fixture
+
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 # A shell starts background jobs with SIGINT ignored, and nohup ignores SIGHUP: commands under test would inherit that.
 for _signum in STOPPING:

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,6 +113,7 @@ def test_the_cache_follows_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int | None, limit: float
 ) -> None:
     monkeypatch.setattr(Cache, "container_memory", lambda: memory)
+    monkeypatch.setattr(Cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * 10**9))
     assert default_limit_gb() == limit
     store = RowStore(tmp_path, "pixels", "x", (1000,), Cache.np.dtype("u1"))
     assert has_room(tmp_path, store, 3 * 10**6, None) and not has_room(tmp_path, store, 21 * 10**6, None)
