@@ -122,6 +122,9 @@ def listen(host: str, port: int, token: str | None, public_name: str | None = No
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         opened = socket.create_server((host, port), family=family, backlog=DEFAULT_LIMITS.connections)
+        # Connections inherit it; asyncio sets it only on sockets that it opens itself. Without it, the second packet of
+        # an answer waits for the acknowledgement of the first: 40 ms.
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, UnicodeError) as error:
         raise _not_opened(host, port, error) from error
     with opened:

@@ -55,6 +55,13 @@ def test_the_address_to_open_has_the_port_and_the_token() -> None:
         assert server.access.any_address and server.access.token == TOKEN
 
 
+def test_packets_of_an_answer_wait_for_no_acknowledgement() -> None:
+    with listen("127.0.0.1", 0, None) as server, socket.create_connection(server.socket.getsockname()):
+        accepted, _ = server.socket.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_proxy_shows_the_server_under_its_own_name() -> None:
     with listen("127.0.0.1", 0, TOKEN, "images.example.org") as server:
         assert server.url == f"https://images.example.org/?token={TOKEN}"
