@@ -98,14 +98,7 @@ class Review:
     def next(self, page: str, number: int, without: Sequence[int] = ()) -> list[Picture]:
         """Return up to `number` suspects for `page` to decide next; it has those in `without` already."""
         with self._lock:
-            found: list[Picture] = []
-            while len(found) < number:
-                held_already = [*without, *(picture.number for picture in found)]
-                numbers = self._turns.next(page, number - len(found), held_already, self._is_decided)
-                if not numbers:
-                    break
-                found += self.pictures(numbers)
-            return found
+            return self._turns.pictures(page, number, without, self._is_decided, self.pictures)
 
     def label(self, page: str, shown: Sequence[tuple[int, str]], name: str, picked_out: Sequence[int] = ()) -> str:
         """Decide that pictures, given with their stamps, show `name`; return why some are not decided.

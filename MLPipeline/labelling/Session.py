@@ -107,14 +107,7 @@ class Session:
     def next(self, page: str, number: int, without: Sequence[int] = ()) -> list[Picture]:
         """Return up to `number` pictures for `page` to label next; it has those in `without` already."""
         with self._lock:
-            found: list[Picture] = []
-            while len(found) < number:
-                held = [*without, *(picture.number for picture in found)]
-                numbers = self._turns.next(page, number - len(found), held, self._is_labelled)
-                if not numbers:
-                    break
-                found += self.pictures(numbers)
-            return found
+            return self._turns.pictures(page, number, without, self._is_labelled, self.pictures)
 
     def label(self, page: str, shown: Sequence[tuple[int, str]], name: str, picked_out: Sequence[int] = ()) -> str:
         """Label pictures, given with their stamps, as `name`; return why some have no label, empty if all have.

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from MLPipeline.labelling.Shown import Picture
+
 SAMPLE_EVERY = 8  # pictures: one of them is of the random sample
 _RESERVED_S = 120.0  # that a picture is kept for the page it was sent to
 
@@ -34,6 +36,24 @@ class Turns:
             found.append(picture)
             self._sent[picture] = page, now
             self._num_sent += 1
+        return found
+
+    def pictures(
+        self,
+        page: str,
+        number: int,
+        without: Sequence[int],
+        is_labelled: Callable[[int], bool],
+        look_up: Callable[[Sequence[int]], list[Picture]],
+    ) -> list[Picture]:
+        """Return up to `number` pictures for `page` as `look_up` finds them: without those that are gone."""
+        found: list[Picture] = []
+        while len(found) < number:
+            held = [*without, *(picture.number for picture in found)]
+            numbers = self.next(page, number - len(found), held, is_labelled)
+            if not numbers:
+                break
+            found += look_up(numbers)
         return found
 
     def num_left(self, is_labelled: Callable[[int], bool]) -> int:
