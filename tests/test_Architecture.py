@@ -38,6 +38,7 @@ ROOMS = (
     "tuning",
     "report",
     "audit",
+    "advice",
     "console",
     "Predict",
     "serve",

@@ -87,6 +87,8 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
             "head",
             "folds",
             "fine_tuning",
+            "learning_curve",
+            "next_steps",
             "timing",
         )
     }

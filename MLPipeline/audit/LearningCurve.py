@@ -13,6 +13,7 @@ Checked by hiding half of the images and forecasting the accuracy with all of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,27 +43,60 @@ def learning_curve(features: np.ndarray, labels: np.ndarray, groups: np.ndarray,
             and test.
         seed: draws folds, subsets and repeats.
     """
-    classes, codes = np.unique(labels, return_inverse=True)
-    smallest = np.bincount(codes).min()
-    num_groups = np.bincount(codes[np.unique(groups, return_index=True)[1]], minlength=len(classes))
-    if len(classes) < 2 or smallest < MIN_IMAGES or num_groups.min() < NUM_FOLDS:
+    found = measure_repeats(features, labels, groups, seed)
+    if found is None:
         return None
-    shares = SHARES[SHARES * smallest >= 2.5]  # at least two training images of every class
-    runs = list(_repeats(features, codes, groups, shares, seed))
-    hits, tested = (np.stack(counts) for counts in zip(*runs, strict=True))  # (R, S, 1 + C), (R, 1 + C)
-    draws = np.random.default_rng([seed, 1]).integers(len(runs), size=(_NUM_DRAWS, len(runs)))
-    drawn = hits[draws].sum(axis=1) / np.maximum(tested[draws].sum(axis=1), 1)[:, None]  # (draws, S, 1 + C)
-    mean = hits.sum(axis=0) / np.maximum(tested.sum(axis=0), 1)
-    sizes = [len(labels), *np.bincount(codes).tolist()]
-    overall, *forecasts = (_forecast(shares, mean[:, k], drawn[:, :, k], sizes[k]) for k in range(mean.shape[1]))
-    order = sorted(range(len(classes)), key=lambda k: -forecasts[k].gain)
-    return LearningCurve(
-        num_images=np.round(shares * len(labels) * (1 - 1 / NUM_FOLDS)).astype(int),
-        accuracy=mean[:, 0],
-        interval=_widened(np.quantile(drawn[:, :, 0], [0.025, 0.975], axis=0), mean[:, 0], len(labels)),
-        overall=overall,
-        per_class={int(classes[k]): forecasts[k] for k in order},
+    mean, drawn = found.accuracy, found.drawn(seed)
+    overall, *forecasts = (
+        _forecast(found.shares, mean[:, k], drawn[:, :, k], number) for k, number in enumerate(found.num_images)
     )
+    order = sorted(range(len(found.classes)), key=lambda k: -forecasts[k].gain)
+    return LearningCurve(
+        num_images=found.fitted_on,
+        accuracy=mean[:, 0],
+        interval=widened_interval(np.quantile(drawn[:, :, 0], [0.025, 0.975], axis=0), mean[:, 0], len(labels)),
+        overall=overall,
+        per_class={int(found.classes[k]): forecasts[k] for k in order},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """How many images the heads classified correctly in each of R repeats; of S subsets, in total and of C classes."""
+
+    classes: np.ndarray  # (C,)
+    shares: np.ndarray  # (S,) of the training images of a repeat that the heads were fitted on, ascending
+    hits: np.ndarray  # (R, S, 1 + C)
+    tested: np.ndarray  # (R, 1 + C)
+    num_images: tuple[int, ...]  # 1 + C
+
+    @property
+    def fitted_on(self) -> np.ndarray:
+        """The number of images (S,) that the heads were fitted on."""
+        return np.round(self.shares * self.num_images[0] * (1 - 1 / NUM_FOLDS)).astype(int)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """The mean accuracy and the recall of each class (S, 1 + C)."""
+        return self.hits.sum(axis=0) / np.maximum(self.tested.sum(axis=0), 1)
+
+    def drawn(self, seed: int) -> np.ndarray:
+        """Return the accuracies (draws, S, 1 + C) of 400 bootstrap samples of the repeats."""
+        number = len(self.hits)
+        draws = np.random.default_rng([seed, 1]).integers(number, size=(_NUM_DRAWS, number))
+        return self.hits[draws].sum(axis=1) / np.maximum(self.tested[draws].sum(axis=1), 1)[:, None]
+
+
+def measure_repeats(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Repeats | None:
+    """Return how well heads fitted on growing subsets classify; the arguments are those of `learning_curve`."""
+    classes, codes = np.unique(labels, return_inverse=True)
+    sizes = np.bincount(codes)
+    num_groups = np.bincount(codes[np.unique(groups, return_index=True)[1]], minlength=len(classes))
+    if len(classes) < 2 or sizes.min() < MIN_IMAGES or num_groups.min() < NUM_FOLDS:
+        return None
+    shares = SHARES[SHARES * sizes.min() >= 2.5]  # at least two training images of every class
+    hits, tested = zip(*_repeats(features, codes, groups, shares, seed), strict=True)
+    return Repeats(classes, shares, np.stack(hits), np.stack(tested), (len(labels), *sizes.tolist()))
 
 
 def _repeats(
@@ -116,18 +150,18 @@ def _forecast(shares: np.ndarray, mean: np.ndarray, drawn: np.ndarray, num_image
     then = 1 - grown_error(shares, 1 - drawn)
     low, middle, high = np.quantile(then, [0.025, 0.5, 0.975])
     expected = max(float(middle), float(mean[-1]))
-    low, high = _widened(np.array([[low], [high]]), np.array([expected]), num_images)[:, 0].tolist()
+    low, high = widened_interval(np.array([[low], [high]]), np.array([expected]), num_images)[:, 0].tolist()
     return Forecast(float(mean[-1]), expected, (low, high))
 
 
-def _widened(bounds: np.ndarray, values: np.ndarray, num_images: int) -> np.ndarray:
+def widened_interval(bounds: np.ndarray, values: np.ndarray, num_images: int) -> np.ndarray:
     """Return the bounds (2, S) of `values` (S,), widened to the Wilson interval for that many images if narrower."""
     wilson = np.array([wilson_interval(value * num_images, num_images) for value in values.tolist()]).T
     return np.stack([np.minimum(bounds[0], wilson[0]), np.maximum(bounds[1], wilson[1])])
 
 
-def grown_error(shares: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Return the error (...) at GROWTH x the last share, from a power law fitted to `errors` (..., S) at `shares` (S,).
+def grown_error(shares: np.ndarray, errors: np.ndarray, growth: float = GROWTH) -> np.ndarray:
+    """Return the error (...) at `growth` x the last share, from a power law fitted to `errors` (..., S) at `shares`.
 
     `floor + scale * share ** exponent` with an exponent of at most 0 is fitted to the logarithm by weighted least
     squares, for the best of 40 floors. The last measured error is then multiplied by the ratio of the two fitted
@@ -147,4 +181,4 @@ def grown_error(shares: np.ndarray, errors: np.ndarray) -> np.ndarray:
     floor, last, exponent = (
         np.take_along_axis(each, best, -1)[..., 0] for each in (floors, fitted[..., -1], slope[..., 0])
     )
-    return errors[..., -1] * (floor + last * GROWTH**exponent) / (floor + last)
+    return errors[..., -1] * (floor + last * growth**exponent) / (floor + last)

@@ -48,13 +48,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Curves by epoch; `best` marks a point of the first curve."""
+    """Curves by epoch, or by what `axis` says; `best` marks a point of the first curve."""
 
     title: str
     curves: tuple[Curve, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     best: Dot | None
+    axis: str = "Epoch"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,12 @@ class BarChart:
 
 
 def line_chart(
-    title: str, epochs: Sequence[int], series: Mapping[str, Sequence[float]], best_epoch: int | None, as_share: bool
+    title: str,
+    epochs: Sequence[int],
+    series: Mapping[str, Sequence[float]],
+    best_epoch: int | None,
+    as_share: bool,
+    axis: str = "Epoch",
 ) -> LineChart:
     """Return a chart with the curves of `series`, by name, the main one first; non-finite values are left out.
 
@@ -89,6 +95,7 @@ def line_chart(
         series: one value per epoch for each name.
         best_epoch: the epoch to mark on the first series, if its value is finite.
         as_share: whether the values are shares, 0 to 1, to be shown in percent.
+        axis: what is counted, where that is not epochs.
     """
     first, last = (epochs[0], epochs[-1]) if len(epochs) > 1 else (0, 2)  # a single epoch is drawn in the middle
     levels, labels = _levels(list(chain.from_iterable(series.values())), as_share)
@@ -101,7 +108,7 @@ def line_chart(
     curves: list[Curve] = []
     for name, values in series.items():
         pairs = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if math.isfinite(value)]
-        dots = tuple(dot(epoch, value, f"epoch {epoch}: {name} ") for epoch, value in pairs)
+        dots = tuple(dot(epoch, value, f"{axis.lower()} {epoch:,}: {name} ") for epoch, value in pairs)
         points = " ".join(f"{each.x},{each.y}" for each in dots)
         kind = "b" if curves or name != next(iter(series)) else "a"
         curves += [Curve(name, kind, points, dots if len(dots) <= MAX_DOTS else ())] if dots else []
@@ -110,7 +117,7 @@ def line_chart(
         best = dot(best_epoch, value, f"best epoch {best_epoch}: ")
     ticks = [tick for tick in MaxNLocator(6, integer=True).tick_values(first, last) if epochs[0] <= tick <= epochs[-1]]
     x_ticks = tuple(Tick(dot(int(tick), levels[0], "").x, f"{int(tick):,}") for tick in ticks)
-    return LineChart(title, tuple(curves), x_ticks, _y_ticks(levels, labels), best)
+    return LineChart(title, tuple(curves), x_ticks, _y_ticks(levels, labels), best, axis)
 
 
 def _levels(values: Sequence[float], as_share: bool) -> tuple[list[float], list[str]]:

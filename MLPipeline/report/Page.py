@@ -86,7 +86,8 @@ def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
 def render(template: str, parts: Parts = FILE, **content: object) -> str:
     """Return the HTML of a `template` rendered with `content`.
 
-    Templates extend `base.html.jinja`, which has style, script and policy. Filters: `percent`, `count`, `duration`.
+    Templates extend `base.html.jinja`, which has style, script and policy. Filters: `percent`, `points`, `count`,
+    `duration`.
     """
     page = _environment().get_template(template)
     return page.render(**content, style=parts.style, script=_resource(parts.script), policy=parts.policy)
@@ -95,6 +96,14 @@ def render(template: str, parts: Parts = FILE, **content: object) -> str:
 def percent(share: float | None, decimals: int = 1) -> str:
     """Return `share` (0 to 1) as a percentage with a non-breaking space; a dash for None."""
     return "–" if share is None else f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def points(gain: tuple[float, float]) -> str:
+    """Return the bounds of a change of the accuracy as text: `+0.3 to +0.9 points`, `up to +0.9 points`."""
+    low, high = (f"{100 * bound:+.1f}" for bound in gain)
+    if low == high:
+        return f"{low} points"
+    return f"up to {high} points" if gain[0] == 0 else f"{low} to {high} points"
 
 
 def count(number: int, noun: str = "", plural: str = "") -> str:
@@ -122,7 +131,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "duration": duration}
+    environment.filters |= {"percent": percent, "points": points, "count": count, "duration": duration}
     return environment
 
 

@@ -48,7 +48,6 @@ HEAD_NAMES = {
 }
 FEW_TESTED = 100  # test images: fewer give an interval more than ten points wide
 FOLDS_LINE = "folds    {}: afterwards every image is tested once, by a head fitted without it"
-FOLDS_HINT = "--folds 5 tests every image once, which makes the interval narrower"
 _MAX_CAUSES = 5  # lines on classes without images
 
 logger = logging.getLogger(__name__)
@@ -229,7 +228,7 @@ def closing_lines(metrics: Mapping[str, Any], gaps: Sequence[Gap] = ()) -> list[
     if (baseline := metrics["baseline_accuracy"]) is not None:
         result += f"; majority-class baseline {100 * baseline:.1f} %"
         result += f" (class {drawable(metrics['baseline_class'], 40)})" if scores["classes_without_images"] else ""
-    return [result, *others, *([f"hint     {few}: {FOLDS_HINT}"] if (few := too_few_tested(metrics)) else [])]
+    return [result, *others]
 
 
 def title_of_split(split: int, metrics: Mapping[str, Any]) -> str:

@@ -25,9 +25,8 @@ from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
 from MLPipeline.report.MatrixView import most_confused, shaded_rows
 from MLPipeline.report.Page import count, percent, write_page
-from MLPipeline.report.Report import too_few_tested
 from MLPipeline.report.Thumbnails import Photo
-from MLPipeline.report.Verdict import Advice, advice, verdict
+from MLPipeline.report.Verdict import advice, verdict
 from MLPipeline.scoring.Intervals import wilson_interval
 from MLPipeline.scoring.Metrics import METRICS, shown_metrics, title_of
 from MLPipeline.training.TrainState import EpochRecord
@@ -109,7 +108,7 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
         "split": split_name(split, content.metrics),
         "baseline": baseline,
         "verdict": "" if content.interrupted and not scores else verdict(scores, baseline),
-        "advice": _advice(content, scores),
+        **_suggestions(content, scores),
         "from_scratch": content.weights.kind == "none",
         "best": best,
         "curves": _curves(content.history, best),
@@ -152,12 +151,14 @@ def split_name(split: int, metrics: Mapping[str, Any]) -> str:
     return "cross-validated" if split == TEST and metrics.get("folds") else SPLIT_NAMES[split]
 
 
-def _advice(content: ReportContent, scores: Mapping[str, Any] | None) -> list[Advice]:
-    from_scratch = content.weights.kind == "none"
-    found = advice(scores, content.history, content.config.epochs, from_scratch, len(content.index.skipped))
-    few = too_few_tested(content.metrics) if content.metrics else ""
-    text = f"There are {few}. Test every image once, by cross-validation; the interval becomes narrower:"
-    return [Advice(text, "--folds 5"), *found] if few else found
+def _suggestions(content: ReportContent, scores: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the run suggests, the learning curve, and remarks on its results."""
+    num_skipped = len(content.index.skipped)
+    return {
+        "next_steps": content.metrics.get("next_steps") or [],
+        "learning_curve": _learning_curve(content.metrics.get("learning_curve")),
+        "advice": advice(scores, content.history, content.config.epochs, num_skipped),
+    }
 
 
 def _folds(content: ReportContent) -> str:
@@ -231,6 +232,17 @@ def _curves(history: Sequence[EpochRecord], best: EpochRecord | None) -> list[Li
         )
         for name in ("loss", "accuracy")
     ]
+
+
+def _learning_curve(found: Mapping[str, Any] | None) -> LineChart | None:
+    """Return the accuracy by the number of training images, with the estimate for the next ones."""
+    if not found:
+        return None
+    measured = found["accuracy"]
+    numbers = [*found["num_images"], found["num_images"][-1] + found["next_images"]]
+    expected = [*[math.nan] * (len(measured) - 1), measured[-1], measured[-1] + found["gain"]]
+    series = {"out of fold": [*measured, math.nan], "estimate": expected}
+    return line_chart("Learning curve", numbers, series, None, as_share=True, axis="Training images")
 
 
 def _on_answers(content: ReportContent, evaluated: SplitPredictions, scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Advice:
 
 
 def advice(
-    scores: Mapping[str, Any] | None, history: Sequence[EpochRecord], epochs: int, from_scratch: bool, num_skipped: int
+    scores: Mapping[str, Any] | None, history: Sequence[EpochRecord], epochs: int, num_skipped: int
 ) -> list[Advice]:
     """Return up to four suggestions on what to do next, the most useful first.
 
@@ -49,13 +49,9 @@ def advice(
         scores: the metrics of the evaluated split, as `Metrics.evaluate` returns them; None if there are none.
         history: the epochs that were trained.
         epochs: how many were planned.
-        from_scratch: the training started from random weights.
         num_skipped: files that were not used.
     """
     found = []
-    if from_scratch:
-        text = "Training from random weights requires many more images. Start from the ImageNet weights of this model:"
-        found.append(Advice(text, "--model efficientnet_lite2"))
     if scores and scores.get("weakest_class_taken_for"):
         found.append(_on_the_weakest(scores))
     best = next((record for record in reversed(history) if record.is_best), None)

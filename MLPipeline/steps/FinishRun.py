@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from MLPipeline.advice.Suggestions import suggestion_lines
 from MLPipeline.Checkpoint import save_checkpoint
 from MLPipeline.console.Console import say
 from MLPipeline.Device import threads
@@ -29,6 +30,7 @@ from MLPipeline.report.RunPage import ReportContent, prepare_report, write_repor
 from MLPipeline.scoring.Explain import explain_images
 from MLPipeline.scoring.Intervals import paired_interval
 from MLPipeline.scoring.Predictions import Predictions, worst_mistakes
+from MLPipeline.steps.Advise import advise, stored_suggestions
 from MLPipeline.steps.FitHead import head_figures
 from MLPipeline.steps.FoldHead import fold_predictions
 from MLPipeline.steps.Job import Job
@@ -50,6 +52,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
         return
     save_checkpoint(job.run.model_file, job.model, card)
     metrics = {"temperature": card.temperature} | _measure(job, dataset, scored, folds)
+    metrics |= advise(job, dataset, metrics)
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
     heat_maps = _heat_maps(job, dataset, scored)
     notes, photos = job.inspection.notes(job.index), job.photos.result() if job.photos else {}
@@ -189,6 +192,8 @@ def _say_all(job: Job, metrics: Mapping[str, Any], total_s: float) -> None:
         for line in fine_tuning_lines(found):
             say(line)
     for line in closing_lines(metrics, job.index.gaps):
+        say(line)
+    for line in suggestion_lines(stored_suggestions(metrics)):
         say(line)
     say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
     say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from dataclasses import replace
@@ -45,7 +46,25 @@ def test_the_first_words_answer_how_good_and_how_sure(content: ReportContent, tm
 def test_from_scratch_is_said_loudly(content: ReportContent, tmp_path: Path) -> None:
     text = text_of(replace(content, weights=NO_WEIGHTS), tmp_path)
     assert f"Trained from scratch. No pretrained weights were used: {NO_WEIGHTS.note}." in text
-    assert "Start from the ImageNet weights of this model" in text
+
+
+def test_suggestions_come_with_their_estimate_and_their_command(content: ReportContent, tmp_path: Path) -> None:
+    steps = [
+        {
+            "what": "80 more <b>images</b>",
+            "command": "python Engine.py label 'a b'",
+            "gain": [0.01, 0.025],
+            "basis": "c",
+        },
+        {"what": "compare backbones", "command": "python Engine.py choose", "gain": None, "basis": ""},
+    ]
+    curve = {"num_images": [10, 20, 40], "accuracy": [0.5, 0.6, 0.7], "next_images": 20, "gain": 0.05}
+    metrics = {**content.metrics, "next_steps": steps, "learning_curve": curve}
+    text = html.unescape(text_of(replace(content, metrics=metrics), tmp_path))
+    assert "+1.0 to +2.5 points 80 more <b>images</b> (c) python Engine.py label 'a b' Copy" in text
+    assert "Compare backbones python Engine.py choose Copy" in text
+    assert "training images 40: out of fold 70.0 %" in text and "training images 60: estimate 75.0 %" in text
+    assert "Suggestions" in text.split("Metrics")[0]
 
 
 def test_an_interrupted_run_shows_what_exists(content: ReportContent, tmp_path: Path) -> None:

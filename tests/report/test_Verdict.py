@@ -38,14 +38,13 @@ def test_the_verdict_follows_from_interval_and_baseline(given: dict, baseline: f
 
 
 def test_advice_is_given_only_where_figures_call_for_it() -> None:
-    assert advice(None, EPOCHS, 3, from_scratch=False, num_skipped=0) == []
+    assert advice(None, EPOCHS, 3, num_skipped=0) == []
     last_is_best = [*EPOCHS[:2], replace(EPOCHS[2], is_best=True)]
-    (more,) = advice(None, last_is_best, 3, False, 0)
+    (more,) = advice(None, last_is_best, 3, 0)
     assert (more.text[:34], more.flags) == ("The last epoch had the lowest vali", "--epochs 6")
-    assert advice(None, last_is_best, 9, False, 0) == []  # stopped early: patience has had its reason
-    (augment,) = advice(None, [replace(EPOCHS[0], train_accuracy=0.99)], 3, False, 0)
+    assert advice(None, last_is_best, 9, 0) == []  # stopped early: patience has had its reason
+    (augment,) = advice(None, [replace(EPOCHS[0], train_accuracy=0.99)], 3, 0)
     assert "99.0\N{NO-BREAK SPACE}% accuracy on training images, 75.0" in augment.text
     assert augment.flags == "--augment crop,jitter"  # no mirroring: it may exchange classes
-    assert advice(None, [replace(EPOCHS[0], train_accuracy=0.99, val_accuracy=math.nan)], 3, False, 0) == []
-    assert advice(None, EPOCHS, 3, False, 2)[0].text.startswith("2\N{NO-BREAK SPACE}files could not be read")
-    assert advice(None, EPOCHS, 3, True, 0)[0].flags == "--model efficientnet_lite2"
+    assert advice(None, [replace(EPOCHS[0], train_accuracy=0.99, val_accuracy=math.nan)], 3, 0) == []
+    assert advice(None, EPOCHS, 3, 2)[0].text.startswith("2\N{NO-BREAK SPACE}files could not be read")

@@ -48,7 +48,7 @@ def test_all_images_are_tested(folded: Outcome, output: Path) -> None:
     assert "folds    27 images tested once each, in 4 folds" in folded.out
     assert "class owl has too few images that are not copies: only 3 folds test it" in folded.out
     assert f"cross-validated accuracy {100 * found['test']['accuracy']:.1f} %" in folded.out
-    assert "hint     " not in folded.out
+    assert "--folds" not in folded.out.split("improve  ")[-1]
 
 
 def test_the_saved_model_knows_all_images_but_those_of_validation(folded: Outcome, output: Path) -> None:
@@ -78,9 +78,10 @@ def test_the_better_of_the_head_and_the_average_is_kept(folded: Outcome, output:
 def test_a_run_with_few_test_images_recommends_folds(folded: Outcome, output: Path, data: Path) -> None:
     said = succeed([*RIDGE, "--data", data, "--output", output, "--name", "few"]).out
     number = content(output, "few")["test"]["n"]
-    assert f"hint     only {number} test images: --folds 5 tests every image once" in said
+    assert f"there are only {number} test images: test every image once, for a narrower interval" in said
+    assert "--folds 5\n" in said
     page = next(output.glob("*-few/report.html")).read_text(encoding="utf-8").replace("\u00a0", " ")
-    assert f"There are only {number} test images" in page
+    assert f"There are only {number} test images: test every image once" in page
 
 
 def test_an_ensemble_needs_folds(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""At the end of a run: what to do next, estimated from its validation images and its stored features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from MLPipeline.advice.StoredFeatures import MAX_IMAGES, count_suspects, more_images, reduced
+from MLPipeline.advice.Suggestions import Known, Suggestion, suggestions
+from MLPipeline.Features import Dataset
+from MLPipeline.heads.GatherFeatures import gather
+from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL
+from MLPipeline.report.Report import too_few_tested
+from MLPipeline.steps.Job import Job
+
+
+def advise(job: Job, dataset: Dataset, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries `learning_curve` and `next_steps` of metrics.json.
+
+    No figure of the test images is used, only their number.
+    """
+    config, found = job.config, metrics[SPLITS[VAL]]
+    has_features = config.freeze == "backbone" and not dataset.rows.are_pixels and job.weights.kind != "none"
+    curve, num_suspects, num_images = _from_features(job, dataset) if has_features else (None, 0, 0)
+    known = Known(
+        config,
+        str(job.run.path),
+        job.weights.kind == "none",
+        found["accuracy"] if found["n"] else None,
+        num_images,
+        curve,
+        num_suspects,
+        metrics.get("tta"),
+        too_few_tested(metrics),
+    )
+    return {"learning_curve": curve, "next_steps": [asdict(each) for each in suggestions(known)]}
+
+
+def stored_suggestions(metrics: Mapping[str, Any]) -> list[Suggestion]:
+    """Return the suggestions in the entry `next_steps` of metrics.json."""
+    return [Suggestion(**each) for each in metrics["next_steps"]]
+
+
+def _from_features(job: Job, dataset: Dataset) -> tuple[dict[str, Any] | None, int, int]:
+    """Return the learning curve, the number of suspicious labels, and of how many images these are."""
+    config, index = job.config, dataset.index
+    positions = np.sort(np.concatenate([index.positions(TRAIN), index.positions(VAL)]))
+    assert not np.isin(positions, index.positions(TEST)).any()
+    positions = positions[:: -(-len(positions) // MAX_IMAGES)]
+    rows = reduced(gather(job.model, dataset, positions, config.precision))
+    labels = index.labels[positions].astype(np.int64)
+    groups = positions if index.groups is None else index.groups[positions].astype(np.int64)
+    curve = more_images(rows, labels, groups, config.seed)
+    num_suspects = count_suspects(rows, labels, groups, config.seed)
+    return curve.to_plain(index.classes) if curve else None, num_suspects, len(positions)
