@@ -6,6 +6,15 @@
 Every candidate is fitted five times, each time without one fold of the images, and compared by the cross-entropy on the
 images left out. That is measured at the best temperature of the candidate, by which its logits are then divided: what
 is compared is how well the logits separate the classes, not how large they are.
+
+The lowest loss chooses, also where it lies at the weak end of the penalties, as it does for half of all splits of the
+specimens in `Data/`. Test accuracy of `auto` there, 12 splits with 60 test images each: 87.5 %, and the same with
+weaker penalties added (87.2 %) or with the weakest one or two left out (87.5 and 86.9 %); relative noise of 0.001 in
+the features changes 0.0 % of the answers. The one-standard-error rule (Breiman et al., Classification and Regression
+Trees, 1984: the strongest penalty whose loss is within one standard error of the lowest) was worse: 84.7 % there and
+74.7 instead of 75.9 % on 20 photographs of clothing of each class (8 draws), though 66.4 instead of 65.4 % on 5 of each
+(5 draws) and 85.8 instead of 85.6 % on all. The head by gradient descent classifies 80.3 % of the specimens correctly;
+`auto`, fitted on the same images, without those that choose its epoch, 84.0 % (difference 3.8 +- 1.0 points).
 N images, D features, C classes.
 """
 
