@@ -74,9 +74,9 @@ def train(config: Config) -> None:
     index = split(index, inspection, config)  # train, val, test; copies stay in one split
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
-    config, remarks = check_mirrors(config, index, inspection, model, augment_is_stated)
+    config, remarks, exchange = check_mirrors(config, index, inspection, model, augment_is_stated)
     with open_run(config) as run:
-        job = Job(run, config, index, inspection, model, weights, device, clock.start)
+        job = Job(run, config, index, inspection, model, weights, device, clock.start, exchange=exchange)
         introduce(job, remarks)
         with reported_if_stopped(job):
             for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers

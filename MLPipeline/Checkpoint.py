@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from MLPipeline.files.TensorOutline import TensorOutline
 from MLPipeline.Head import make_head
 from MLPipeline.images.ClassNames import class_name
 from MLPipeline.Models import WithoutMemory, build_model
+from MLPipeline.scoring.MirrorAverage import MirrorAverage
 from MLPipeline.scoring.Unknown import UNREACHABLE, FeatureCenters, UnknownRule
 
 FORMAT = 1
@@ -52,6 +53,7 @@ class ModelCard:
     temperature: float = 1.0  # the divisor of the logits before the softmax
     fingerprint: FeatureCenters | None = None  # of the training images; None: none stored
     unknown: UnknownRule | None = None  # which answers are given; None: all
+    tta: MirrorAverage | None = None  # what `--tta` needs; None: it was not measured
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -59,6 +61,22 @@ class ModelCard:
     def preprocessing(self) -> Preprocessing:
         """How images are converted to the input of the model, except for their size."""
         return Preprocessing(self.fit, self.levels)
+
+    def with_mirror(self) -> ModelCard:
+        """Return the card for answers that are averaged over each image and its mirror image.
+
+        Raises:
+            UsageError: that was not measured, or the classes do not survive it.
+        """
+        if self.tta is None:
+            what = "--tta: the model file does not say how to calibrate averaged answers"
+            raise UsageError(what, "Leave it out, or train again with validation images")
+        if self.tta.refusal:
+            raise UsageError(f"--tta: mirror images must not be used: {self.tta.refusal}", "Leave it out")
+        unknown = self.unknown
+        if unknown and self.tta.threshold is not None:
+            unknown = replace(unknown, min_confidence=self.tta.threshold)
+        return replace(self, temperature=self.tta.temperature, unknown=unknown)
 
 
 _HINT = "Give a run's model.pt"
@@ -82,11 +100,16 @@ _OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "levels": (are_levels, "black and white levels by depth"),
     "fingerprint": (lambda part: _is_part(part, FeatureCenters), "the features of the training images"),
     "unknown": (lambda part: _is_part(part, UnknownRule), "a rule for which answers are given"),
+    "tta": (lambda part: _is_part(part, MirrorAverage), "how answers for mirror images are used"),
 }
-_PARTS: Mapping[str, Any] = {"fingerprint": FeatureCenters, "unknown": UnknownRule}  # stored as dicts; may be absent
+# Stored as dicts; may be absent.
+_PARTS: Mapping[str, Any] = {"fingerprint": FeatureCenters, "unknown": UnknownRule, "tta": MirrorAverage}
 _PART_VALUES: Mapping[str, Callable[[Any], bool]] = {
     "centers": lambda centers: isinstance(centers, TensorOutline) and centers.dtype.is_floating_point,
     "max_distance": lambda distance: isinstance(distance, float) and distance >= 0,  # inf: too few images to say
+    "temperature": lambda value: is_number(value, 1e-3, 1e3),
+    "threshold": lambda value: value is None or is_number(value, 0, UNREACHABLE),
+    "refusal": is_text,
     "target_precision": lambda share: is_number(share, 0, 1),
     "min_confidence": lambda threshold: is_number(threshold, 0, UNREACHABLE),
     "coverage": lambda share: is_number(share, 0, 1),

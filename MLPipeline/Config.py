@@ -213,6 +213,12 @@ class Config:
         "answers",
         is_for_training=False,
     )
+    tta: bool = _flag(
+        False,
+        "average each answer over the image and its mirror image, at twice the time",
+        "what to use",
+        is_for_training=False,
+    )
     heatmap: bool = _flag(
         False, "write heat maps of the regions that each prediction is based on", "answers", is_for_training=False
     )

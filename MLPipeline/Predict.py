@@ -42,6 +42,7 @@ from MLPipeline.images.GivenImages import THUMBNAIL_QUALITY, THUMBNAIL_SIDE, Rea
 from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.report.AnswerCards import answer_card, answer_cards
 from MLPipeline.scoring.Explain import draw_heat
+from MLPipeline.scoring.MirrorAverage import averaged
 from MLPipeline.scoring.Predictions import require_finite
 from MLPipeline.scoring.Unknown import distances_to
 
@@ -166,10 +167,14 @@ class ImageClassifier:
     `image[:, :, ::-1]`. `uint16` values are shown at the black and white levels of the training images, as in files.
     """
 
-    def __init__(self, model: Classifier, card: ModelCard, precision: str = "auto") -> None:
-        """Prepare `model`, which is already on its device, for prediction in the given number format."""
+    def __init__(self, model: Classifier, card: ModelCard, precision: str = "auto", tta: bool = False) -> None:
+        """Prepare `model`, which is already on its device, for prediction in the given number format.
+
+        With `tta`, each answer is averaged over the image and its mirror image.
+        """
+        self.card = card.with_mirror() if tta else card
+        self.tta = tta
         model.freeze("backbone")
-        self.card = card
         self._model = model.eval()
         self._precision = precision
         self._forward = FastForward(model, card.image_size, precision)
@@ -211,7 +216,7 @@ class ImageClassifier:
             UsageError: as for `predict`.
         """
         found = []
-        for batch, rows in self._map(lambda rows: rows.float().numpy(), self._prepared(images)):
+        for batch, rows in self._map(lambda rows: rows.float().numpy(), self._prepared(images), tta=False):
             for each in batch:
                 if each.reason:
                     raise DataError(f"{each.path}: {each.reason}", "Leave it out; `predict` says which can be read")
@@ -246,7 +251,7 @@ class ImageClassifier:
         """Yield the answers for images that `prepare` has returned, for servers that decode ahead of the model."""
         if topk < 1:
             raise UsageError(f"topk {topk}: below 1", "Give the number of classes of an answer")
-        for batch, answers in self._map(partial(self._answers, topk=topk), ready):
+        for batch, answers in self._map(partial(self._answers, topk=topk), ready, self.tta):
             pixels = [each.pixels for each in batch if each.pixels is not None]
             heat = iter(draw_heat(self._model, np.stack(pixels), self._precision) if with_heat and pixels else [])
             answered = iter(answers)
@@ -260,24 +265,36 @@ class ImageClassifier:
     def _prepared(self, images: Any, workers: int | None = None) -> Iterator[Ready]:
         return prepare_images(images, self.card.preprocessing, self.card.image_size, workers)
 
-    def _map(self, finish: Callable[[Tensor], Result], ready: Iterable[Ready]) -> Iterator[tuple[list[Ready], Result]]:
-        """Yield batches of images with `finish(features (B, D) float16)` of those that can be read."""
+    def _map(
+        self, finish: Callable[[Tensor], Result], ready: Iterable[Ready], tta: bool
+    ) -> Iterator[tuple[list[Ready], Result]]:
+        """Yield batches of images with `finish(features (B, D) float16)` of those that can be read.
+
+        With `tta`, the features of their mirror images follow: (2 B, D).
+        """
         remaining = iter(ready)
         first = list(islice(remaining, 2))
         size = self.card.image_size
         if len(first) == 1:
             batch, pixels = next(_batches(first, 1, size))
-            yield batch, finish(self._forward.alone(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
+            image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            views = [image, image.flip(3)] if tta else [image]
+            yield batch, finish(torch.cat([self._forward.alone(view) for view in views]))
             return
-        batches = _batches(chain(first, remaining), self._forward.batch_size, size)
+        batches = _batches(chain(first, remaining), self._forward.batch_size // (2 if tta else 1), size)
+        if tta:
+            batches = ((batch, np.concatenate([pixels, pixels[:, :, ::-1]])) for batch, pixels in batches)
         yield from self._forward.map(finish, batches)
 
     @torch.inference_mode()
     def _answers(self, rows: Tensor, topk: int) -> list[Answer]:
-        """Return an answer, without its path, for each row of features (B, D)."""
+        """Return an answer, without its path, for each image of which `rows` are the features, as `_map` gives them."""
         card, forward, number = self.card, self._forward, len(rows)
         rows = forward.padded(rows)  # the sums of a matrix product depend on its size: an answer must not
         logits = require_finite(self._model.head(rows.to(forward.device).float()).cpu().double())
+        if self.tta:
+            number //= 2
+            rows, logits = rows[:number], averaged(logits[:number], logits[number : 2 * number])
         best = (logits / card.temperature).softmax(1).topk(min(topk, len(card.classes)))
         none = torch.zeros(len(rows), dtype=torch.bool)
         is_far = card.fingerprint.is_far(distances_to(card.fingerprint.centers, rows)) if card.fingerprint else none
@@ -295,6 +312,7 @@ def load(
     output: str | os.PathLike[str] = "output",
     device: str | torch.device = "auto",
     precision: str = "auto",
+    tta: bool = False,
 ) -> ImageClassifier:
     """Return the trained model of a run, ready to classify images.
 
@@ -304,9 +322,10 @@ def load(
         output: the folder that holds the runs.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16"; as for `--precision`.
+        tta: whether to average each answer over the image and its mirror image, at twice the time.
 
     Raises:
-        UsageError: there is no such run, device or number format.
+        UsageError: there is no such run, device or number format, or `tta` was not measured or does harm.
         DataError: the model file is missing, damaged, or not one of this project.
     """
     found = find_run(Path(output), None if run is None else str(run))
@@ -316,7 +335,7 @@ def load(
     if number and not (kind == "cuda" and number.isdecimal() and int(number) < torch.cuda.device_count()):
         raise UsageError(f"--device {device}: not available here", "Use --device auto")
     model, card = load_checkpoint(found.model_file)
-    return ImageClassifier(model.to(torch.device(str(device)) if number else chosen), card, precision)
+    return ImageClassifier(model.to(torch.device(str(device)) if number else chosen), card, precision, tta)
 
 
 def _batches(ready: Iterable[Ready], batch_size: int, image_size: int) -> Iterator[tuple[list[Ready], np.ndarray]]:

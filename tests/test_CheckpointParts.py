@@ -11,9 +11,12 @@ import torch
 from test_Checkpoint import CARD, make, refusal, resave
 
 from MLPipeline.Checkpoint import load_checkpoint, save_checkpoint
+from MLPipeline.Errors import UsageError
+from MLPipeline.scoring.MirrorAverage import MirrorAverage
 from MLPipeline.scoring.Unknown import FeatureCenters, UnknownRule
 
 FINGERPRINT = FeatureCenters(torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]]).half(), 0.4)
+TTA = MirrorAverage(0.9, 0.6, "")
 RULE = UnknownRule(0.98, 0.75, 0.8, 0.9875, (0.95, 0.9975))
 
 
@@ -42,7 +45,20 @@ def test_a_file_of_before_there_was_any_of_that_is_read(saved: Path) -> None:
     assert (card.fingerprint, card.unknown, card.temperature) == (None, None, 1.5)
 
 
-PARTS = {"fingerprint": asdict(FINGERPRINT), "unknown": asdict(RULE)}
+@pytest.mark.parametrize("tta", [TTA, MirrorAverage(1.2, None, "left becomes right"), None])
+def test_what_averaged_answers_need_comes_back(saved: Path, tta: MirrorAverage | None) -> None:
+    save_checkpoint(saved, make(), replace(CARD, unknown=RULE, tta=tta))
+    _, card = load_checkpoint(saved)
+    assert card.tta == tta
+    if tta is not TTA:
+        with pytest.raises(UsageError, match="--tta: "):
+            card.with_mirror()
+        return
+    used = card.with_mirror()
+    assert used.temperature == 0.9 and used.unknown == replace(RULE, min_confidence=0.6)
+
+
+PARTS = {"fingerprint": asdict(FINGERPRINT), "unknown": asdict(RULE), "tta": asdict(TTA)}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +73,10 @@ PARTS = {"fingerprint": asdict(FINGERPRINT), "unknown": asdict(RULE)}
         ("fingerprint", {"max_distance": -1.0}),
         ("fingerprint", {"max_distance": float("nan")}),
         ("fingerprint", {"more": 1}),
+        ("tta", {"temperature": 0.0}),
+        ("tta", {"temperature": "warm"}),
+        ("tta", {"threshold": -0.1}),
+        ("tta", {"refusal": None}),
         ("unknown", {"min_confidence": None}),
         ("unknown", {"min_confidence": 3.0}),
         ("unknown", {"coverage": -0.5}),

@@ -89,6 +89,7 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
             "fine_tuning",
             "learning_curve",
             "next_steps",
+            "tta",
             "timing",
         )
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from MLPipeline.commands.Destinations import answers_table, reserve
 from MLPipeline.commands.OpenRun import OpenedRun, open_run
 from MLPipeline.commands.RunImages import images_to_score
@@ -12,7 +14,7 @@ from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, require_complete_stdout, say
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import GateMissedError
-from MLPipeline.Evaluate import Scorer
+from MLPipeline.Evaluate import Scorer, SplitPredictions
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.files.CsvFile import write_answers
 from MLPipeline.files.Destination import Destination
@@ -21,6 +23,7 @@ from MLPipeline.files.RunFolder import find_run
 from MLPipeline.images.ScanFolders import SPLITS
 from MLPipeline.report.Report import counted, oddity_lines, per_class_lines, result_lines, stored_metrics, table_of
 from MLPipeline.scoring.Predictions import require_finite
+from MLPipeline.steps.MirrorViews import Mirror, with_mirror
 
 
 def run(config: Config) -> None:
@@ -35,17 +38,13 @@ def run(config: Config) -> None:
     table = _check_outputs(config)  # before the model is loaded
     opened = open_run(config)
     config = _as_trained(config, opened)
-    dataset = _read_rows(opened, config)
+    dataset, keys = _read_rows(opened, config)
     for each in dataset.skipped:
         note(f"skipped {each.path}: {each.reason}")
-    card = opened.card
-    centers = card.fingerprint.centers if card.unknown and card.fingerprint else None
-    scorer = Scorer(opened.model, dataset, config.precision)
-    scored = scorer.predict(SPLITS.index(config.split), centers).used_with(card)
-    require_finite(scored.predictions.logits)
+    scored = _score(opened, config, dataset, keys)
     if not ranks.is_first:
         return
-    metrics = scored.metrics(card.classes)
+    metrics = scored.metrics(opened.card.classes)
     if table:
         write_answers(table_of(dataset.index, scored), table)
     if config.json:
@@ -64,6 +63,17 @@ def run(config: Config) -> None:
         require_complete_stdout()
 
 
+def _score(opened: OpenedRun, config: Config, dataset: Dataset, keys: np.ndarray) -> SplitPredictions:
+    """Return the predictions of the run on the split, calibrated; `keys` as `_read_rows` returns them."""
+    card = opened.card.with_mirror() if config.tta else opened.card
+    centers = card.fingerprint.centers if card.unknown and card.fingerprint else None
+    scored = Scorer(opened.model, dataset, config.precision).predict(SPLITS.index(config.split), centers)
+    if config.tta:
+        scored = with_mirror(Mirror(opened.model, card, config, dataset, keys), scored)
+    require_finite(scored.predictions.logits)
+    return scored.used_with(card)
+
+
 def _check_outputs(config: Config) -> Destination | None:
     """Return where to write the table; raises an error if something would be written among the images or into a run."""
     reserved = reserve(config, find_run(config.output, config.run))
@@ -78,11 +88,12 @@ def _as_trained(config: Config, opened: OpenedRun) -> Config:
     return replace(config, **stored)
 
 
-def _read_rows(opened: OpenedRun, config: Config) -> Dataset:
+def _read_rows(opened: OpenedRun, config: Config) -> tuple[Dataset, np.ndarray]:
+    """Return the images with their rows, and the keys (N,) V16 of these."""
     images, card = images_to_score(opened, config), opened.card
     for line in oddity_lines(images.notes):
         note(line)
-    return extract(
+    dataset = extract(
         opened.model,
         images.index,
         card.image_size,
@@ -94,3 +105,4 @@ def _read_rows(opened: OpenedRun, config: Config) -> Dataset:
         cache_limit=config.cache_limit,
         preprocessing=card.preprocessing,
     )
+    return dataset, images.keys

@@ -57,7 +57,7 @@ def run(config: Config) -> None:
         note(f"skipped {each.path}: {each.reason}")
     ranks.require_same({"images": "\n".join(map(str, files))})
     bar = no_progress if sys.stdout.isatty() else progress  # on a terminal, the answers themselves show the progress
-    classifier = ImageClassifier(opened.model, opened.card, config.precision)
+    classifier = ImageClassifier(opened.model, opened.card, config.precision, config.tta)
     mine = files[ranks.dealt]
     answers = ranks.in_order(classifier.stream(mine, config.topk, config.workers, bar, config.heatmap))
     if not ranks.is_first:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from MLPipeline.decoding.Fit import STRETCH
 from MLPipeline.decoding.Levels import Levels
 from MLPipeline.decoding.ReadHeader import read_header
@@ -24,6 +26,7 @@ class Preprocessing:
 
     fit: str = STRETCH
     levels: Levels | None = None  # None: the brightest pixel of each picture decides, as in models without levels
+    is_mirrored: bool = False  # pictures in files are mirrored left to right
 
     def lines(self) -> list[str]:
         """Return the lines that say how pictures are changed, where it is not the usual way."""
@@ -36,7 +39,8 @@ class Preprocessing:
         Raises:
             UnreadableImage: see `decode_image`.
         """
-        return decode_image(data, (image_size, image_size), self.levels, self.fit)
+        picture = decode_image(data, (image_size, image_size), self.levels, self.fit)
+        return replace(picture, pixels=np.ascontiguousarray(picture.pixels[:, ::-1])) if self.is_mirrored else picture
 
     def read(self, path: Path, image_size: int) -> Picture:
         """Return the picture in the file `path` as a square of `image_size` pixels.
@@ -65,11 +69,15 @@ class Preprocessing:
             UnreadableImage: see `read_header`.
         """
         if self.levels is None:
-            return digest(data)
+            return self.of_view(digest(data))
         if is_deep is None:
             header = read_header(data)
             is_deep = header.channel_bytes > 1 or header.bits > 8
-        return self.levels.key(digest(data)) if is_deep else digest(data)
+        return self.of_view(self.levels.key(digest(data)) if is_deep else digest(data))
+
+    def of_view(self, key: bytes) -> bytes:
+        """Return the key of a picture as it is mirrored, or not, from the key of the picture itself."""
+        return digest(key + b"mirrored") if self.is_mirrored else key
 
 
 PLAIN = Preprocessing()

@@ -112,7 +112,7 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
         "from_scratch": content.weights.kind == "none",
         "best": best,
         "curves": _curves(content.history, best),
-        "tuning": " ".join(filter(None, (_head(content.metrics.get("head") or {}), _tuning(content)))),
+        "tuning": _on_training(content),
         "folds": _folds(content),
         "baseline_class": content.metrics.get("baseline_class"),
         "gaps": _gap_lines(content, split, scores),
@@ -133,6 +133,11 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
     }
 
 
+def _on_training(content: ReportContent) -> str:
+    """Return the sentences on the head, on fine-tuning and on mirror images."""
+    return " ".join(filter(None, (_head(content.metrics.get("head") or {}), _tuning(content), _mirror(content))))
+
+
 def _tuning(content: ReportContent) -> str:
     """Return the sentences that compare fine-tuning with the head alone; empty without fine-tuning."""
     found = content.metrics.get("fine_tuning")
@@ -143,6 +148,22 @@ def _tuning(content: ReportContent) -> str:
         f"Validation loss of the head alone: {found['head_loss']:.4f} (accuracy {percent(found['head_accuracy'])}); "
         f"after fine-tuning: {found['tuned_loss']:.4f} (accuracy {percent(found['tuned_accuracy'])}). "
         f"The {kept} had the lower loss {'and are' if found['kept'] == 'fine-tuned' else 'and is'} saved."
+    )
+
+
+def _mirror(content: ReportContent) -> str:
+    """Return the sentence on averaging over mirror images; empty where that was not measured."""
+    found = content.metrics.get("tta")
+    if not found:
+        return ""
+    if found["refusal"]:
+        return f"Mirror images must not be used for predictions: {found['refusal']}."
+    low, high = found["difference_ci95"]
+    return (
+        f"Averaged over each image and its mirror image (--tta, twice the time), {percent(found['tta_accuracy'])} of "
+        f"{count(found['num_images'], 'validation image')} are classified correctly instead of "
+        f"{percent(found['accuracy'])} (95 % interval of the difference {100 * low:+.1f} to {100 * high:+.1f} points)"
+        f"{'' if found['is_better'] else ', which is not significantly better'}."
     )
 
 

@@ -123,6 +123,27 @@ def paired_interval(both: int, only_first: int, only_second: int, neither: int) 
     return difference - distance(second - low2, high1 - first), difference + distance(high2 - second, first - low1)
 
 
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of `values` (N,), such as differences of pairs; infinite for N < 2.
+
+    Source: Student, The Probable Error of a Mean, Biometrika 6 (1908); the quantile of his distribution by the
+    expansion 26.7.5 of Abramowitz and Stegun, Handbook of Mathematical Functions (1964).
+    """
+    number = len(values)
+    if number < 2:
+        return -math.inf, math.inf
+    z, freedom = 1.959964, number - 1
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    quantile = z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+    mean, half_width = float(values.mean()), quantile * float(values.std(ddof=1)) / math.sqrt(number)
+    return mean - half_width, mean + half_width
+
+
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """Return the p-value of McNemar's test for equal accuracy, from images that only one model classifies correctly.
 

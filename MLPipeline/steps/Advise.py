@@ -33,7 +33,7 @@ def advise(job: Job, dataset: Dataset, metrics: Mapping[str, Any]) -> dict[str, 
         num_images,
         curve,
         num_suspects,
-        metrics.get("tta"),
+        metrics["tta"],
         too_few_tested(metrics),
     )
     return {"learning_curve": curve, "next_steps": [asdict(each) for each in suggestions(known)]}

@@ -34,6 +34,7 @@ from MLPipeline.steps.Advise import advise, stored_suggestions
 from MLPipeline.steps.FitHead import head_figures
 from MLPipeline.steps.FoldHead import fold_predictions
 from MLPipeline.steps.Job import Job
+from MLPipeline.steps.MirrorViews import measure_mirror, mirror_line
 from MLPipeline.training.Phases import head_epochs
 
 MAX_HEAT_MAPS = 24  # of the worst mistakes, the first rows of the gallery; each requires a forward and a backward pass
@@ -46,27 +47,27 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     """
     config = job.config
     card, scored = calibrate_and_score(job.model, dataset, job.card, config.precision, config.target_precision)
+    card, tta = measure_mirror(job, dataset, card, scored[0])
     scored, folds = _with_folds(job, dataset, scored)
     ranks.leave()  # the rest is done by rank 0 alone
     if not ranks.is_first:
         return
     save_checkpoint(job.run.model_file, job.model, card)
-    metrics = {"temperature": card.temperature} | _measure(job, dataset, scored, folds)
-    metrics |= advise(job, dataset, metrics)
+    metrics = {"temperature": card.temperature} | _measure(job, dataset, scored, folds) | {"tta": tta}
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
+    metrics |= advise(job, dataset, metrics)  # while another process draws
     heat_maps = _heat_maps(job, dataset, scored)
-    notes, photos = job.inspection.notes(job.index), job.photos.result() if job.photos else {}
     content = ReportContent(
         config,
         job.weights,
         dataset.index,
-        notes,
+        job.inspection.notes(job.index),
         job.history,
         scored,
         metrics,
         gaps=job.index.gaps,
         heat_maps=heat_maps,
-        photos=photos,
+        photos=job.photos.result() if job.photos else {},
         preprocessing=job.preprocessing,
     )
     page = prepare_report(job.run.path, content)
@@ -193,6 +194,8 @@ def _say_all(job: Job, metrics: Mapping[str, Any], total_s: float) -> None:
             say(line)
     for line in closing_lines(metrics, job.index.gaps):
         say(line)
+    if metrics["tta"]:
+        say(mirror_line(metrics["tta"]))
     for line in suggestion_lines(stored_suggestions(metrics)):
         say(line)
     say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")

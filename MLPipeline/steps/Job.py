@@ -49,6 +49,7 @@ class Job:
     solution: Solution | None = None  # the head, where it was solved
     standing: Standing | None = None  # where the run to resume was stopped
     first_head: nn.Module | None = None  # with its initial weights, from which the head of each fold is trained
+    exchange: str | None = None  # which classes mirroring left to right exchanges; "": none, None: not tested
     head: Predictions | None = None  # of the best head on the validation images, once more than the head is trained
 
     def __post_init__(self) -> None:

@@ -55,7 +55,7 @@ def test_commands_can_be_typed() -> None:
     words = "--model efficientnet_lite0 --data 'my photos' --split-folders no --follow-links --seed 3 --image-size 128"
     found = suggestions(replace(ALL, config=config, curve=None, tta=None))
     assert found[0].command == f"python Engine.py {words} --unfreeze-after 3"
-    for each in (*found, *suggestions(replace(ALL, tta=None))):
+    for each in (*found, *suggestions(ALL)):
         command = shlex.split(each.command)
         assert command[:2] == ["python", "Engine.py"]
         if command[2] in VERBS or command[2].startswith("--"):

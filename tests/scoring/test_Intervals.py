@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from MLPipeline.scoring.Intervals import (
     balanced_accuracy_interval,
     macro_f1_interval,
     mcnemar_p_value,
+    mean_interval,
     paired_interval,
     wilson_interval,
 )
@@ -30,6 +31,17 @@ from MLPipeline.scoring.Intervals import (
 )
 def test_wilson_interval_equals_the_published_values(successes: int, n: int, interval: tuple[float, float]) -> None:
     assert wilson_interval(successes, n) == pytest.approx(interval, abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 30, 500])
+def test_the_interval_of_a_mean_equals_that_of_scipy(number: int) -> None:
+    values = np.random.default_rng(number).normal(0.3, 2, number)
+    wanted = ttest_1samp(values, 0).confidence_interval(0.95)
+    middle = values.mean()
+    found = mean_interval(values)
+    assert found[1] - middle == pytest.approx(wanted.high - middle, rel=0.2 if number == 2 else 0.01)
+    assert found[0] + found[1] == pytest.approx(2 * middle)
+    assert mean_interval(values[:1]) == (-math.inf, math.inf)
 
 
 def test_paired_interval_equals_the_published_value_and_turns_with_the_order() -> None:
