@@ -32,6 +32,7 @@ from MLPipeline.Models import find_model
 from MLPipeline.report.TunePlot import plot_tune
 from MLPipeline.steps.Prepare import build, inspect, list_images, preprocessing_of, split, with_data
 from MLPipeline.training.TrainState import TrainState
+from MLPipeline.tuning.SolvedHeads import SolvedHead, solved_heads
 from MLPipeline.tuning.Tune import Problem, Search, Trial, in_memory
 
 ON_FEATURES: Mapping[str, Any] = {
@@ -60,16 +61,17 @@ def run(config: Config) -> None:
     problem, resolved, folder = _prepare(config)
     with lock_run(Run(folder, 0, folder.name)):
         search = Search(problem, resolved, folder)
-        _introduce(search, config.minutes)
+        heads = solved_heads(problem, resolved.seed)
+        _introduce(search, heads, config.minutes)
         try:
             with stop_signals.deferred():
                 seconds = _by_the_second(_trials(search, 60 * config.minutes))
                 for _ in progress(seconds, "tuning, seconds", round(60 * config.minutes)):
                     pass
         except KeyboardInterrupt:
-            _report(search, config, folder)
+            _report(search, heads, config, folder)
             raise
-        _report(search, config, folder)
+        _report(search, heads, config, folder)
 
 
 def _prepare(config: Config) -> tuple[Problem, Config, Path]:
@@ -131,9 +133,11 @@ def _key(index: ImageIndex, digests: np.ndarray, config: Config, weights: str) -
     return state.hexdigest()
 
 
-def _introduce(search: Search, minutes: float) -> None:
+def _introduce(search: Search, heads: list[SolvedHead], minutes: float) -> None:
     if search.num_known:
         say(f"resumed  {search.num_known:,} trials from earlier searches")
+    for title, head in zip(("heads   ", *[" " * 8] * len(heads)), heads, strict=False):
+        say(f"{title} {head.to_text()}")
     say(f"tune     for {minutes:g} minutes; each trial better than all before:")
     say()
     say(_row(None))
@@ -169,7 +173,7 @@ def _by_the_second(items: Iterator[None]) -> Iterator[None]:
             yield
 
 
-def _report(search: Search, config: Config, folder: Path) -> None:
+def _report(search: Search, heads: list[SolvedHead], config: Config, folder: Path) -> None:
     """Print the results and write them to `folder`."""
     best, complete = (
         search.best,
@@ -195,7 +199,11 @@ def _report(search: Search, config: Config, folder: Path) -> None:
     plot_tune(search.trials, folder / "tune.png")
     say(f"chosen   by validation loss, which is optimistic for the best of {len(search.trials):,} trials")
     say(f"saved    {folder}: trials.csv, tune.png; the same command continues from there")
-    say(f"next     {training_command(config, best.settings)}")
+    settings = best.settings
+    if heads[0].val_loss < best.val_loss:
+        say(f"better   --head {heads[0].kind}, which has no settings to search: {heads[0].val_loss:.4f}")
+        settings = {"head": heads[0].kind}
+    say(f"next     {training_command(config, settings)}")
 
 
 def _row(trial: Trial | None) -> str:

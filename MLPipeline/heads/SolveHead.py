@@ -94,23 +94,39 @@ def solve(images: HeadImages, kind: str, seed: int) -> Solution:
         kind: ridge, logistic or auto.
         seed: draws the folds.
     """
-    axes = principal_axes(images.rows)
-    coordinates = images.along(axes)
-    comparison = _Comparison(coordinates, axes, seed)
-    fitter = _Fitter(coordinates, axes)
-    kinds = [each for each in (RIDGE, LOGISTIC) if kind in (each, AUTO)]
-    if not comparison.num_images:
-        chosen = Candidate(kinds[-1], FALLBACK[kinds[-1]], np.nan, np.nan, 1.0)
-        return Solution(axes.in_features(fitter.fit(chosen.kind, FALLBACK[chosen.kind])), chosen, (), 0)
-    found = [comparison.best(each) for each in kinds]
-    candidates = [candidate for candidate, _ in found]
-    if len(found) == 2:
-        candidates.append(comparison.average(found))
-    chosen = min(candidates, key=lambda each: each.loss)
-    parts = candidates[:2] if chosen.kind == AVERAGE else [chosen]
-    heads = [fitter.fit(each.kind, each.penalty or 0.0).scaled(1 / each.temperature) for each in parts]
-    head = heads[0] if len(heads) == 1 else (heads[0] + heads[1]).scaled(0.5 / chosen.temperature)
-    return Solution(axes.in_features(head), chosen, tuple(candidates), comparison.num_images)
+    return Solver(images, seed).solve(kind)
+
+
+class Solver:
+    """Finds the heads of several kinds for the same images; what they share is computed once."""
+
+    def __init__(self, images: HeadImages, seed: int) -> None:
+        self._axes = principal_axes(images.rows)
+        self._coordinates = images.along(self._axes)
+        self._comparison = _Comparison(self._coordinates, self._axes, seed)
+        self._best: dict[str, tuple[Candidate, np.ndarray]] = {}
+
+    def solve(self, kind: str) -> Solution:
+        """Return the head of the given kind, as `solve`."""
+        fitter, axes = _Fitter(self._coordinates, self._axes), self._axes
+        kinds = [each for each in (RIDGE, LOGISTIC) if kind in (each, AUTO)]
+        if not self._comparison.num_images:
+            chosen = Candidate(kinds[-1], FALLBACK[kinds[-1]], np.nan, np.nan, 1.0)
+            return Solution(axes.in_features(fitter.fit(chosen.kind, FALLBACK[chosen.kind])), chosen, (), 0)
+        found = [self._compared(each) for each in kinds]
+        candidates = [candidate for candidate, _ in found]
+        if len(found) == 2:
+            candidates.append(self._comparison.average(found))
+        chosen = min(candidates, key=lambda each: each.loss)
+        parts = candidates[:2] if chosen.kind == AVERAGE else [chosen]
+        heads = [fitter.fit(each.kind, each.penalty or 0.0).scaled(1 / each.temperature) for each in parts]
+        head = heads[0] if len(heads) == 1 else (heads[0] + heads[1]).scaled(0.5 / chosen.temperature)
+        return Solution(axes.in_features(head), chosen, tuple(candidates), self._comparison.num_images)
+
+    def _compared(self, kind: str) -> tuple[Candidate, np.ndarray]:
+        if kind not in self._best:
+            self._best[kind] = self._comparison.best(kind)
+        return self._best[kind]
 
 
 class _Fitter:
