@@ -15,14 +15,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TextIO
-
-import pandas as pd
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from MLPipeline.Errors import ResourceError, one_line
 from MLPipeline.files.AtomicFile import unwritable, write_file
 from MLPipeline.files.Destination import Destination
 from MLPipeline.files.ErrnoHints import errno_hint
+
+if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
+    import pandas as pd
 
 # A spreadsheet runs a cell that begins with one of these as a formula (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -196,4 +197,4 @@ def _safe_cell(value: Any) -> Any:
     if isinstance(value, str):
         text = one_line(value)
         return f"'{text}" if text.startswith(FORMULA_STARTS) else text
-    return None if pd.isna(value) else value
+    return None if value is None or value != value else value  # NaN is the value that differs from itself

@@ -7,10 +7,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from MLPipeline.Augment import Augmentation, make_augmentation
@@ -40,6 +39,9 @@ from MLPipeline.training.Phases import is_solved
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
+if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
+    import pandas as pd
+
 MAX_GRID_IMAGES = 16
 HEAD_NAMES = {
     "ridge": "ridge regression, penalty chosen out of fold",
@@ -67,6 +69,8 @@ def write_inputs(
 
     That shows the first images of `shown`, augmented by `augment` as in the first epoch.
     """
+    import pandas as pd
+
     index = dataset.index
     write_text(folder / "classes.txt", "".join(f"{one_line(name)}\n" for name in index.classes))
     used = np.flatnonzero(index.splits >= 0)
@@ -326,6 +330,8 @@ def table_of(index: ImageIndex, scored: SplitPredictions) -> pd.DataFrame:
 
 def _write_predictions(folder: Path, index: ImageIndex, scored: Sequence[SplitPredictions]) -> None:
     """Write `predictions.csv`, and with many classes `predictions.npz`, which has all probabilities in its order."""
+    import pandas as pd
+
     write_csv(pd.concat([table_of(index, each) for each in scored]), folder / "predictions.csv")
     if len(index.classes) > MAX_CLASS_COLUMNS:
         probabilities = all_probabilities([each.predictions for each in scored])
@@ -340,6 +346,8 @@ def _evaluated(scored: Sequence[SplitPredictions]) -> SplitPredictions:
 
 
 def _history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
+    import pandas as pd
+
     columns = [each.name for each in fields(EpochRecord) if each.name != "is_best"]
     return pd.DataFrame([asdict(record) for record in history], columns=columns)
 
