@@ -102,4 +102,9 @@ class WithoutMemory(TorchFunctionMode):
         name, given = getattr(func, "__name__", ""), [*args, *kwargs.values()]
         if name.endswith("_") and not name.endswith("__") and any(isinstance(e, Tensor) and e.is_meta for e in given):
             return given[0]
-        return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except NotImplementedError:  # a shape that is known in Python only, which PostponeDynamo has not loaded yet
+            from torch._meta_registrations import activate_meta  # noqa: F401
+
+            return func(*args, **kwargs)

@@ -148,7 +148,16 @@ def test_a_glob_character_in_a_real_name_is_that_name(tmp_path: Path) -> None:
     assert find_images([tmp_path / "a[1].png"])[0] == [tmp_path / "a[1].png"]
 
 
-NOT_NEEDED = ("jinja2", "matplotlib", "pandas", "sympy", "torch._dynamo.eval_frame", "torch.onnx", "torchvision")
+NOT_NEEDED = (
+    "jinja2",
+    "matplotlib",
+    "pandas",
+    "sympy",
+    "torch._decomp",
+    "torch._dynamo.eval_frame",
+    "torch.onnx",
+    "torchvision",
+)
 
 
 def test_predict_and_networks_of_our_own_load_nothing_that_they_do_not_need(predict: list[str], images: Path) -> None:

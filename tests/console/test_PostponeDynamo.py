@@ -94,6 +94,26 @@ def test_every_way_to_import_leads_to_the_one_real_module() -> None:
     assert nowhere == ["torch._dynamo.no_such_file", "True"]
 
 
+SHAPES = """
+from MLPipeline.Models import WithoutMemory
+print('torch._decomp' in sys.modules)
+with WithoutMemory():
+    print(torch.roll(torch.ones(2, 3), 1).shape == (2, 3), 'torch._decomp' in sys.modules)
+"""
+EXPORTED = """
+program = torch.export.export(torch.nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),))
+print(torch.equal(program.module()(torch.ones(1, 3, 8, 8)).isfinite().all(), torch.tensor(True)))
+print(torch._meta_registrations.__name__, 'torch._decomp' in sys.modules)
+"""
+
+
+def test_shapes_of_results_are_loaded_when_they_are_needed() -> None:
+    assert outcomes_of([SHAPES, EXPORTED]) == [
+        ["False", "True", "True"],
+        ["True", "torch._meta_registrations", "True"],
+    ]
+
+
 def test_it_may_be_asked_for_before_torch_is_imported() -> None:
     outcome = output_of(f"{POSTPONED}from torch._dynamo import config as found\n{ONE_REAL_MODULE}")
     assert outcome == ["True", "True", "True", "False", "AttributeError"]
