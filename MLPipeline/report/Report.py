@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from MLPipeline.Errors import one_line
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_file, write_text
-from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.CsvFile import write_csv, write_rows
 from MLPipeline.files.Json import dump_json
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, Gap, ImageIndex
@@ -69,8 +69,6 @@ def write_inputs(
 
     That shows the first images of `shown`, augmented by `augment` as in the first epoch.
     """
-    import pandas as pd
-
     index = dataset.index
     write_text(folder / "classes.txt", "".join(f"{one_line(name)}\n" for name in index.classes))
     used = np.flatnonzero(index.splits >= 0)
@@ -80,9 +78,8 @@ def write_inputs(
         "split": [SPLITS[split] for split in index.splits[used]],
         "digest": [content.tobytes().hex() for content in digests[used]],
     }
-    write_csv(pd.DataFrame(table, dtype=object), folder / "splits.csv")
-    rows = pd.DataFrame([asdict(each) for each in index.skipped], columns=["path", "reason"], dtype=object)
-    write_csv(rows, folder / "skipped.csv")
+    write_rows(folder / "splits.csv", table, zip(*table.values(), strict=True))
+    write_rows(folder / "skipped.csv", ["path", "reason"], ((each.path, each.reason) for each in index.skipped))
     write_json(folder / "environment.json", environment() | {"data": str(index.root.resolve())})
     if preprocessing.levels and preprocessing.levels.by_depth:
         write_json(folder / LEVELS_FILE, preprocessing.levels.to_plain())
@@ -108,7 +105,8 @@ def _note_numbers(names: Mapping[str, str]) -> None:
 
 def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
     """Write `history.csv`: one row per epoch."""
-    write_csv(_history_table(history), folder / "history.csv")
+    table = _history_table(history)
+    write_rows(folder / "history.csv", table, zip(*table.values(), strict=True))
 
 
 def measure(index: ImageIndex, scored: Sequence[SplitPredictions]) -> dict[str, Any]:
@@ -129,11 +127,10 @@ def write_results(
     image_size: int,
     preprocessing: Preprocessing = PLAIN,
 ) -> None:
-    """Write the predictions of a run and start drawing its pictures; `drawing.finish` waits for them.
+    """Start drawing the pictures of a run, for which `drawing.finish` waits, and write its predictions meanwhile.
 
     `metrics.json` is left to the caller, who writes it last.
     """
-    _write_predictions(folder, index, scored)
     drawing.draw("Plots.plot_history", _history_table(history), folder / "history.png")
     evaluated = _evaluated(scored)
     predicted, labels = evaluated.predictions.predicted.numpy(), evaluated.predictions.labels.numpy()
@@ -153,6 +150,7 @@ def write_results(
         len(labels),
         folder / "mistakes.png",
     )
+    _write_predictions(folder, index, scored)
 
 
 def summary_lines(index: ImageIndex, config: Config, weights: WeightsReport, device: torch.device) -> list[str]:
@@ -345,11 +343,10 @@ def _evaluated(scored: Sequence[SplitPredictions]) -> SplitPredictions:
     return next((each for each in reversed(scored) if len(each.positions)), scored[-1])
 
 
-def _history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = [each.name for each in fields(EpochRecord) if each.name != "is_best"]
-    return pd.DataFrame([asdict(record) for record in history], columns=columns)
+def _history_table(history: Sequence[EpochRecord]) -> dict[str, list[float]]:
+    """Return the columns of `history.csv`."""
+    names = [each.name for each in fields(EpochRecord) if each.name != "is_best"]
+    return {name: [getattr(record, name) for record in history] for name in names}
 
 
 def _pixels(

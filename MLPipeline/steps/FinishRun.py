@@ -51,6 +51,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     save_checkpoint(job.run.model_file, job.model, card)
     metrics = {"temperature": card.temperature} | _measure(job, dataset, scored, folds)
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
+    _say_result(job, metrics)  # the model and its predictions are saved; pictures and page take seconds
     heat_maps = _heat_maps(job, dataset, scored)
     notes, photos = job.inspection.notes(job.index), job.photos.result() if job.photos else {}
     content = ReportContent(
@@ -75,7 +76,8 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     write_model_card(job.run.path, content)
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
-    _say_all(job, metrics, total_s)
+    say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
+    say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")
 
 
 def _with_folds(
@@ -183,12 +185,10 @@ def _accuracy(predictions: Predictions) -> float:
     return (predictions.predicted == predictions.labels).double().mean().item()
 
 
-def _say_all(job: Job, metrics: Mapping[str, Any], total_s: float) -> None:
+def _say_result(job: Job, metrics: Mapping[str, Any]) -> None:
     say()
     if found := metrics["fine_tuning"]:
         for line in fine_tuning_lines(found):
             say(line)
     for line in closing_lines(metrics, job.index.gaps):
         say(line)
-    say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
-    say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")
