@@ -9,6 +9,8 @@ N images, R coordinates (see PrincipalAxes), C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,13 +46,23 @@ def fit_logistic(
     """
     inputs, wanted, share = (torch.from_numpy(np.ascontiguousarray(each)) for each in (rows, targets, weights))
     unit = torch.from_numpy(1 / np.sqrt(_CURVATURE * variances + penalty, dtype=np.float32))[:, None]  # (R, 1)
-    point, size = torch.zeros((rows.shape[1] + 1) * targets.shape[1]), targets.shape[1]  # of the search
-    scaled, bias = _head_at(point, size)
+    point = torch.zeros((rows.shape[1] + 1) * targets.shape[1])  # of the search
+    scaled, bias = _head_at(point, targets.shape[1])
     if start is not None:
         scaled.copy_(torch.from_numpy(start.weights) / unit)
         bias.copy_(torch.from_numpy(start.bias))
+    search = LBFGS([point], max_iter=_MAX_STEPS, tolerance_grad=_TOLERANCE, line_search_fn="strong_wolfe")
+    search.step(_cost(point, inputs, wanted, share, unit, penalty))
+    return LinearHead((unit * scaled).numpy(), bias.numpy())
+
+
+def _cost(
+    point: Tensor, inputs: Tensor, wanted: Tensor, share: Tensor, unit: Tensor, penalty: float
+) -> Callable[[], Tensor]:
+    """Return a function that returns the loss at `point`, and writes its gradient to `point.grad`."""
+    scaled, bias = _head_at(point, wanted.shape[1])
     point.grad = torch.zeros_like(point)
-    slopes_gradient, bias_gradient = _head_at(point.grad, size)
+    slopes_gradient, bias_gradient = _head_at(point.grad, wanted.shape[1])
     negative = -(share * torch.tensor(1 / len(share)))[:, None] * wanted  # gradient for the logarithms (N, C)
 
     def cost() -> Tensor:
@@ -61,9 +73,7 @@ def fit_logistic(
         torch.mul(inputs.T @ gradient + torch.tensor(penalty / 2) * (2 * slopes), unit, out=slopes_gradient)
         return -(logarithms * wanted).sum(1) @ share / len(share) + penalty / 2 * slopes.square().sum()
 
-    search = LBFGS([point], max_iter=_MAX_STEPS, tolerance_grad=_TOLERANCE, line_search_fn="strong_wolfe")
-    search.step(cost)
-    return LinearHead((unit * scaled).numpy(), bias.numpy())
+    return cost
 
 
 def _head_at(point: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

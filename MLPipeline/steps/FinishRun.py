@@ -52,21 +52,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     metrics = {"temperature": card.temperature} | _measure(job, dataset, scored, folds)
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
     _say_result(job, metrics)  # the model and its predictions are saved; pictures and page take seconds
-    heat_maps = _heat_maps(job, dataset, scored)
-    notes, photos = job.inspection.notes(job.index), job.photos.result() if job.photos else {}
-    content = ReportContent(
-        config,
-        job.weights,
-        dataset.index,
-        notes,
-        job.history,
-        scored,
-        metrics,
-        gaps=job.index.gaps,
-        heat_maps=heat_maps,
-        photos=photos,
-        preprocessing=job.preprocessing,
-    )
+    content = _content(job, dataset, scored, metrics)
     page = prepare_report(job.run.path, content)
     drawing.finish()
     # All but a few files of text is done: the total is the time of the whole command, to within tenths of a second.
@@ -78,6 +64,26 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
     say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
     say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")
+
+
+def _content(
+    job: Job, dataset: Dataset, scored: Sequence[SplitPredictions], metrics: Mapping[str, Any]
+) -> ReportContent:
+    """Return what the page and the model card of a finished run show, heat maps and photographs included."""
+    heat_maps = _heat_maps(job, dataset, scored)
+    return ReportContent(
+        job.config,
+        job.weights,
+        dataset.index,
+        job.inspection.notes(job.index),
+        job.history,
+        scored,
+        metrics,
+        gaps=job.index.gaps,
+        heat_maps=heat_maps,
+        photos=job.photos.result() if job.photos else {},
+        preprocessing=job.preprocessing,
+    )
 
 
 def _with_folds(
