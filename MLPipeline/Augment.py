@@ -16,15 +16,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from MLPipeline.augmentation.KeyedDraws import Draws
 from MLPipeline.augmentation.Pixels import affine, boxes, mix, move, recolour
 from MLPipeline.Errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:  # importing torchvision takes 0.25 s; only RandAugment and TrivialAugment need it
+    from torchvision.transforms import v2
 
 FLIP_CHANCE = 0.5
 ROTATE_DEGREES = 15.0  # at most, in either direction
@@ -39,7 +42,6 @@ ERASE_ASPECT = 3.3  # at most
 RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE = 2, 9  # operations per image, and their magnitude, 0 to 30
 MIXUP_SHARE = (0.0, 1.0)  # weight of the image itself; uniform, like the paper's Beta(1, 1)
 CUTMIX_SHARE = (0.0, 1.0)
-BILINEAR = v2.InterpolationMode.BILINEAR
 FILL = [124, 116, 104]  # ImageNet's mean colour, for pixels that RandAugment and TrivialAugment leave empty
 
 
@@ -104,13 +106,18 @@ def rotate(draws: Draws, height: int, width: int) -> np.ndarray:
 
 def randaugment(images: Tensor, draws: Draws) -> Tensor:
     """Return images transformed by torchvision's RandAugment (arXiv:1909.13719)."""
-    transform = v2.RandAugment(RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE, interpolation=BILINEAR, fill=FILL)
+    from torchvision.transforms import v2
+
+    bilinear = v2.InterpolationMode.BILINEAR
+    transform = v2.RandAugment(RANDAUGMENT_NUM, RANDAUGMENT_MAGNITUDE, interpolation=bilinear, fill=FILL)
     return _apply_to_each(transform, images, draws.bits("randaugment"))
 
 
 def trivial(images: Tensor, draws: Draws) -> Tensor:
     """Return images transformed by torchvision's TrivialAugment (arXiv:2103.10158)."""
-    transform = v2.TrivialAugmentWide(interpolation=BILINEAR, fill=FILL)
+    from torchvision.transforms import v2
+
+    transform = v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR, fill=FILL)
     return _apply_to_each(transform, images, draws.bits("trivial"))
 
 

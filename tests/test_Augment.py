@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from MLPipeline import Augment
 from MLPipeline.Augment import AUGMENTATIONS, Mix, make_augmentation
@@ -192,8 +193,8 @@ def test_automatic_augmentation_is_torchvisions_own(names: str) -> None:
     images, targets, indices = batch()
     result, _ = make_augmentation(names)(images, targets, 1, 2, indices)
     transform = {
-        "randaugment": Augment.v2.RandAugment(2, 9, interpolation=Augment.BILINEAR, fill=[124, 116, 104]),
-        "trivial": Augment.v2.TrivialAugmentWide(interpolation=Augment.BILINEAR, fill=[124, 116, 104]),
+        "randaugment": v2.RandAugment(2, 9, interpolation=v2.InterpolationMode.BILINEAR, fill=[124, 116, 104]),
+        "trivial": v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR, fill=[124, 116, 104]),
     }[names]
     for position, key in enumerate(Draws(1, 2, indices.numpy()).bits(names).tolist()):
         torch.manual_seed(key)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision import ops
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.EfficientNetLite_Model import SameConv2d, scaled
+from MLPipeline.EfficientNetLite_Model import SameConv2d, StochasticDepth, scaled
 from MLPipeline.Models import build_model, find_model
 from tests.support.paths import CLOTHING, ROOT
 
@@ -151,3 +152,14 @@ def test_photographs_of_shoes_look_like_shoes() -> None:
     footwear = torch.tensor([514, 502, 630, 770, 774])
     answers = pretrained_model("efficientnet_lite0", 224)(photographs("shoes", 16, 224)).argmax(dim=1)
     assert torch.isin(answers, footwear).sum() >= 12
+
+
+def test_blocks_are_skipped_as_by_torchvisions_layer() -> None:
+    inputs, ours, theirs = torch.randn(64, 3, 2, 2), StochasticDepth(0.3), ops.StochasticDepth(0.3, mode="row")
+    assert str(ours) == str(theirs)  # which the name of the cache depends on
+    found, expected = [], []
+    for layer, outputs in ((ours, found), (theirs, expected)):
+        torch.manual_seed(1)
+        outputs += [layer.train()(inputs), layer.eval()(inputs)]
+    assert all(map(torch.equal, found, expected)) and torch.equal(found[1], inputs)
+    assert (found[0].flatten(1) == 0).all(1).sum() in range(5, 40)

@@ -93,6 +93,23 @@ def test_an_image_alone_gets_the_answer_that_it_gets_in_company(name: str, preci
     )
     assert max(max(each.values()) - min(each.values()) for each in together) > 0.1
     np.testing.assert_allclose(classifier.embed(images[2]), classifier.embed(images)[2:3], rtol=1e-3)
+    few = [dict(answer.top) for answer in classifier.predict(images[:3])]
+    assert max(abs(one[label] - other[label]) for one, other in zip(few, alone, strict=False) for label in one) < 1e-5
+
+
+def test_up_to_half_a_batch_is_computed_image_by_image(
+    files: list[Path], classifier: ImageClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    network = classifier._forward.network
+    monkeypatch.setattr(
+        classifier._forward, "network", lambda images: passes.append(len(images)) or network(images), raising=True
+    )
+    for number in (1, 3, 4, 5):
+        classifier.predict(files[:number])
+    assert passes == [1] + [1] * 3 + [1] * 4 + [8]
+    classifier.predict(files[:11])
+    assert passes[9:] == [8, 8]
 
 
 def test_one_image_gives_a_list_of_one_and_none_an_empty_list(files: list[Path], classifier: ImageClassifier) -> None:

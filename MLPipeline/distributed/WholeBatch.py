@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import StochasticDepth
 
 from MLPipeline.distributed.Ranks import ranks
 
@@ -24,10 +23,10 @@ from MLPipeline.distributed.Ranks import ranks
 @contextmanager
 def whole_batch(model: nn.Module) -> Iterator[None]:
     """Let the layers of `model` use the global batch inside the block; with one process this does nothing."""
-    changed = [layer for layer in model.modules() if type(layer) in _KINDS] if ranks.size > 1 else []
+    changed = [layer for layer in model.modules() if _shared_kind(type(layer))] if ranks.size > 1 else []
     # Only the class changes; parameters, names and references to the layer stay valid.
     for layer in changed:
-        layer.__class__ = _KINDS[type(layer)]
+        layer.__class__ = _shared_kind(type(layer)) or type(layer)
     try:
         yield
     finally:
@@ -152,13 +151,18 @@ class _Dropout(_Noise, nn.Dropout):
     pass
 
 
-class _StochasticDepth(_Noise, StochasticDepth):
-    pass
-
-
 _KINDS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: _BatchNorm1d,
     nn.BatchNorm2d: _BatchNorm2d,
     nn.Dropout: _Dropout,
-    StochasticDepth: _StochasticDepth,
 }
+
+
+def _shared_kind(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """Return the class that replaces `kind`, if it depends on the global batch.
+
+    There are several classes StochasticDepth: torchvision's, whose import takes 0.25 s, and that of EfficientNet-Lite.
+    """
+    if kind.__name__ == "StochasticDepth":
+        return _KINDS.setdefault(kind, type("_StochasticDepth", (_Noise, kind), {}))
+    return _KINDS.get(kind)

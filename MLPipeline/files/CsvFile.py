@@ -1,7 +1,7 @@
 """Writes CSV files atomically, and safe to open in a spreadsheet.
 
-`write_csv` writes a whole table, `open_csv` one row after another to where the user wants it, and `append_rows` adds
-rows to a table that exists.
+`write_csv` and `write_rows` write a whole table, `open_csv` one row after another to where the user wants it, and
+`append_rows` adds rows to a table that exists.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TextIO
-
-import pandas as pd
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from MLPipeline.Errors import ResourceError, one_line
 from MLPipeline.files.AtomicFile import unwritable, write_file
 from MLPipeline.files.Destination import Destination
 from MLPipeline.files.ErrnoHints import errno_hint
+
+if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
+    import pandas as pd
 
 # A spreadsheet runs a cell that begins with one of these as a formula (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -31,7 +32,14 @@ AddRow = Callable[[Iterable[object]], None]
 
 
 def write_csv(frame: pd.DataFrame, path: Path, keep_previous: bool = False) -> None:
-    r"""Write `frame` without its index to `path` as UTF-8; an existing file is replaced only by a complete new one.
+    """Write `frame` without its index to `path`, as `write_rows` does."""
+    write_rows(path, frame.columns, frame.itertuples(index=False, name=None), keep_previous)
+
+
+def write_rows(
+    path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]], keep_previous: bool = False
+) -> None:
+    r"""Write a table to `path` as UTF-8; an existing file is replaced only by a complete new one.
 
     Text that a spreadsheet would execute gets a leading apostrophe, in cells and headers. Control characters, invisible
     characters, and bytes of a file name that are not UTF-8, are written as `\n`, `\u202e`, `\udcff`. Numbers stay
@@ -44,8 +52,8 @@ def write_csv(frame: pd.DataFrame, path: Path, keep_previous: bool = False) -> N
     def write(file: BinaryIO) -> None:
         text = _as_text(file)
         add_row = _row_writer(text)
-        add_row(frame.columns)
-        for row in frame.itertuples(index=False, name=None):
+        add_row(columns)
+        for row in rows:
             add_row(row)
         text.detach()  # flushes without closing `file`
 
@@ -196,4 +204,12 @@ def _safe_cell(value: Any) -> Any:
     if isinstance(value, str):
         text = one_line(value)
         return f"'{text}" if text.startswith(FORMULA_STARTS) else text
-    return None if pd.isna(value) else value
+    return None if _is_missing(value) else value
+
+
+def _is_missing(value: Any) -> bool:
+    """Return the same as pandas.isna, without importing it, for None, NaN and the NaT and NA of pandas."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # NA is neither true nor false
+        return True

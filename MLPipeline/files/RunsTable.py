@@ -7,16 +7,18 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from MLPipeline.Errors import DataError, ResourceError
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.ErrnoHints import errno_hint
 from MLPipeline.files.PlainFile import read_bytes
 from MLPipeline.files.RunFolder import RUNS_TABLE, Run, locked_output
+
+if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
+    import pandas as pd
 
 _TEXTS = {"run": str, "model": str, "weights": str}
 _SHARES = ("val_accuracy", "test_accuracy")
@@ -32,6 +34,8 @@ def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: floa
     Raises:
         ResourceError: the table cannot be written, or it is locked by another run.
     """
+    import pandas as pd
+
     table = output / RUNS_TABLE
     row = {"run": run.path.name, "model": metrics["model"], "weights": metrics["weights"]["kind"]}
     for split in ("val", "test"):
@@ -51,6 +55,8 @@ def read_runs(output: Path) -> pd.DataFrame:
         DataError: the file is not a table of runs.
         ResourceError: it cannot be read.
     """
+    import pandas as pd
+
     table = output / RUNS_TABLE
     if not os.path.lexists(table):
         return pd.DataFrame()
@@ -75,6 +81,8 @@ def read_runs(output: Path) -> pd.DataFrame:
 
 def _other_runs(table: Path, name: str) -> pd.DataFrame:
     """Return the rows of all runs except `name`; a damaged table is renamed, so that a new one can be written."""
+    import pandas as pd
+
     try:
         rows = read_runs(table.parent)
     except DataError as error:

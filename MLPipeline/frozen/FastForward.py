@@ -25,7 +25,7 @@ from MLPipeline.frozen.FuseConvolutions import Means, fuse, mean_inputs
 
 _MIN_COSINE = 0.999
 _MOST_EXACT_STAGES = 3
-_NUM_DRAWN = 4  # twice as many are a CPU's batch, for which weights are packed
+_NUM_DRAWN = 4  # images: twice as many are a CPU's batch
 _LARGEST = torch.finfo(torch.float16).max
 
 Item = TypeVar("Item")
@@ -146,12 +146,16 @@ class _Cast(nn.Module):
 def _choose_network(model: Classifier, image_size: int, precision: str) -> nn.Module:
     """Return the fastest form of the frozen stages that is exact enough; its input is normalised float32 images."""
     frozen = model.backbone[: model.num_frozen_stages].eval()
-    images = model.normalize(drawn_images(_NUM_DRAWN, image_size).to(model.mean.device))
+    dtypes = fast_dtypes(model.mean.device, precision)
+    # One image shows whether a fused network is still the same in fp32; what rounding does takes several.
+    number = 1 if dtypes == [torch.float32] else _NUM_DRAWN
+    images = model.normalize(drawn_images(number, image_size).to(model.mean.device))
+    sample = images if number == 1 else torch.cat([images, images])  # for which weights are packed: a CPU's batch
     with mean_inputs(frozen) as means:
         exact = frozen(images).flatten(1).cpu().double()  # Apple's GPU has no float64
-    for dtype in fast_dtypes(model.mean.device, precision):
-        for num_exact, (network, rows) in enumerate(_candidates(frozen, dtype, torch.cat([images, images]), means)):
-            similarity = cosine_similarity(rows[:_NUM_DRAWN].flatten(1).cpu().double(), exact).mean().item()
+    for dtype in dtypes:
+        for num_exact, (network, rows) in enumerate(_candidates(frozen, dtype, sample, means)):
+            similarity = cosine_similarity(rows[:number].flatten(1).cpu().double(), exact).mean().item()
             if similarity > _MIN_COSINE or precision != "auto":
                 return network
             logger.info("%s after %d exact stages not used: cosine %.4f", dtype, num_exact, similarity)

@@ -1,16 +1,19 @@
 """Multinomial logistic regression with an L2 penalty, by L-BFGS.
 
 The search is in weights that are scaled by the expected curvature of the loss: that takes a third of the steps, and
-leads to the same head.
+leads to the same head. The gradient of a linear head takes two products, written out here: the same operations as
+autograd's, to the last bit, without its overhead.
 
 N images, R coordinates (see PrincipalAxes), C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 from torch.optim import LBFGS
 
 from MLPipeline.heads.LinearHead import LinearHead
@@ -43,19 +46,36 @@ def fit_logistic(
     """
     inputs, wanted, share = (torch.from_numpy(np.ascontiguousarray(each)) for each in (rows, targets, weights))
     unit = torch.from_numpy(1 / np.sqrt(_CURVATURE * variances + penalty, dtype=np.float32))[:, None]  # (R, 1)
-    scaled, bias = torch.zeros(rows.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
+    point = torch.zeros((rows.shape[1] + 1) * targets.shape[1])  # of the search
+    scaled, bias = _head_at(point, targets.shape[1])
     if start is not None:
-        scaled, bias = torch.from_numpy(start.weights) / unit, torch.from_numpy(start.bias).clone()
-    parameters = [scaled.requires_grad_(), bias.requires_grad_()]
-    optimizer = LBFGS(parameters, max_iter=_MAX_STEPS, tolerance_grad=_TOLERANCE, line_search_fn="strong_wolfe")
+        scaled.copy_(torch.from_numpy(start.weights) / unit)
+        bias.copy_(torch.from_numpy(start.bias))
+    search = LBFGS([point], max_iter=_MAX_STEPS, tolerance_grad=_TOLERANCE, line_search_fn="strong_wolfe")
+    search.step(_cost(point, inputs, wanted, share, unit, penalty))
+    return LinearHead((unit * scaled).numpy(), bias.numpy())
 
-    def cost() -> torch.Tensor:
-        optimizer.zero_grad()
+
+def _cost(
+    point: Tensor, inputs: Tensor, wanted: Tensor, share: Tensor, unit: Tensor, penalty: float
+) -> Callable[[], Tensor]:
+    """Return a function that returns the loss at `point`, and writes its gradient to `point.grad`."""
+    scaled, bias = _head_at(point, wanted.shape[1])
+    point.grad = torch.zeros_like(point)
+    slopes_gradient, bias_gradient = _head_at(point.grad, wanted.shape[1])
+    negative = -(share * torch.tensor(1 / len(share)))[:, None] * wanted  # gradient for the logarithms (N, C)
+
+    def cost() -> Tensor:
         slopes = unit * scaled
-        losses = cross_entropy(torch.addmm(bias, inputs, slopes), wanted, reduction="none")
-        total = losses @ share / len(share) + penalty / 2 * slopes.square().sum()
-        total.backward()
-        return total
+        logarithms = torch.log_softmax(torch.addmm(bias, inputs, slopes), 1)
+        gradient = torch._log_softmax_backward_data(negative, logarithms, 1, torch.float32)  # for the logits (N, C)
+        torch.sum(gradient, 0, out=bias_gradient)
+        torch.mul(inputs.T @ gradient + torch.tensor(penalty / 2) * (2 * slopes), unit, out=slopes_gradient)
+        return -(logarithms * wanted).sum(1) @ share / len(share) + penalty / 2 * slopes.square().sum()
 
-    optimizer.step(cost)
-    return LinearHead((unit * scaled).detach().numpy(), bias.detach().numpy())
+    return cost
+
+
+def _head_at(point: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return the weights (R, C) and the bias (C,) that a point of the search consists of."""
+    return point[:-num_classes].view(-1, num_classes), point[-num_classes:]

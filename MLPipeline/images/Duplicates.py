@@ -15,9 +15,9 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.Cache import digest
@@ -29,6 +29,9 @@ from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.Likeness import compare
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
+
+if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
+    import pandas as pd
 
 NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs cropped by 3 % on every side among 54,000 images
 MAX_DISTANCE = 32  # bits of 128 that may differ; cropping by 3 % on every side changes up to 30
@@ -60,6 +63,8 @@ class Pairs:
 
     def table(self, index: ImageIndex) -> pd.DataFrame:
         """Return one row per pair: path, class and split of both images, and their likeness."""
+        import pandas as pd
+
         columns: dict[str, list] = {}
         for prefix, positions in (("", self.first.tolist()), ("same_", self.second.tolist())):
             columns[f"{prefix}path"] = [index.name(position) for position in positions]

@@ -16,14 +16,17 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
 from MLPipeline.files.CsvFile import cell_text, write_csv
 from MLPipeline.files.TableFile import TableFile, cell_key, plain_cell
 from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
+
+if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
+    import pandas as pd
 
 _EXPECTED = "Give a table with one column path and one column label, as audit writes it"
 
@@ -57,6 +60,8 @@ def write_fixes(file: Path, fixes: Sequence[Fix]) -> list[Cells]:
         UsageError: there is an older file, and it cannot be read.
         ResourceError: it cannot be written.
     """
+    import pandas as pd
+
     columns = [each.name for each in fields(Fix)]
     table = pd.DataFrame([asdict(fix) for fix in fixes], columns=columns, dtype=object)
     decided = table[:0]
@@ -158,6 +163,8 @@ def _names(table: TableFile) -> list[str]:
 
 def _read_all(file: Path) -> pd.DataFrame:
     """Return the columns of an older table that are ours, as texts."""
+    import pandas as pd
+
     table = TableFile(file, "--fixes")
     names = [name for name in (each.name for each in fields(Fix)) if name in _names(table)]
     columns = [_column(table, name) for name in dict.fromkeys(["path", "label", *names])]

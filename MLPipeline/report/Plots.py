@@ -7,7 +7,7 @@ matplotlib's classes instead of `pyplot`: no window is opened, and no figure sta
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ MIN_CELL = 0.16  # inches: the smallest cell of a confusion matrix with a readab
 MAX_CLASSES_WITH_COUNTS = 60  # with more, a cell is too small for its number
 
 
-def plot_history(history: pd.DataFrame, path: Path) -> None:
-    """Save `history_figure` as PNG."""
-    save_figure(history_figure(history), path)
+def plot_history(history: pd.DataFrame | Mapping[str, list[float]], path: Path) -> None:
+    """Save `history_figure` of a table, or of its columns by name, as PNG."""
+    save_figure(history_figure(pd.DataFrame(history)), path)
 
 
 def plot_samples(images: npt.ArrayLike, titles: Names, path: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from MLPipeline.Augment import Augmentation, make_augmentation
@@ -22,7 +21,7 @@ from MLPipeline.Errors import one_line
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_file, write_text
-from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.CsvFile import write_csv, write_rows
 from MLPipeline.files.Json import dump_json
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, Gap, ImageIndex
@@ -39,6 +38,9 @@ from MLPipeline.scoring.Unknown import UnknownRule
 from MLPipeline.training.Phases import is_solved
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
+
+if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
+    import pandas as pd
 
 MAX_GRID_IMAGES = 16
 HEAD_NAMES = {
@@ -75,9 +77,8 @@ def write_inputs(
         "split": [SPLITS[split] for split in index.splits[used]],
         "digest": [content.tobytes().hex() for content in digests[used]],
     }
-    write_csv(pd.DataFrame(table, dtype=object), folder / "splits.csv")
-    rows = pd.DataFrame([asdict(each) for each in index.skipped], columns=["path", "reason"], dtype=object)
-    write_csv(rows, folder / "skipped.csv")
+    write_rows(folder / "splits.csv", table, zip(*table.values(), strict=True))
+    write_rows(folder / "skipped.csv", ["path", "reason"], ((each.path, each.reason) for each in index.skipped))
     write_json(folder / "environment.json", environment() | {"data": str(index.root.resolve())})
     if preprocessing.levels and preprocessing.levels.by_depth:
         write_json(folder / LEVELS_FILE, preprocessing.levels.to_plain())
@@ -103,7 +104,8 @@ def _note_numbers(names: Mapping[str, str]) -> None:
 
 def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
     """Write `history.csv`: one row per epoch."""
-    write_csv(_history_table(history), folder / "history.csv")
+    table = _history_table(history)
+    write_rows(folder / "history.csv", table, zip(*table.values(), strict=True))
 
 
 def measure(index: ImageIndex, scored: Sequence[SplitPredictions]) -> dict[str, Any]:
@@ -124,11 +126,10 @@ def write_results(
     image_size: int,
     preprocessing: Preprocessing = PLAIN,
 ) -> None:
-    """Write the predictions of a run and start drawing its pictures; `drawing.finish` waits for them.
+    """Start drawing the pictures of a run, for which `drawing.finish` waits, and write its predictions meanwhile.
 
     `metrics.json` is left to the caller, who writes it last.
     """
-    _write_predictions(folder, index, scored)
     drawing.draw("Plots.plot_history", _history_table(history), folder / "history.png")
     evaluated = _evaluated(scored)
     predicted, labels = evaluated.predictions.predicted.numpy(), evaluated.predictions.labels.numpy()
@@ -148,6 +149,7 @@ def write_results(
         len(labels),
         folder / "mistakes.png",
     )
+    _write_predictions(folder, index, scored)
 
 
 def summary_lines(index: ImageIndex, config: Config, weights: WeightsReport, device: torch.device) -> list[str]:
@@ -325,6 +327,8 @@ def table_of(index: ImageIndex, scored: SplitPredictions) -> pd.DataFrame:
 
 def _write_predictions(folder: Path, index: ImageIndex, scored: Sequence[SplitPredictions]) -> None:
     """Write `predictions.csv`, and with many classes `predictions.npz`, which has all probabilities in its order."""
+    import pandas as pd
+
     write_csv(pd.concat([table_of(index, each) for each in scored]), folder / "predictions.csv")
     if len(index.classes) > MAX_CLASS_COLUMNS:
         probabilities = all_probabilities([each.predictions for each in scored])
@@ -338,9 +342,10 @@ def _evaluated(scored: Sequence[SplitPredictions]) -> SplitPredictions:
     return next((each for each in reversed(scored) if len(each.positions)), scored[-1])
 
 
-def _history_table(history: Sequence[EpochRecord]) -> pd.DataFrame:
-    columns = [each.name for each in fields(EpochRecord) if each.name != "is_best"]
-    return pd.DataFrame([asdict(record) for record in history], columns=columns)
+def _history_table(history: Sequence[EpochRecord]) -> dict[str, list[float]]:
+    """Return the columns of `history.csv`."""
+    names = [each.name for each in fields(EpochRecord) if each.name != "is_best"]
+    return {name: [getattr(record, name) for record in history] for name in names}
 
 
 def _pixels(

@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from MLPipeline.Config import Config
 from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.Evaluate import SplitPredictions
+from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.heads.SolveHead import NAMES
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL, Gap, ImageIndex
-from MLPipeline.report.Charts import LineChart, confidence_histogram, line_chart, reliability_diagram
+from MLPipeline.report.Charts import LineChart
+from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
 from MLPipeline.report.MatrixView import most_confused, shaded_rows
-from MLPipeline.report.Page import count, percent, write_page
+from MLPipeline.report.Page import count, percent, render
 from MLPipeline.report.Thumbnails import Photo
 from MLPipeline.report.Verdict import advice, verdict
 from MLPipeline.scoring.Intervals import wilson_interval
@@ -58,14 +61,15 @@ class ReportContent:
 
 
 NO_TIMING: Mapping[str, float] = {}
+_TIME = Markup("<!-- total time -->")  # its place on a page: no text of a user, which is escaped, can look like it
 
 
 @dataclass(frozen=True)
 class PreparedReport:
-    """A page with everything computed that takes time, thumbnails included: only the time is missing."""
+    """A rendered page, thumbnails included: only the time is missing."""
 
     path: Path
-    context: Mapping[str, Any]
+    text: str
 
     def write(self, timing: Mapping[str, float] = NO_TIMING) -> Path:
         """Return the path of the page once it is written; `timing` are seconds: total_s, features_s.
@@ -73,13 +77,15 @@ class PreparedReport:
         Raises:
             ResourceError: it cannot be written.
         """
-        write_page(self.path, "report.html.jinja", {**self.context, "timing": timing})
+        write_text(self.path, self.text.replace(_TIME, render("timing.html.jinja", timing=timing).strip()))
         return self.path
 
 
 def prepare_report(folder: Path, content: ReportContent) -> PreparedReport:
     """Return the page about the run in `folder`, ready to be written."""
-    return PreparedReport(folder / "report.html", _context(folder, content))
+    return PreparedReport(
+        folder / "report.html", render("report.html.jinja", **_context(folder, content), timing=_TIME)
+    )
 
 
 def write_report(folder: Path, content: ReportContent, timing: Mapping[str, float] = NO_TIMING) -> Path:
@@ -243,16 +249,18 @@ def _curves(history: Sequence[EpochRecord], best: EpochRecord | None) -> list[Li
     if not history:
         return []
     both = {"validation": "val", "training": "train"}
-    return [
-        line_chart(
+    asked = [
+        drawing.ask(
+            "Charts.line_chart",
             name.capitalize(),
             epochs,
             {label: [getattr(record, f"{split}_{name}") for record in history] for label, split in both.items()},
             marked,
-            as_share=name == "accuracy",
+            name == "accuracy",  # whether the values are shares
         )
         for name in ("loss", "accuracy")
     ]
+    return [each.result() for each in asked]
 
 
 def _learning_curve(found: Mapping[str, Any] | None) -> LineChart | None:
@@ -263,21 +271,24 @@ def _learning_curve(found: Mapping[str, Any] | None) -> LineChart | None:
     numbers = [*found["num_images"], found["num_images"][-1] + found["next_images"]]
     expected = [*[math.nan] * (len(measured) - 1), measured[-1], measured[-1] + found["gain"]]
     series = {"out of fold": [*measured, math.nan], "estimate": expected}
-    return line_chart("Learning curve", numbers, series, None, as_share=True, axis="Training images")
+    return drawing.ask("Charts.line_chart", "Learning curve", numbers, series, None, True, "Training images").result()
 
 
 def _on_answers(content: ReportContent, evaluated: SplitPredictions, scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is computed from the predictions for single images."""
     answers, classes = answers_of(evaluated), content.index.classes
     matrix = np.array(scores["confusion_matrix"])
+    charts = {
+        name: drawing.ask(f"Charts.{function}", answers.confidence, answers.is_right)
+        for name, function in (("histogram", "confidence_histogram"), ("reliability", "reliability_diagram"))
+    }
     return {
         "matrix": shaded_rows(matrix) if len(classes) <= MAX_MATRIX_CLASSES else None,
         "pairs": most_confused(matrix, 12 if len(classes) <= MAX_MATRIX_CLASSES else 60),
         "gallery": gallery_of(
             content.index, answers, content.heat_maps, content.photos, preprocessing=content.preprocessing
         ),
-        "histogram": confidence_histogram(answers.confidence, answers.is_right),
-        "reliability": reliability_diagram(answers.confidence, answers.is_right),
+        **{name: chart.result() for name, chart in charts.items()},
         "figures": shown_metrics(scores),
         "titles": {name: title_of(name, scores) for name in METRICS},
         "withheld": evaluated.unknown.to_text() if evaluated.unknown else "",

@@ -6,13 +6,15 @@ N images, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from MLPipeline.scoring.Predictions import Predictions
+
+if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
+    import pandas as pd
 
 MAX_CLASS_COLUMNS = 100  # above this number of classes, tables have only the most probable ones
 NUM_TOP_CLASSES = 10
@@ -26,6 +28,8 @@ def predictions_table(
     With more than `MAX_CLASS_COLUMNS` classes, a column for each would make a table of many megabytes: instead of
     `p_<class>` there are class_2, confidence_2, ..., class_10, confidence_10, and `all_probabilities` has the rest.
     """
+    import pandas as pd
+
     # dtype object: the string type of pandas may refuse the surrogates of a file name that is not UTF-8.
     names = pd.Series(list(classes), dtype=object)
     about = pd.DataFrame(
@@ -47,6 +51,8 @@ def predictions_table(
 
 def _most_probable(predictions: Predictions, names: pd.Series) -> pd.DataFrame:
     """Return the columns class_2, confidence_2, ... of the most probable classes after the first."""
+    import pandas as pd
+
     best = predictions.probabilities.topk(NUM_TOP_CLASSES)
     columns: dict[str, Any] = {}
     for place in range(1, NUM_TOP_CLASSES):

@@ -55,10 +55,29 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     save_checkpoint(job.run.model_file, job.model, card)
     metrics = {"temperature": card.temperature} | _measure(job, dataset, scored, folds) | {"tta": tta}
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
-    metrics |= advise(job, dataset, metrics)  # while another process draws
+    _say_result(job, metrics)  # the model and its predictions are saved; pictures and page take seconds
+    metrics |= _advise(job, dataset, metrics)
+    content = _content(job, dataset, scored, metrics)
+    page = prepare_report(job.run.path, content)
+    drawing.finish()
+    # All but a few files of text is done: the total is the time of the whole command, to within tenths of a second.
+    total_s = round(time.perf_counter() - job.start, 2)
+    timing = {"features_s": round(job.inspection.seconds + job.features_s, 2), "total_s": total_s}
+    page.write(timing)
+    write_model_card(job.run.path, content)
+    record_run(config.output, job.run, metrics, total_s)
+    write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
+    say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
+    say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")
+
+
+def _content(
+    job: Job, dataset: Dataset, scored: Sequence[SplitPredictions], metrics: Mapping[str, Any]
+) -> ReportContent:
+    """Return what the page and the model card of a finished run show, heat maps and photographs included."""
     heat_maps = _heat_maps(job, dataset, scored)
-    content = ReportContent(
-        config,
+    return ReportContent(
+        job.config,
         job.weights,
         dataset.index,
         job.inspection.notes(job.index),
@@ -70,16 +89,6 @@ def finish_run(job: Job, dataset: Dataset) -> None:
         photos=job.photos.result() if job.photos else {},
         preprocessing=job.preprocessing,
     )
-    page = prepare_report(job.run.path, content)
-    drawing.finish()
-    # All but a few files of text is done: the total is the time of the whole command, to within tenths of a second.
-    total_s = round(time.perf_counter() - job.start, 2)
-    timing = {"features_s": round(job.inspection.seconds + job.features_s, 2), "total_s": total_s}
-    page.write(timing)
-    write_model_card(job.run.path, content)
-    record_run(config.output, job.run, metrics, total_s)
-    write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
-    _say_all(job, metrics, total_s)
 
 
 def _with_folds(
@@ -187,7 +196,7 @@ def _accuracy(predictions: Predictions) -> float:
     return (predictions.predicted == predictions.labels).double().mean().item()
 
 
-def _say_all(job: Job, metrics: Mapping[str, Any], total_s: float) -> None:
+def _say_result(job: Job, metrics: Mapping[str, Any]) -> None:
     say()
     if found := metrics["fine_tuning"]:
         for line in fine_tuning_lines(found):
@@ -196,7 +205,11 @@ def _say_all(job: Job, metrics: Mapping[str, Any], total_s: float) -> None:
         say(line)
     if metrics["tta"]:
         say(mirror_line(metrics["tta"]))
-    for line in suggestion_lines(stored_suggestions(metrics)):
+
+
+def _advise(job: Job, dataset: Dataset, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Print what to do next, and return it as the entries of metrics.json."""
+    found = advise(job, dataset, metrics)
+    for line in suggestion_lines(stored_suggestions(found)):
         say(line)
-    say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
-    say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")
+    return found

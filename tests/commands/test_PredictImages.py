@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from MLPipeline.images.FindImages import find_images
 from tests.support.harness import refuse, succeed, train
+from tests.support.paths import ROOT
 
 MakeImages = Callable[..., Path]
 
@@ -143,3 +146,27 @@ def test_a_glob_character_in_a_real_name_is_that_name(tmp_path: Path) -> None:
     (tmp_path / "a[1].png").touch()
     (tmp_path / "a1.png").touch()
     assert find_images([tmp_path / "a[1].png"])[0] == [tmp_path / "a[1].png"]
+
+
+NOT_NEEDED = (
+    "jinja2",
+    "matplotlib",
+    "pandas",
+    "sympy",
+    "torch._decomp",
+    "torch._dynamo.eval_frame",
+    "torch.onnx",
+    "torchvision",
+)
+
+
+def test_predict_and_networks_of_our_own_load_nothing_that_they_do_not_need(predict: list[str], images: Path) -> None:
+    script = (
+        "import sys, Engine\n"
+        f"print('exit', Engine.main({[*predict, str(images / 'cat' / '000.png')]!r}))\n"
+        "from MLPipeline.Models import build_model\n"
+        "build_model('efficientnet_lite0', 2, 32)\n"
+        f"print('loaded', *({set(NOT_NEEDED)!r} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["exit 0", "loaded"]

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
+from torchvision import ops
 
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.distributed.WholeBatch import is_shared, sum_gradients, whole_batch
+from MLPipeline.EfficientNetLite_Model import StochasticDepth
 from tests.support.rank_cases import together
 
 LAYERS = {
@@ -20,7 +21,8 @@ LAYERS = {
     "2d untracked": lambda: nn.BatchNorm2d(5, track_running_stats=False),
     "1d": lambda: nn.BatchNorm1d(5),
     "dropout": lambda: nn.Dropout(0.4),
-    "depth": lambda: StochasticDepth(0.4, mode="row"),
+    "depth": lambda: StochasticDepth(0.4),
+    "torchvision's depth": lambda: ops.StochasticDepth(0.4, mode="row"),
 }
 SHARES = (5, 3, 1)  # images of a batch: two ranks have unequal shares, or one has none
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import cross_entropy
 
 from MLPipeline.heads.LinearHead import LinearHead
 from MLPipeline.heads.Logistic import fit_logistic
@@ -46,3 +48,27 @@ def test_another_start_leads_to_the_same_head_and_is_not_changed() -> None:
 def test_equal_arguments_give_equal_heads() -> None:
     first, second = (fit_logistic(ROWS, TARGETS, ONES, ROWS.var(0), 0.03) for _ in range(2))
     assert np.array_equal(first.weights, second.weights)
+
+
+@pytest.mark.parametrize("is_soft", [False, True])
+def test_the_head_is_that_of_autograds_gradient_to_the_last_bit(is_soft: bool) -> None:
+    targets = 0.9 * TARGETS + 0.1 / NUM_CLASSES if is_soft else TARGETS  # sums of 1 only to within rounding
+    weights = np.where(LABELS == 0, 2.0, 0.5).astype(np.float32)
+    inputs, wanted, share = (torch.from_numpy(np.asarray(each, np.float32)) for each in (ROWS, targets, weights))
+    unit = torch.from_numpy(1 / np.sqrt(0.1 * ROWS.var(0) + 0.03, dtype=np.float32))[:, None]
+    parameters = [torch.zeros(ROWS.shape[1], NUM_CLASSES), torch.zeros(NUM_CLASSES)]
+    scaled, bias = (each.requires_grad_() for each in parameters)
+    optimizer = torch.optim.LBFGS(parameters, max_iter=100, tolerance_grad=1e-3, line_search_fn="strong_wolfe")
+
+    def cost_of_torch() -> torch.Tensor:
+        optimizer.zero_grad()
+        slopes = unit * scaled
+        losses = cross_entropy(torch.addmm(bias, inputs, slopes), wanted, reduction="none")
+        total = losses @ share / len(share) + 0.03 / 2 * slopes.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(cost_of_torch)
+    ours = fit_logistic(ROWS, wanted.numpy(), weights, ROWS.var(0), 0.03)
+    assert np.array_equal(ours.weights, (unit * scaled).detach().numpy())
+    assert np.array_equal(ours.bias, bias.detach().numpy())
