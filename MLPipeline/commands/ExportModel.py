@@ -139,7 +139,9 @@ def _quantize(opened: OpenedRun, config: Config, content: bytes) -> tuple[Quanti
         UsageError: the model has a single layer before its head.
         GateMissedError: it loses more than a point of validation accuracy, which is no chance.
     """
-    from MLPipeline.export.Int8 import compare_accuracy, has_layers_for_int8, quantize, run_onnx  # needs the packages
+    # These need the packages.
+    from MLPipeline.export.Int8 import compare_accuracy, has_layers_for_int8, quantize
+    from MLPipeline.quantized.Quantizer import run_onnx
 
     if not has_layers_for_int8(content):
         what = f"--int8: {opened.card.model} has no layers for it: the first one and the head stay in fp32"

@@ -16,8 +16,9 @@ import torch
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Errors import ResourceError
 from MLPipeline.export.Network import KEY, ExportedNetwork, example_input
-from MLPipeline.export.Onnx import not_exportable, onnx_bytes, quiet
+from MLPipeline.export.Onnx import not_exportable, onnx_bytes
 from MLPipeline.files.AtomicFile import unwritable, write_file
+from MLPipeline.quantized.OnnxGraph import quiet
 
 
 @dataclass(frozen=True)
