@@ -60,7 +60,9 @@ def train(config: Config) -> None:
     from MLPipeline.steps.FinishRun import finish_run, reported_if_stopped
     from MLPipeline.steps.FitPhases import fit_phase, remaining_phases, store_features
     from MLPipeline.steps.Job import Job, introduce
+    from MLPipeline.steps.PlanInt8 import plans_int8
     from MLPipeline.steps.Prepare import build, inspect, list_images, split, with_data
+    from MLPipeline.steps.Quantize import quantize_frozen
     from MLPipeline.steps.ShowRates import show_rates
 
     device = join_ranks(config.device)
@@ -69,14 +71,16 @@ def train(config: Config) -> None:
     augment_is_stated = config.augment is not None
     model, config, weights = build(config, len(index.classes))  # the network with its initial weights
     model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
+    is_int8_planned = plans_int8(config, model, len(index))
     # Reads every new file once: is it readable, is it a copy, and (in a single process) its frozen features.
-    inspection = inspect(index, model, config)
+    inspection = inspect(index, model, config, is_int8_planned)
     index = split(index, inspection, config)  # train, val, test; copies stay in one split
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
     config, remarks = check_mirrors(config, index, inspection, model, augment_is_stated)
+    quantization = quantize_frozen(config, index, inspection, model, is_int8_planned)  # the frozen part in 8 bits
     with open_run(config) as run:
-        job = Job(run, config, index, inspection, model, weights, device, clock.start)
+        job = Job(run, config, index, inspection, model, weights, device, clock.start, quantization)
         introduce(job, remarks)
         with reported_if_stopped(job):
             for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers

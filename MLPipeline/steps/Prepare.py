@@ -107,11 +107,12 @@ def _suit_head(config: Config, model: Classifier, stated: str | None) -> Config:
     raise UsageError(f"--head {stated}: with --model {config.model} {why}", "Give --head linear, or another --model")
 
 
-def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
+def inspect(index: ImageIndex, model: Classifier, config: Config, is_int8_planned: bool = False) -> Inspection:
     """Return what is known of each image; files that are new or have changed are read, once.
 
     What training will need of each image (features, activations at the frozen boundary, or pixels) is computed from
-    the decoded pixels on the way and stored in the cache, where `store_features` finds it.
+    the decoded pixels on the way and stored in the cache, where `store_features` finds it. Features in 8 bits come
+    later: the network is calibrated on training images, and which those are follows from the inspection.
     """
     cache = config.output / "cache"
     model.freeze(plan(config, find_model(config.model))[0].config.freeze)  # as in the first phase
@@ -123,7 +124,9 @@ def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
         config.cache_limit,
         config.fit,
     )
-    alone = keeper if ranks.size == 1 else None  # several ranks divide the images differently for that
+    alone = (
+        keeper if ranks.size == 1 and not is_int8_planned else None
+    )  # several ranks divide the images differently for that
     with resumable_reading():
         inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
     model.freeze(config.freeze)
