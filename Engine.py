@@ -71,14 +71,13 @@ def train(config: Config) -> None:
     augment_is_stated = config.augment is not None
     model, config, weights = build(config, len(index.classes))  # the network with its initial weights
     model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
-    is_int8_planned = plans_int8(config, model, len(index))
-    # Reads every new file once: is it readable, is it a copy, and (in a single process) its frozen features.
-    inspection = inspect(index, model, config, is_int8_planned)
+    int8 = plans_int8(config, model, len(index))  # is the frozen part to be computed in 8 bits?
+    inspection = inspect(index, model, config, int8)  # each new file, read once: readable? a copy? its frozen features
     index = split(index, inspection, config)  # train, val, test; copies stay in one split
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
     config, remarks = check_mirrors(config, index, inspection, model, augment_is_stated)
-    quantization = quantize_frozen(config, index, inspection, model, is_int8_planned)  # the frozen part in 8 bits
+    quantization = quantize_frozen(config, index, inspection, model, int8)
     with open_run(config) as run:
         job = Job(run, config, index, inspection, model, weights, device, clock.start, quantization)
         introduce(job, remarks)
