@@ -94,7 +94,7 @@ class Job:
         levels = self.preprocessing.levels
         seen = {"levels": repr(levels.to_plain())} if levels and levels.by_depth else {}
         if self.model.quantized:
-            seen |= {"int8": self.model.quantized.digest}
+            seen |= {"backbone in 8 bits": self.model.quantized.digest}
         return {"images": state.hexdigest(), "classes": classes.hexdigest(), "weights": self.weights.sha256, **seen}
 
 
