@@ -106,7 +106,7 @@ def _precision(job: Job) -> dict[str, Any]:
     """Return the setting of `--precision`, and what came of 8 bits; None where they were no question."""
     network = job.model.quantized
     shift = asdict(network.shift) if network and network.shift else None
-    int8 = {"is_used": job.quantization.is_used, **job.quantization.figures, "shift": shift}
+    int8 = {"is_used": network is not None, **job.quantization.figures, "shift": shift}
     return {"setting": job.config.precision, "int8": int8 if job.quantization.figures else None}
 
 

@@ -24,11 +24,11 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError, UsageError
 from MLPipeline.Models import find_model
 from MLPipeline.quantized.Int8Network import TO_MAKE, are_present, missing_packages
+from MLPipeline.steps.FitPhases import DEFAULT_VIEWS
 from MLPipeline.training.Phases import plan
 
 COST_S, COST_IMAGES = 20.0, 1500  # of quantizing
 SAVED_PER_OPERATION, SAVED_PER_VALUE = 7e-12, 0.8e-9  # seconds, by a multiply-add and by a value that they give
-VIEWS = 5  # augmented views per image, where no number is given
 
 
 def plans_int8(config: Config, model: Classifier, num_images: int) -> bool:
@@ -50,7 +50,7 @@ def plans_int8(config: Config, model: Classifier, num_images: int) -> bool:
         return False
     if not are_present(TO_MAKE):
         return False
-    number = num_images * (1 + (config.views or VIEWS if config.augment not in (None, "none") else 0))
+    number = num_images * (1 + (config.views or DEFAULT_VIEWS if config.augment not in (None, "none") else 0))
     return (number - COST_IMAGES) * seconds_saved(model, config.image_size) >= COST_S
 
 

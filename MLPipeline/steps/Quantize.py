@@ -71,14 +71,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What became of the plan to compute the frozen backbone in 8 bits."""
+    """What came of the plan to compute the frozen backbone in 8 bits; `model.quantized` says whether it is."""
 
-    is_used: bool
     figures: Mapping[str, Any] = field(default_factory=dict)  # for metrics.json
     lines: tuple[str, ...] = ()  # for the console
 
 
-NOT_QUANTIZED = Quantization(False)
+NOT_QUANTIZED = Quantization()
 
 
 def quantize_frozen(
@@ -97,18 +96,18 @@ def quantize_frozen(
     except NotQuantizableError as error:
         if config.precision == "int8":
             raise UsageError(f"--precision int8: {config.model}: {error}", "Leave it out") from error
-        return Quantization(False, {"obstacle": str(error)}, (f"int8     not used: {config.model}: {error}",))
+        return Quantization({"obstacle": str(error)}, (f"int8     not used: {config.model}: {error}",))
     quantized = f"{layers[0]} of {sum(layers)} layers in 8 bits, calibrated on training images"
     figures: dict[str, Any] = {"layers_int8": layers[0], "layers_fp32": layers[1], "digest": network.digest}
     if config.precision == "int8":
         model.quantized = network
-        return Quantization(True, figures, (f"int8     {quantized}",))
+        return Quantization(figures, (f"int8     {quantized}",))
     check = _check(config, images, model, network)
     figures |= {"check": asdict(check)}
     if not check.is_safe:
-        return Quantization(False, figures, (f"int8     not used, it costs accuracy: {check.to_text()}",))
+        return Quantization(figures, (f"int8     not used, it costs accuracy: {check.to_text()}",))
     model.quantized = network
-    return Quantization(True, figures, (f"int8     {quantized}", f"         accuracy of a head {check.to_text()}"))
+    return Quantization(figures, (f"int8     {quantized}", f"         accuracy of a head {check.to_text()}"))
 
 
 class _TrainingImages:

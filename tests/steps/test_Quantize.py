@@ -110,3 +110,30 @@ def test_auto_checks_once_and_trains_in_8_bits(
     assert not found["int8"]["is_used"] and found["int8"]["shift"] is None
     assert load_checkpoint(model_file)[0].quantized is None
     assert "int8     not used, it costs accuracy: " in done.out
+
+
+def test_without_room_for_the_features_the_frozen_part_is_computed_in_fp32(
+    tmp_path: Path, make_images: MakeImages
+) -> None:
+    """They are then computed in every epoch, by torch: a model must not be trained on one and answer by the other."""
+    data = make_images(tmp_path / "Data", {"cat": 8, "dog": 8})
+    done = succeed(
+        [
+            *FROZEN,
+            "--data",
+            data,
+            "--output",
+            tmp_path,
+            "--precision",
+            "int8",
+            "--cache-limit",
+            "0",
+            "--test-fraction",
+            "0",
+        ]
+    )
+    assert (
+        "the cache has no room for the features: the frozen part runs in every epoch, and not in 8 bits" in done.notes
+    )
+    found = json.loads((tmp_path / "001-cnn" / "metrics.json").read_text(encoding="utf-8"))["precision"]["int8"]
+    assert not found["is_used"] and load_checkpoint(tmp_path / "001-cnn" / "model.pt")[0].quantized is None
