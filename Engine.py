@@ -61,6 +61,7 @@ def train(config: Config) -> None:
     from MLPipeline.steps.FitPhases import fit_phase, remaining_phases, store_features
     from MLPipeline.steps.Job import Job, introduce
     from MLPipeline.steps.Prepare import build, inspect, list_images, split, with_data
+    from MLPipeline.steps.Quantize import quantize_frozen
     from MLPipeline.steps.ShowRates import show_rates
 
     device = join_ranks(config.device)
@@ -69,14 +70,14 @@ def train(config: Config) -> None:
     augment_is_stated = config.augment is not None
     model, config, weights = build(config, len(index.classes))  # the network with its initial weights
     model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
-    # Reads every new file once: is it readable, is it a copy, and (in a single process) its frozen features.
-    inspection = inspect(index, model, config)
+    inspection = inspect(index, model, config)  # each new file, read once: readable? a copy? its frozen features
     index = split(index, inspection, config)  # train, val, test; copies stay in one split
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
     config, remarks, exchange = check_mirrors(config, index, inspection, model, augment_is_stated)
+    quantization = quantize_frozen(config, index, inspection, model)  # computes in 8 bits where that pays off
     with open_run(config) as run:
-        job = Job(run, config, index, inspection, model, weights, device, clock.start, exchange=exchange)
+        job = Job(run, config, index, inspection, model, weights, device, clock.start, quantization, exchange=exchange)
         introduce(job, remarks)
         with reported_if_stopped(job):
             for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers

@@ -28,6 +28,7 @@ from MLPipeline.files.TensorOutline import TensorOutline
 from MLPipeline.Head import make_head
 from MLPipeline.images.ClassNames import class_name
 from MLPipeline.Models import WithoutMemory, build_model
+from MLPipeline.quantized.Int8Network import Int8Network, Shift
 from MLPipeline.scoring.MirrorAverage import MirrorAverage
 from MLPipeline.scoring.Unknown import UNREACHABLE, FeatureCenters, UnknownRule
 
@@ -101,6 +102,7 @@ _OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "fingerprint": (lambda part: _is_part(part, FeatureCenters), "the features of the training images"),
     "unknown": (lambda part: _is_part(part, UnknownRule), "a rule for which answers are given"),
     "tta": (lambda part: _is_part(part, MirrorAverage), "how answers for mirror images are used"),
+    "int8": (lambda part: _is_int8(part), "a backbone in 8 bits"),
 }
 # Stored as dicts; may be absent.
 _PARTS: Mapping[str, Any] = {"fingerprint": FeatureCenters, "unknown": UnknownRule, "tta": MirrorAverage}
@@ -128,6 +130,7 @@ def save_checkpoint(path: Path, model: Classifier, card: ModelCard) -> None:
     """
     described = asdict(card) | {"classes": list(card.classes), "versions": versions(), "format": FORMAT}
     described |= {"levels": None if card.levels is None else card.levels.to_plain()}
+    described |= {"int8": None if model.quantized is None else _stored(model.quantized)}
     described |= {"preprocessing": "RGB, resized (area when shrinking), uint8; scaled and normalised inside the model"}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(path, described | {"state_dict": state})
@@ -220,6 +223,7 @@ def _rebuild(path: Path, stored: Mapping[str, Any]) -> tuple[Classifier, ModelCa
     if card.fingerprint:
         check_numbers(path, {"fingerprint": card.fingerprint.centers}, {})
     _fill(path, model, card.model, state)
+    model.quantized = _quantized(stored.get("int8"))
     if bool((model.std <= 0).any()):
         raise DataError(f"{path}: damaged: a standard deviation that is not positive", _HINT)
     return model.eval(), card
@@ -248,6 +252,30 @@ def _are_numbers(metrics: Any) -> bool:
     return isinstance(metrics, Mapping) and all(
         is_text(name) and is_number(value, -_LARGEST, _LARGEST) for name, value in metrics.items()
     )
+
+
+def _stored(network: Int8Network) -> dict[str, Any]:
+    """Return a backbone in 8 bits as plain types and tensors."""
+    content = torch.frombuffer(bytearray(network.content), dtype=torch.uint8)
+    return {"network": content, "shift": None if network.shift is None else asdict(network.shift)}
+
+
+def _quantized(stored: Mapping[str, Any] | None) -> Int8Network | None:
+    if stored is None:
+        return None
+    shift = None if stored["shift"] is None else Shift(**stored["shift"])
+    return Int8Network(stored["network"].numpy().tobytes(), shift)
+
+
+def _is_int8(stored: Any) -> bool:
+    if not isinstance(stored, dict) or set(stored) != {"network", "shift"}:
+        return False
+    network, shift = stored["network"], stored["shift"]
+    is_sound = shift is None or (isinstance(shift, dict) and set(shift) == {"num_images", "changed", "largest"})
+    if shift is not None and is_sound:
+        shares = all(is_number(shift[name], 0, 1) for name in ("changed", "largest"))
+        is_sound = is_whole(shift["num_images"], 1, 10**9) and shares
+    return is_sound and isinstance(network, TensorOutline) and network.dtype == torch.uint8 and len(network.shape) == 1
 
 
 def _is_part(stored: Any, kind: type) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from MLPipeline.Errors import UsageError, did_you_mean
+from MLPipeline.quantized.Int8Network import Int8Network
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -73,6 +74,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.num_frozen_stages = 0
+        self.quantized: Int8Network | None = None  # the same backbone in 8 bits, if the head was trained on that
 
     @property
     def stages(self) -> list[str]:

@@ -309,9 +309,9 @@ class Config:
     )
     precision: str = _flag(
         "auto",
-        "number format; auto: the fastest that is safe on this device",
+        "number format; auto: the fastest that is safe on this device; int8: a frozen backbone in 8 bits",
         "machine",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from MLPipeline.files.Machine import limit_allocations, num_cores, require_addre
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _FEW_PARAMETERS = 1_000_000  # a linear head on 2048 features for 500 classes
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -64,7 +64,10 @@ def join_ranks(name: str = "auto") -> torch.device:
 
 
 def fast_dtypes(device: torch.device, precision: str = "auto") -> list[torch.dtype]:
-    """Return the dtypes that are fast in a forward pass on `device`, fastest first; or the one `precision` names."""
+    """Return the dtypes that are fast in a forward pass on `device`, fastest first; or the one `precision` names.
+
+    With `int8`, what is not quantized is in fp32.
+    """
     if precision != "auto":
         return [_DTYPES[precision]]
     if device.type == "cuda":

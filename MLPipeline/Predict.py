@@ -38,6 +38,7 @@ from MLPipeline.Errors import DataError, UsageError, one_line
 from MLPipeline.files.Json import dump_json
 from MLPipeline.files.RunFolder import find_run
 from MLPipeline.frozen.FastForward import FastForward
+from MLPipeline.frozen.NumberFormat import settle_format
 from MLPipeline.images.GivenImages import THUMBNAIL_QUALITY, THUMBNAIL_SIDE, Ready, prepare_image, prepare_images
 from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.report.AnswerCards import answer_card, answer_cards
@@ -321,12 +322,13 @@ def load(
             By default, the newest finished run.
         output: the folder that holds the runs.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        precision: "auto", "fp32", "bf16" or "fp16"; as for `--precision`.
+        precision: "auto", "fp32", "bf16", "fp16" or "int8"; as for `--precision`.
         tta: whether to average each answer over the image and its mirror image, at twice the time.
 
     Raises:
         UsageError: there is no such run, device or number format, or `tta` was not measured or does harm.
         DataError: the model file is missing, damaged, or not one of this project.
+        ResourceError: `precision` is "int8", and its package is missing.
     """
     found = find_run(Path(output), None if run is None else str(run))
     kind, _, number = str(device).partition(":")
@@ -335,7 +337,8 @@ def load(
     if number and not (kind == "cuda" and number.isdecimal() and int(number) < torch.cuda.device_count()):
         raise UsageError(f"--device {device}: not available here", "Use --device auto")
     model, card = load_checkpoint(found.model_file)
-    return ImageClassifier(model.to(torch.device(str(device)) if number else chosen), card, precision, tta)
+    settle_format(model.to(torch.device(str(device)) if number else chosen), precision)
+    return ImageClassifier(model, card, precision, tta)
 
 
 def _batches(ready: Iterable[Ready], batch_size: int, image_size: int) -> Iterator[tuple[list[Ready], np.ndarray]]:

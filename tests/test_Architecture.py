@@ -22,6 +22,7 @@ ROOMS = (
     "decoding",
     "images",
     "Device",
+    "quantized",
     "augmentation",
     "Augment",
     "Classifier Head Models *_Model Weights",

@@ -85,6 +85,8 @@ def _as_trained(config: Config, opened: OpenedRun) -> Config:
     """Return the settings with those of the run on which the last digits depend, where they are not stated."""
     names = [name for name in ("precision", "cache_limit") if getattr(config, name) == getattr(Config, name)]
     stored: dict[str, Any] = {name: opened.settings[name] for name in names if name in opened.settings}
+    if stored.get("precision") == "int8" and opened.model.quantized is None:  # which a note has said
+        del stored["precision"]
     return replace(config, **stored)
 
 

@@ -53,6 +53,10 @@ def run(config: Config) -> None:
     require_packages(config.format)
     reserve(config, find_run(config.output, config.run)).check_folder("--output", config.output)
     opened = open_run(replace(config, device="cpu"))
+    if opened.model.quantized and not config.int8:
+        shift = opened.model.quantized.shift
+        moved = f": {shift.to_text()}" if shift else ""
+        note(f"the model was trained on features in 8 bits, and is exported in fp32{moved}; --int8 exports 8 bits")
     card = opened.card
     pixels = f"{card.image_size}x{card.image_size} pixels"
     name = f"{config.format}{'-int8' if config.int8 else ''}"
@@ -139,7 +143,9 @@ def _quantize(opened: OpenedRun, config: Config, content: bytes) -> tuple[Quanti
         UsageError: the model has a single layer before its head.
         GateMissedError: it loses more than a point of validation accuracy, which is no chance.
     """
-    from MLPipeline.export.Int8 import compare_accuracy, has_layers_for_int8, quantize, run_onnx  # needs the packages
+    # These need the packages.
+    from MLPipeline.export.Int8 import compare_accuracy, has_layers_for_int8, quantize
+    from MLPipeline.quantized.Quantizer import run_onnx
 
     if not has_layers_for_int8(content):
         what = f"--int8: {opened.card.model} has no layers for it: the first one and the head stay in fp32"

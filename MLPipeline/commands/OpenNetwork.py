@@ -11,6 +11,7 @@ from MLPipeline.console.Console import note
 from MLPipeline.Device import join_ranks
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.RunFolder import Run, find_run
+from MLPipeline.frozen.NumberFormat import settle_format
 from MLPipeline.similarity.FeatureNetwork import FeatureNetwork, Origin, pretrained_network
 
 _CHOICES = "Give --model efficientnet_lite0 for a network with ImageNet weights, or --run RUN for a model of yours"
@@ -54,7 +55,8 @@ def open_network(config: Config, run: Run | None, made_by: Origin | None = None)
         network = pretrained_network(name, device)
     else:
         model, card = load_checkpoint(run.model_file)
+        settle_format(model.to(device), config.precision)
         file = str(Path(os.path.abspath(run.model_file)))
-        network = FeatureNetwork.from_model(model.to(device), card.model, card.image_size, card.preprocessing, file)
+        network = FeatureNetwork.from_model(model, card.model, card.image_size, card.preprocessing, file)
     note(f"using {network.origin.to_text()}")
     return network

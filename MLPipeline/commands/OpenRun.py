@@ -17,6 +17,7 @@ from MLPipeline.console.Console import note
 from MLPipeline.Device import join_ranks
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.RunFolder import SETTINGS_FILE, Run, find_run
+from MLPipeline.frozen.NumberFormat import settle_format
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def open_run(config: Config) -> OpenedRun:
     Raises:
         UsageError: there is no such run or device.
         DataError: the checkpoint is damaged, or is not one of this project.
+        ResourceError: int8 is stated, and its package is missing.
     """
     run = find_run(config.output, config.run)
     model, card = load_checkpoint(run.model_file)
@@ -46,4 +48,5 @@ def open_run(config: Config) -> OpenedRun:
             settings = read_settings(run.path / SETTINGS_FILE)
         except UsageError as error:
             note(f"{error.what.removeprefix('--config ')}: the defaults are used instead")
-    return OpenedRun(run, model.to(device), card, settings)
+    settle_format(model.to(device), config.precision)
+    return OpenedRun(run, model, card, settings)

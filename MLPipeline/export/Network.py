@@ -9,71 +9,48 @@ B images of a batch, S side of the square input, C classes, D features.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
 from MLPipeline.files.Json import dump_json
+from MLPipeline.quantized.OnnxGraph import FEATURES, INPUT, PixelNetwork
 
-INPUT, KEY = "images", "classifier"
+KEY = "classifier"
 FORMAT = 1
 
 
-class ExportedNetwork(nn.Module):
+class ExportedNetwork(PixelNetwork):
     """`(probabilities (B, C), features (B, D)[, distance (B,)])` of `images` (B, S, S, 3) uint8 RGB, all float32.
 
     `distance` is the cosine distance to the mean features of the nearest class, for models that store those.
     """
 
-    mean: Tensor
-    std: Tensor
     centers: Tensor | None
 
     def __init__(self, model: Classifier, card: ModelCard) -> None:
-        super().__init__()
-        self.backbone, self.head, self.temperature = simplified(model.backbone), model.head, float(card.temperature)
-        self.register_buffer("mean", model.mean.detach().permute(0, 2, 3, 1).contiguous())
-        self.register_buffer("std", model.std.detach().permute(0, 2, 3, 1).contiguous())
+        super().__init__(model.backbone, model.mean, model.std)
+        self.head, self.temperature = model.head, float(card.temperature)
         self.register_buffer("centers", card.fingerprint.centers.float().T.contiguous() if card.fingerprint else None)
 
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs, in order."""
-        return ["probabilities", "features", *(["distance"] if self.centers is not None else [])]
+        return ["probabilities", FEATURES, *(["distance"] if self.centers is not None else [])]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs that the class describes."""
-        features = self.backbone(((images.float() - self.mean) / self.std).permute(0, 3, 1, 2))
+        features = self.features(images)
         probabilities = (self.head(features) / self.temperature).softmax(dim=1)
         if self.centers is None:
             return probabilities, features
         return probabilities, features, 1 - (normalize(features, dim=1) @ self.centers).amax(dim=1)
-
-
-def simplified(network: nn.Module) -> nn.Module:
-    """Return a copy of `network` for inference that exporters trace in half the time.
-
-    BatchNorm is folded into the convolution that precedes it in a `Sequential`, and activations return new tensors.
-    """
-    network = copy.deepcopy(network).eval()
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]  # an option of every activation
-        if isinstance(module, nn.Sequential):
-            for (name, first), (next_name, second) in pairwise(list(module.named_children())):
-                if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                    setattr(module, name, fuse_conv_bn_eval(first, second))
-                    setattr(module, next_name, nn.Identity())
-    return network
 
 
 def example_input(card: ModelCard, number: int = 2) -> Tensor:

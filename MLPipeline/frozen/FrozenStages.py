@@ -14,6 +14,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,8 +26,9 @@ from MLPipeline.Classifier import Classifier
 from MLPipeline.decoding.Fit import STRETCH
 from MLPipeline.decoding.ReadImage import DECODER
 from MLPipeline.Device import fast_dtypes
+from MLPipeline.Errors import UsageError
 from MLPipeline.files.Cache import RowStore
-from MLPipeline.frozen.FastForward import FastForward, forward_batch
+from MLPipeline.frozen.FastForward import FastForward, forward_batch, int8_network
 from MLPipeline.images.ReadAhead import decoding_threads
 
 METHOD = 2  # increases with every change to the numbers that `FastForward` returns
@@ -34,7 +36,11 @@ Item = TypeVar("Item")
 
 
 class FrozenStages:
-    """Pixels (B, H, W, 3) uint8 -> the rows to store, and everything that these depend on."""
+    """Pixels (B, H, W, 3) uint8 -> the rows to store, and everything that these depend on.
+
+    Raises:
+        UsageError: `precision` is int8, and the frozen stages are not quantized.
+    """
 
     def __init__(self, model: Classifier, image_size: int, precision: str, fit: str = STRETCH) -> None:
         self.model, self.image_size, self.precision = model, image_size, precision
@@ -43,9 +49,7 @@ class FrozenStages:
         self.keep_pixels()
         if model.num_frozen_stages:
             self.batch_size = forward_batch(model.mean.device)
-            # The numbers also depend on the processor: it decides on the number format.
-            machine = f"{METHOD} {precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
-            self.kind, self._identity = "features", f"{self._pixels} {machine} {frozen_hash(model)}"
+            self.kind, self._identity = "features", f"{self._pixels} {_format(model, precision)} {frozen_hash(model)}"
             with torch.inference_mode():
                 blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
                 self._row_shape = tuple(model.frozen_features(blank).shape[1:])
@@ -73,6 +77,21 @@ class FrozenStages:
         forward = FastForward(self.model, self.image_size, self.precision)
         for item, rows in forward.stream(itertools.chain([first], batches)):
             yield item, rows.numpy()
+
+
+def _format(model: Classifier, precision: str) -> str:
+    """Return what the numbers depend on besides weights and pixels.
+
+    Raises:
+        UsageError: int8 is stated, and there is no network in 8 bits.
+    """
+    if network := int8_network(model, precision):
+        return f"{METHOD} int8 {network.digest} {version('onnxruntime')}"
+    if precision == "int8":
+        what = "--precision int8: is for a backbone that was quantized when its head was trained"
+        raise UsageError(what, "Leave it out, or train with --precision int8")
+    # The processor decides on the number format.
+    return f"{METHOD} {precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
 
 
 def frozen_hash(model: Classifier) -> str:

@@ -35,6 +35,7 @@ from MLPipeline.steps.FitHead import head_figures
 from MLPipeline.steps.FoldHead import fold_predictions
 from MLPipeline.steps.Job import Job
 from MLPipeline.steps.MirrorViews import measure_mirror, mirror_line
+from MLPipeline.steps.ShiftInFp32 import measure_shift
 from MLPipeline.training.Phases import head_epochs
 
 MAX_HEAT_MAPS = 24  # of the worst mistakes, the first rows of the gallery; each requires a forward and a backward pass
@@ -52,8 +53,9 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     ranks.leave()  # the rest is done by rank 0 alone
     if not ranks.is_first:
         return
+    measure_shift(job, dataset, card.temperature)
     save_checkpoint(job.run.model_file, job.model, card)
-    metrics = {"temperature": card.temperature} | _measure(job, dataset, scored, folds) | {"tta": tta}
+    metrics = {"temperature": card.temperature, "tta": tta} | _measure(job, dataset, scored, folds)
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
     _say_result(job, metrics)  # the model and its predictions are saved; pictures and page take seconds
     metrics |= _advise(job, dataset, metrics)
@@ -110,7 +112,15 @@ def _measure(
     metrics = about | measure(dataset.index, scored) | {"head": head_figures(config, job.solution), "folds": folds}
     if folds:
         metrics["test"] = widened(metrics["test"], folds["number"])
-    return metrics | {"fine_tuning": _fine_tuning(job, scored)}
+    return metrics | {"fine_tuning": _fine_tuning(job, scored), "precision": _precision(job)}
+
+
+def _precision(job: Job) -> dict[str, Any]:
+    """Return the setting of `--precision`, and what came of 8 bits; None where they were no question."""
+    network = job.model.quantized
+    shift = asdict(network.shift) if network and network.shift else None
+    int8 = {"is_used": network is not None, **job.quantization.figures, "shift": shift}
+    return {"setting": job.config.precision, "int8": int8 if job.quantization.figures else None}
 
 
 @contextlib.contextmanager

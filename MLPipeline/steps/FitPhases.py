@@ -64,6 +64,9 @@ def store_features(job: Job, phase: Phase) -> Dataset:
         config.cache_limit,
         job.preprocessing,
     )
+    if job.model.quantized and dataset.rows.are_pixels:
+        note("the cache has no room for the features: the frozen part runs in every epoch, and not in 8 bits")
+        job.model.quantized = None
     dataset = replace(dataset, notes=job.inspection.notes(job.index))
     job.features_s = round(job.features_s + time.perf_counter() - started, 2)
     if not job.history:

@@ -26,6 +26,7 @@ from MLPipeline.report.Drawing import Order
 from MLPipeline.report.Report import summary_lines
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.steps.Prepare import preprocessing_of
+from MLPipeline.steps.Quantize import NOT_QUANTIZED, Quantization
 from MLPipeline.training.Resume import Standing
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
@@ -43,6 +44,7 @@ class Job:
     weights: WeightsReport
     device: torch.device
     start: float  # of the process, by time.perf_counter
+    quantization: Quantization = NOT_QUANTIZED
     history: list[EpochRecord] = field(default_factory=list)
     features_s: float = 0.0
     photos: Order | None = None  # of the images that the report will show
@@ -92,6 +94,8 @@ class Job:
         classes = hashlib.blake2b("\0".join(self.index.classes).encode("utf-8", "surrogateescape"), digest_size=16)
         levels = self.preprocessing.levels
         seen = {"levels": repr(levels.to_plain())} if levels and levels.by_depth else {}
+        if self.model.quantized:
+            seen |= {"backbone in 8 bits": self.model.quantized.digest}
         return {"images": state.hexdigest(), "classes": classes.hexdigest(), "weights": self.weights.sha256, **seen}
 
 
@@ -99,6 +103,6 @@ def introduce(job: Job, remarks: Sequence[str]) -> None:
     """Print what is trained on what, with `remarks`, and make sure that all ranks are about to do the same."""
     say(f"run      {job.run.path}")
     about = summary_lines(job.index, job.config, job.weights, job.device)
-    for line in (*about, *job.preprocessing.lines(), *remarks):
+    for line in (*about, *job.preprocessing.lines(), *job.quantization.lines, *remarks):
         say(line)
     ranks.require_same(job.identity | {"settings": job.config.to_json()})

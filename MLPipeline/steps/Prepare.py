@@ -27,6 +27,7 @@ from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps, gap_lines
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model
+from MLPipeline.steps.PlanInt8 import plans_int8
 from MLPipeline.training.Phases import is_solved, plan, resolve
 from MLPipeline.Weights import WeightsReport, load_weights
 
@@ -111,7 +112,8 @@ def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
     """Return what is known of each image; files that are new or have changed are read, once.
 
     What training will need of each image (features, activations at the frozen boundary, or pixels) is computed from
-    the decoded pixels on the way and stored in the cache, where `store_features` finds it.
+    the decoded pixels on the way and stored in the cache, where `store_features` finds it. Features in 8 bits come
+    later: the network is calibrated on training images, and which those are follows from the inspection.
     """
     cache = config.output / "cache"
     model.freeze(plan(config, find_model(config.model))[0].config.freeze)  # as in the first phase
@@ -123,7 +125,8 @@ def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
         config.cache_limit,
         config.fit,
     )
-    alone = keeper if ranks.size == 1 else None  # several ranks divide the images differently for that
+    # Several ranks divide the images differently for that.
+    alone = keeper if ranks.size == 1 and not plans_int8(config, model, len(index)) else None
     with resumable_reading():
         inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
     model.freeze(config.freeze)

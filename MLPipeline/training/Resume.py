@@ -48,7 +48,8 @@ def load_standing(folder: Path, identity: Mapping[str, str]) -> Standing | None:
         check_numbers(path, stored["state"]["model"], {})
     except DataError as error:
         raise DataError(error.what, _instead_of(path)) from error
-    changed = [name for name, value in identity.items() if stored["identity"].get(name) != value]
+    names = dict.fromkeys([*identity, *stored["identity"]])
+    changed = [name for name in names if stored["identity"].get(name) != identity.get(name)]
     if changed:
         what = f"--resume {folder}: not the same {' and '.join(changed)} as when the run was stopped"
         raise DataError(what, "Put them back, or start a new run")

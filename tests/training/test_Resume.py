@@ -122,6 +122,13 @@ def test_what_has_changed_is_named(tmp_path: Path, changed: dict[str, str], word
     assert str(tmp_path) in str(caught.value) and "Put them back, or start a new run" in str(caught.value)
 
 
+def test_what_there_is_no_more_is_named(tmp_path: Path) -> None:
+    """A run that was begun on features in 8 bits, resumed where they cannot be computed."""
+    Saver(tmp_path, IDENTITY | {"backbone in 8 bits": "x"}, 0, 9, None, never).save(state_of())
+    with pytest.raises(DataError, match="not the same backbone in 8 bits as"):
+        load_standing(tmp_path, IDENTITY)
+
+
 @pytest.mark.parametrize("share", [0, 0.01, 0.5])
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_damaged_file_is_named_and_the_one_before_is_offered(tmp_path: Path, share: float, number: int) -> None:

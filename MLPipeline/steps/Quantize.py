@@ -1,0 +1,206 @@
+"""The frozen backbone of a training in 8 bits: calibrated on training images, and checked before `auto` uses it.
+
+The check: heads in closed form are fitted on the features of the same training images in 8 bits and in fp32, and
+compared out of fold. Both the network and the check are computed once for the same weights, images and versions, and
+kept in the cache.
+N images, S side of the square images, C classes, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from MLPipeline.Classifier import Classifier
+from MLPipeline.Config import Config
+from MLPipeline.CreateDataset import read_images
+from MLPipeline.decoding.Preprocessing import Preprocessing
+from MLPipeline.decoding.ReadImage import DECODER
+from MLPipeline.Errors import UsageError
+from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
+from MLPipeline.files.Json import dump_json, parse_json
+from MLPipeline.frozen.FastForward import FastForward
+from MLPipeline.frozen.FrozenStages import frozen_hash
+from MLPipeline.heads.CrossValidate import Answer, cross_validate
+from MLPipeline.heads.HeadImages import HeadImages, plain_images
+from MLPipeline.heads.LinearHead import head_of_few
+from MLPipeline.images.Inspect import Inspection
+from MLPipeline.images.ReadAhead import decoding_threads
+from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
+from MLPipeline.quantized.Backbone import NotQuantizableError, quantize_backbone
+from MLPipeline.quantized.Int8Network import TO_MAKE, Int8Network
+from MLPipeline.scoring.Intervals import paired_interval
+from MLPipeline.steps.PlanInt8 import plans_int8
+from MLPipeline.steps.Prepare import preprocessing_of
+
+METHOD = 1  # increases with every change to the network or the check
+NUM_CALIBRATED = 64
+MAX_CHECKED, MIN_PER_CLASS = 400, 8
+MAX_LOSS = 0.005  # of accuracy out of fold
+_NUM_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Check:
+    """The accuracy out of fold of a head in closed form on features in fp32, and in 8 bits, of the same images."""
+
+    num_images: int
+    fp32: float
+    int8: float
+    ci95: tuple[float, float]  # of int8 - fp32
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether no more than half a point is lost, and the interval does not exclude that nothing is."""
+        return self.int8 - self.fp32 >= -MAX_LOSS and self.ci95[1] >= 0
+
+    def to_text(self) -> str:
+        """Return `84.0 -> 84.3 % out of fold (400 images, 95 % interval of the difference -0.8 to 1.3 points)`."""
+        low, high = (100 * bound for bound in self.ci95)
+        about = f"{self.num_images:,} images, 95 % interval of the difference {low:.1f} to {high:.1f} points"
+        return f"{100 * self.fp32:.1f} -> {100 * self.int8:.1f} % out of fold ({about})"
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What came of the plan to compute the frozen backbone in 8 bits; `model.quantized` says whether it is."""
+
+    figures: Mapping[str, Any] = field(default_factory=dict)  # for metrics.json
+    lines: tuple[str, ...] = ()  # for the console
+
+
+NOT_QUANTIZED = Quantization()
+
+
+def quantize_frozen(config: Config, index: ImageIndex, inspection: Inspection, model: Classifier) -> Quantization:
+    """Give `model` its frozen backbone in 8 bits where that is stated, or pays off and costs no accuracy.
+
+    Raises:
+        UsageError: int8 is stated, and the backbone cannot be quantized.
+    """
+    if not plans_int8(config, model, len(index)):
+        return NOT_QUANTIZED
+    images = _TrainingImages(config, index, inspection)
+    try:
+        network, layers = _network(config, images, model)
+    except NotQuantizableError as error:
+        if config.precision == "int8":
+            raise UsageError(f"--precision int8: {config.model}: {error}", "Leave it out") from error
+        return Quantization({"obstacle": str(error)}, (f"int8     not used: {config.model}: {error}",))
+    quantized = f"{layers[0]} of {sum(layers)} layers in 8 bits, calibrated on training images"
+    figures: dict[str, Any] = {"layers_int8": layers[0], "layers_fp32": layers[1], "digest": network.digest}
+    if config.precision == "int8":
+        model.quantized = network
+        return Quantization(figures, (f"int8     {quantized}",))
+    check = _check(config, images, model, network)
+    figures |= {"check": asdict(check)}
+    if not check.is_safe:
+        return Quantization(figures, (f"int8     not used, it costs accuracy: {check.to_text()}",))
+    model.quantized = network
+    return Quantization(figures, (f"int8     {quantized}", f"         accuracy of a head {check.to_text()}"))
+
+
+class _TrainingImages:
+    """The training images of a data set, of which some are read here."""
+
+    def __init__(self, config: Config, index: ImageIndex, inspection: Inspection) -> None:
+        self.config, self.index, self._how = config, index, preprocessing_of(config, index, inspection)
+        self._keys = inspection.row_keys(self._how.levels)
+        training = index.positions(TRAIN)
+        draw = np.random.default_rng(config.seed % 2**63)
+        self.calibration = np.sort(draw.choice(training, min(NUM_CALIBRATED, len(training)), replace=False))
+        per_class = max(MIN_PER_CLASS, MAX_CHECKED // len(index.classes))
+        members = [training[index.labels[training] == label] for label in range(len(index.classes))]
+        self.checked = np.concatenate([each[:: max(1, -(-len(each) // per_class))] for each in members])
+
+    def file(self, positions: np.ndarray, model: Classifier, suffix: str) -> Path:
+        """Return where what depends on the backbone and on the images at `positions` is kept."""
+        config = self.config
+        versions = [version(package) for package in (*TO_MAKE, "torch")]
+        machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        about = f"{METHOD} {config.image_size} {config.fit} {DECODER} {versions} {machine} {frozen_hash(model)}"
+        state = hashlib.blake2b(about.encode(), digest_size=12)
+        state.update(self._keys[positions].tobytes() + self.index.labels[positions].tobytes())
+        return sound_cache(config.output / "cache") / "quantized" / f"{state.hexdigest()}.{suffix}"
+
+    def batches(self, positions: np.ndarray, size: int) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yield positions with pixels (B, S, S, 3) uint8, without files that cannot be read any more."""
+        return read_batches(self.config, self.index, self._how, positions, size)
+
+
+def _network(config: Config, images: _TrainingImages, model: Classifier) -> tuple[Int8Network, tuple[int, int]]:
+    """Return the backbone in 8 bits, and the numbers of its layers in 8 bits and in fp32; from the cache if known.
+
+    Raises:
+        NotQuantizableError: the backbone cannot be quantized.
+    """
+    file = images.file(images.calibration, model, "onnx")
+    if (stored := read_signed(file)) is not None:
+        num_int8, num_fp32 = np.frombuffer(stored[:8], "<i4").tolist()
+        return Int8Network(stored[8:]), (num_int8, num_fp32)
+    (_, pixels) = next(images.batches(images.calibration, NUM_CALIBRATED))
+    found = quantize_backbone(model.backbone, model.mean, model.std, pixels)
+    layers = found.num_int8, found.num_fp32
+    write_signed(file, np.array(layers, "<i4").tobytes() + found.network.content)
+    return found.network, layers
+
+
+def _check(config: Config, images: _TrainingImages, model: Classifier, network: Int8Network) -> Check:
+    """Return how a head on features in 8 bits compares with one on features in fp32; from the cache if known."""
+    file = images.file(np.concatenate([images.calibration, images.checked]), model, "json")
+    if (stored := read_signed(file)) is not None:
+        known = parse_json(stored)
+        return Check(known["num_images"], known["fp32"], known["int8"], tuple(known["ci95"]))
+    is_right = []
+    for quantized, precision in ((None, "fp32"), (network, "int8")):
+        model.quantized = quantized
+        forward = FastForward(model, config.image_size, precision)
+        positions, rows = features_of(forward, images.batches(images.checked, forward.batch_size))
+        is_right.append(_right_out_of_fold(images.index, positions, rows, config.seed))
+    model.quantized = None
+    first, second = is_right
+    both, lost, won = (int(each.sum()) for each in (first & second, first & ~second, ~first & second))
+    interval = paired_interval(both, lost, won, len(first) - both - lost - won)
+    check = Check(len(first), float(first.mean()), float(second.mean()), interval)
+    write_signed(file, dump_json(asdict(check)).encode())
+    return check
+
+
+def read_batches(
+    config: Config, index: ImageIndex, how: Preprocessing, positions: np.ndarray, size: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield positions with pixels (B, S, S, 3) uint8, without files that cannot be read any more."""
+    paths = (index.path(position) for position in positions.tolist())
+    readings = read_images(paths, config.image_size, decoding_threads(config.workers), preprocessing=how)
+    found = ((position, each.pixels) for position, each in zip(positions.tolist(), readings, strict=True))
+    readable = ((position, pixels) for position, pixels in found if pixels is not None)
+    while batch := list(islice(readable, size)):
+        yield [position for position, _ in batch], np.stack([pixels for _, pixels in batch])
+
+
+def features_of(forward: FastForward, batches: Iterator[tuple[list[int], np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions (N,) and the features (N, D) float32 of images."""
+    computed = list(forward.stream(batches))
+    positions = np.array([position for found, _ in computed for position in found])
+    return positions, np.concatenate([rows.float().numpy() for _, rows in computed])
+
+
+def _right_out_of_fold(index: ImageIndex, positions: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return which images (M,) bool a head classifies correctly that was fitted without them."""
+    labels, num_classes = index.labels[positions].astype(np.int64), len(index.classes)
+    groups = None if index.groups is None else index.groups[positions].astype(np.int64)
+
+    def fit(fitted: HeadImages) -> Answer:
+        return head_of_few(fitted.rows, fitted.labels, num_classes, np.arange(len(fitted))).logits
+
+    found = cross_validate(plain_images(rows, labels, num_classes, groups), fit, _NUM_FOLDS, seed)
+    return found.logits.argmax(axis=1) == labels[found.tested]
