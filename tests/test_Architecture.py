@@ -36,6 +36,7 @@ ROOMS = (
     "Evaluate",
     "heads",
     "tuning",
+    "choosing",
     "report",
     "audit",
     "console",

@@ -87,10 +87,13 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
             "head",
             "folds",
             "fine_tuning",
+            "choice",
             "timing",
         )
     }
-    assert metrics["fine_tuning"] is metrics["folds"] is None and metrics["head"] == {"setting": "linear"}
+    assert metrics["fine_tuning"] is metrics["folds"] is metrics["choice"] is None and metrics["head"] == {
+        "setting": "linear"
+    }
     assert 0.05 <= metrics["temperature"] <= 20
     assert list(predictions) == [*"path split true predicted confidence loss p_cat p_dog p_eel".split()]
     for split in ("val", "test"):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from MLPipeline.Checkpoint import save_checkpoint
+from MLPipeline.choosing.Choice import read_choice
 from MLPipeline.console.Console import say
 from MLPipeline.Device import threads
 from MLPipeline.distributed.Ranks import ranks
@@ -97,7 +98,7 @@ def _measure(
     metrics = about | measure(dataset.index, scored) | {"head": head_figures(config, job.solution), "folds": folds}
     if folds:
         metrics["test"] = widened(metrics["test"], folds["number"])
-    return metrics | {"fine_tuning": _fine_tuning(job, scored)}
+    return metrics | {"fine_tuning": _fine_tuning(job, scored), "choice": read_choice(job.run.path)}
 
 
 @contextlib.contextmanager
