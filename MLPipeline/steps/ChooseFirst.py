@@ -83,7 +83,8 @@ def choose_backbone(config: Config, backbones: Sequence[Backbone], minutes: floa
     preprocessing = preprocessing_of(config, index, inspection)
     keys = inspection.row_keys(preprocessing.levels)
     limit = default_limit_gb() if limit is None else limit
-    place = Place(cache, device, config.precision, config.workers, limit)
+    precision = "auto" if config.precision == "int8" else config.precision  # only what was chosen is quantized
+    place = Place(cache, device, precision, config.workers, limit)
     prober = Prober(index, keys, preprocessing, place, config.seed, progress)
     number = len(prober.positions)
     say(f"choose   {len(backbones)} backbones on {number:,} training images, in up to {minutes:g} minutes")

@@ -78,7 +78,7 @@ def drawn(flags: argparse.Namespace) -> None:
     """Print how often the choice on a few images per class is the best, and what it loses."""
     backbones = named_backbones(flags.models)
     images, costs = features_of(backbones, flags)
-    first, lost, agreed = images[backbones[0]], [], 0
+    first, lost, lost_by_best, agreed = images[backbones[0]], [], [], 0
     for seed in range(flags.draws):
         order = np.random.default_rng(seed).permutation(len(first))
         members = [order[first.labels[order] == label][: flags.per_class] for label in range(first.num_classes)]
@@ -95,10 +95,12 @@ def drawn(flags: argparse.Namespace) -> None:
             scores[each] = 100 * (logits.argmax(1) == first.labels)[held_out].mean()
         chosen = choose_result(results).backbone
         lost.append(max(scores.values()) - scores[chosen])
+        lost_by_best.append(max(scores.values()) - scores[best])
         agreed += lost[-1] == 0
         shown = ", ".join(f"{each.model} {scores[each]:.2f}" for each in backbones)
         print(f"draw {seed}: chosen {chosen.model}, most accurate out of fold {best.model}; test {shown}", flush=True)
     print(f"the best in {agreed} of {flags.draws} draws; {np.mean(lost):.2f} points below the best on average")
+    print(f"the most accurate out of fold, whatever its time: {np.mean(lost_by_best):.2f} points below the best")
 
 
 def tested(images: HeadImages, seed: int) -> Tested:
