@@ -52,11 +52,11 @@ def test_tables_have_every_figure(tmp_path: Path) -> None:
     assert content["chosen"] == {"model": "efficientnet_lite0", "image_size": 200, "weights": "imagenet"}
     assert content["reason"] == made.reason and "takes 2.0 times as long" in made.reason
     assert content["left_out"] == [{"name": "resnet50 at 200 pixels", "reason": "<not> here"}]
-    assert (content["training_images"], content["minutes"], content["seconds"], content["folds"]) == (300, 5, 31.4, 5)
+    assert (content["training_images"], content["minutes"], content["seconds"], content["folds"]) == (1000, 5, 31.4, 5)
     table = pd.read_csv(tmp_path / "choice.csv")
     assert table["model"].tolist() == ["efficientnet_lite2", "efficientnet_lite0", "resnet18"]
-    assert table["accuracy"].tolist() == [0.9, 0.89, 0.6] and table["tested"].tolist() == [200, 200, 50]
-    assert table["difference"].tolist() == pytest.approx([0, -0.01, 0])
+    assert table["accuracy"].tolist() == [0.9, 0.898, 0.6] and table["tested"].tolist() == [1000, 1000, 50]
+    assert table["difference"].tolist() == pytest.approx([0, -0.002, -0.4])
     assert table["is_finalist"].tolist() == [True, True, False]
 
 

@@ -122,11 +122,11 @@ def test_the_head_alone_is_trained_unless_more_is_stated(monkeypatch: pytest.Mon
 def test_the_table_is_aligned() -> None:
     title, *rows = table_lines(choice())[1:5]
     assert title == "model               pixels  accuracy  difference (95 % interval)  ms/image    MB  images"
-    assert rows[0] == "efficientnet_lite2     260    90.0 %  best                            20.0  19.5     200"
-    assert rows[1].startswith("efficientnet_lite0     200    89.0 %  -1.0 (-") and rows[1].endswith(
-        "10.0  13.7     200"
+    assert rows[0] == "efficientnet_lite2     260    90.0 %  best                            20.0  19.5   1,000"
+    assert rows[1].startswith("efficientnet_lite0     200    89.8 %  -0.2 (-") and rows[1].endswith(
+        "10.0  13.7   1,000"
     )
-    assert rows[2].startswith("resnet18               200    60.0 %  +0.0 (-") and rows[2].endswith(
+    assert rows[2].startswith("resnet18               200    60.0 %  -40.0 (-") and rows[2].endswith(
         "15.0  44.7      50"
     )
     assert {len(row) for row in rows} == {len(title)}
