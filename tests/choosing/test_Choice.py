@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from MLPipeline.choosing.Choice import difference_of, read_choice, write_tables
+from MLPipeline.choosing.Choice import Difference, choose_result, difference_of, read_choice, write_tables
 from MLPipeline.choosing.Prober import NUM_FOLDS
 from MLPipeline.scoring.Intervals import paired_interval
 from tests.support.choice_cases import choice, outcome_of
@@ -66,3 +67,10 @@ def test_a_run_without_a_choice_or_with_a_damaged_one_has_none(tmp_path: Path) -
     assert read_choice(tmp_path) is None
     (tmp_path / "choice.json").write_text("[1, 2]")
     assert read_choice(tmp_path) is None
+
+
+def test_one_that_was_left_out_after_a_round_is_not_chosen() -> None:
+    best, _, early = choice().results
+    fast = replace(early, cost=replace(early.cost, seconds_per_image=0.001), difference=Difference(0.0, -0.1, 0.1))
+    assert choose_result([best, fast]) is best
+    assert choose_result([best, replace(fast, is_finalist=True)]).cost.seconds_per_image == 0.001
