@@ -57,6 +57,7 @@ def train(config: Config) -> None:
 
     from MLPipeline.Device import join_ranks
     from MLPipeline.steps.CheckMirrors import check_mirrors
+    from MLPipeline.steps.ChooseFirst import choose_first, keep_choice
     from MLPipeline.steps.FinishRun import finish_run, reported_if_stopped
     from MLPipeline.steps.FitPhases import fit_phase, remaining_phases, store_features
     from MLPipeline.steps.Job import Job, introduce
@@ -65,7 +66,7 @@ def train(config: Config) -> None:
     from MLPipeline.steps.ShowRates import show_rates
 
     device = join_ranks(config.device)
-    config = with_data(config)
+    config, choice = choose_first(with_data(config))  # with `--model auto`, which backbone suits these images best
     index = list_images(config)  # the files and their classes; no file is opened yet
     augment_is_stated = config.augment is not None
     model, config, weights = build(config, len(index.classes))  # the network with its initial weights
@@ -78,7 +79,7 @@ def train(config: Config) -> None:
     quantization = quantize_frozen(config, index, inspection, model)  # computes in 8 bits where that pays off
     with open_run(config) as run:
         job = Job(run, config, index, inspection, model, weights, device, clock.start, quantization, exchange=exchange)
-        introduce(job, remarks)
+        introduce(job, [*keep_choice(choice, run, config), *remarks])
         with reported_if_stopped(job):
             for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers
                 dataset = store_features(job, phase)  # one row per image, cached or computed now

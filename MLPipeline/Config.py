@@ -49,7 +49,7 @@ NEUTRAL: Mapping[str, Any] = {
     "head": "linear",
 }
 _MAX_SETTINGS_BYTES = 10**6
-_NOT_STORED = ("paths", "config", "resume", "find_lr", "to", "in_")
+_NOT_STORED = ("paths", "config", "resume", "find_lr", "to", "in_", "models", "sizes")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Config:
     )
     model: str = _flag(
         "resnet50",
-        "efficientnet_lite0-lite2, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or torchvision's: vgg16...",
+        "efficientnet_lite0-lite2, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or torchvision's: vgg16...; "
+        "for training also auto: the best of those whose weights are here",
         "what to train",
     )
     recipe: str | None = _flag(
@@ -206,7 +207,18 @@ class Config:
         low=0,
         high=1,
     )
-    minutes: float = _flag(5.0, "duration of the search", "training", low=0.1, high=1e5, is_for_training=False)
+    models: str | None = _flag(
+        None,
+        "models to compare, comma-separated; NAME=FILE gives the weights of one (all whose ImageNet weights are here)",
+        "what to train",
+        is_for_training=False,
+    )
+    sizes: str | None = _flag(
+        None, "image sizes to compare, comma-separated: 160,200,260 (each model's)", "images", is_for_training=False
+    )
+    minutes: float = _flag(
+        5.0, "duration of the search; for choose, at most", "training", low=0.1, high=1e5, is_for_training=False
+    )
     sort_into: Path | None = _flag(
         None,
         "copy each image into a folder of its predicted class in this folder (none)",

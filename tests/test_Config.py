@@ -79,7 +79,7 @@ def test_a_value_out_of_range_names_flag_and_range(flag: str, value: str, low: s
         ("--optimizer adm", "--optimizer adm: not allowed. Did you mean 'adam' or 'adamw'? Choose from: adam, "),
         ("--device gpu", "--device gpu: not allowed. Did you mean 'cpu'? Choose from: auto, cpu, cuda, mps"),
         ("evaluate --split tests", "--split tests: not allowed. Did you mean 'test'? Choose from: test, train, val"),
-        ("trian", "trian: no such command. Did you mean 'train'? Choose from: audit, compare, "),
+        ("trian", "trian: no such command. Did you mean 'train'? Choose from: audit, choose, compare, "),
         ("--epoch 3", "--epoch: train has no such flag. Did you mean '--epochs'? Choose from: --augment, "),
         ("--learning-rate=3", "--learning-rate: train has no such flag. "),
         ("--topk 3", "--topk: train has no such flag. It is a flag of predict"),

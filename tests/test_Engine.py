@@ -91,11 +91,12 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
             "next_steps",
             "tta",
             "precision",
+            "choice",
             "timing",
         )
     }
-    assert metrics["fine_tuning"] is metrics["folds"] is None and metrics["head"] == {"setting": "linear"}
-    assert metrics["precision"] == {"setting": "auto", "int8": None}
+    assert metrics["fine_tuning"] is metrics["folds"] is metrics["choice"] is None
+    assert metrics["head"] == {"setting": "linear"} and metrics["precision"] == {"setting": "auto", "int8": None}
     assert 0.05 <= metrics["temperature"] <= 20
     assert list(predictions) == [*"path split true predicted confidence loss p_cat p_dog p_eel".split()]
     for split in ("val", "test"):

@@ -33,6 +33,8 @@ FIRST, *OTHERS = dict.fromkeys(
 STAND_INS = {
     "python Engine.py serve": "python Engine.py serve --help",  # it would never end; test_ServeModel runs it
     "python Engine.py label": "python Engine.py label --help",  # likewise; test_LabelImages
+    "python Engine.py choose": "python Engine.py choose --sizes 32",
+    "--sizes 160,200,260": "--sizes 32",
     "001-...": "001-efficientnet_lite0",
     "IMAGE_OR_FOLDER": "Data/others",
     "--run model.pt --data FOLDER": "--run output/001-efficientnet_lite0/model.pt --data Data",

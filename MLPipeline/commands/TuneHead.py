@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from MLPipeline.commands.Verbs import VERBS
-from MLPipeline.Config import Config, flag_name
+from MLPipeline.commands.TrainingCommand import training_command as shared_command
+from MLPipeline.Config import Config
 from MLPipeline.console.Console import progress, say
 from MLPipeline.console.Signals import stop_signals
 from MLPipeline.Device import choose_device
@@ -226,13 +225,9 @@ def trials_table(trials: list[Trial]) -> pd.DataFrame:
 
 def training_command(config: Config, settings: Mapping[str, Any]) -> str:
     """Return the command that trains with the settings of a trial, on the images that `config` states."""
-    shared = [name for name in VERBS["train"].settings if name in VERBS["tune"].settings]
-    stated = {name: getattr(config, name) for name in shared}
-    words = ["python", "Engine.py", "--model", stated.pop("model")]
     defaults = find_model(config.model).defaults
-    own = {name: getattr(Config, name) for name in stated} | {name: defaults.get(name) for name in ON_FEATURES}
-    own |= {"augment": defaults.get("augment", "none"), "hidden": 0}
-    for name, value in {**stated, **ON_FEATURES, **settings}.items():
-        if value != own.get(name):
-            words += [flag_name(name)] if value is True else [flag_name(name), str(value)]
-    return shlex.join(words)
+    usual = {name: defaults.get(name) for name in ON_FEATURES} | {
+        "augment": defaults.get("augment", "none"),
+        "hidden": 0,
+    }
+    return shared_command("tune", config, {**ON_FEATURES, **settings}, usual)

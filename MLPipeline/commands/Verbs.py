@@ -96,6 +96,12 @@ _ROWS = (
         ("model", *_IMAGES, "weights", "fit", "minutes", *_SPLITTING, *_COMPUTING),
     ),
     Verb(
+        "choose",
+        "compare backbones on your training images, and print the command that trains the best",
+        "ChooseModel",
+        ("models", "sizes", *_IMAGES, "fit", "minutes", *_SPLITTING, *_COMPUTING),
+    ),
+    Verb(
         "compare",
         "test whether one of two runs is significantly better, and show on which images they differ",
         "CompareRuns",

@@ -120,6 +120,23 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
+def without_notes() -> Iterator[None]:
+    """Print no notes inside the block: the same steps will be done again, and will say the same."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return False
+
+    handlers = [*_library.handlers]
+    for handler in handlers:
+        handler.addFilter(refuse)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(refuse)
+
+
+@contextlib.contextmanager
 def resumable_reading() -> Iterator[None]:
     """If the block is interrupted, print that nothing that was read is lost."""
     try:

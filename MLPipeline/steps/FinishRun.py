@@ -14,6 +14,7 @@ import torch
 
 from MLPipeline.advice.Suggestions import suggestion_lines
 from MLPipeline.Checkpoint import save_checkpoint
+from MLPipeline.choosing.Choice import read_choice
 from MLPipeline.console.Console import say
 from MLPipeline.Device import threads
 from MLPipeline.distributed.Ranks import ranks
@@ -112,7 +113,8 @@ def _measure(
     metrics = about | measure(dataset.index, scored) | {"head": head_figures(config, job.solution), "folds": folds}
     if folds:
         metrics["test"] = widened(metrics["test"], folds["number"])
-    return metrics | {"fine_tuning": _fine_tuning(job, scored), "precision": _precision(job)}
+    metrics |= {"fine_tuning": _fine_tuning(job, scored), "precision": _precision(job)}
+    return metrics | {"choice": read_choice(job.run.path)}
 
 
 def _precision(job: Job) -> dict[str, Any]:

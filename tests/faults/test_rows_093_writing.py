@@ -176,12 +176,13 @@ def test_095_copies_and_heat_maps_lie_outside_of_all_images(trained: Path, data:
 
 
 def test_095_no_verb_writes_its_output_among_the_images(data: Path, trained: Path, tmp_path: Path) -> None:
-    """`--output` inside the images or a run is refused by `train`, `audit`, `tune`, `evaluate` and `export`."""
+    """`--output` inside the images or a run is refused by `train`, `audit`, `tune`, `choose`, `evaluate`, `export`."""
     before = content(data)
     for place, words in ((data / "out", "lies inside the images of"), (trained / "out", "lies inside the run")):
         refuse([*SMALL, "--data", data, "--output", place], 2, f"--output {place}: {words}")
         refuse(["audit", "--data", data, "--output", place], 2, f"--output {place}: {words}")
         refuse(["tune", "--model", "efficientnet_lite0", "--data", data, "--output", place], 2, f"--output {place}: ")
+        refuse(["choose", "--data", data, "--output", place], 2, f"--output {place}: {words}")
         flags = ["--run", trained, "--data", data, "--output", place]
         refuse(["evaluate", *flags], 2, f"--output {place}: {words}")
         refuse(["export", "--format", "pt2", "--run", trained, "--output", place], 2, f"--output {place}: {words}")

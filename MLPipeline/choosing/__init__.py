@@ -1,0 +1,1 @@
+"""The choice of a backbone: each is tested on the user's own training images, within a given time."""
