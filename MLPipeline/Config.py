@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def _flag(
     about = dict(help=text, group=group, short=short, choices=choices, low=low, high=high)
     return field(default=default, metadata=about | {"is_for_training": is_for_training})
 
+
+_verb_flag = partial(_flag, is_for_training=False)  # of verbs other than training
 
 DEFAULT_DATA = Path("Data")
 FITS = ("stretch", "crop", "pad")
@@ -60,9 +63,7 @@ class Config:
         UsageError: a value is outside its range or not among its choices.
     """
 
-    paths: tuple[Path, ...] = _flag(
-        (), "images, folders or globs; for compare, two runs", "images", is_for_training=False
-    )
+    paths: tuple[Path, ...] = _verb_flag((), "images, folders or globs; for compare, two runs", "images")
     model: str = _flag(
         "resnet50",
         "efficientnet_lite0-lite2, resnet18-152, efficientnet_b0-b7, cnn, cnn_residual, or torchvision's: vgg16...; "
@@ -184,21 +185,14 @@ class Config:
     fixes: Path | None = _flag(None, "table of corrected labels: path, label (none)", "images")
     follow_links: bool = _flag(False, "follow symbolic links that lead out of the data folder", "images")
     verify: bool = _flag(False, "read every file again, not only those whose size or time has changed", "images")
-    strict: bool = _flag(False, "exit with code 5 if a serious problem is found", "images", is_for_training=False)
+    strict: bool = _verb_flag(False, "exit with code 5 if a serious problem is found", "images")
     seed: int = _flag(
         0, "random seed; on one machine, equal seeds give equal results", "training", low=0, high=2**64 - 1
     )
-    run: str | None = _flag(None, "number, name or path of a run (the newest)", "what to use", is_for_training=False)
-    split: str = _flag(
-        "test", "split to evaluate", "what to use", choices=("train", "val", "test"), is_for_training=False
-    )
-    min_accuracy: float | None = _flag(
-        None,
-        "exit with code 5 if the accuracy is lower (no limit)",
-        "what to use",
-        low=0,
-        high=1,
-        is_for_training=False,
+    run: str | None = _verb_flag(None, "number, name or path of a run (the newest)", "what to use")
+    split: str = _verb_flag("test", "split to evaluate", "what to use", choices=("train", "val", "test"))
+    min_accuracy: float | None = _verb_flag(
+        None, "exit with code 5 if the accuracy is lower (no limit)", "what to use", low=0, high=1
     )
     target_precision: float | None = _flag(
         None,
@@ -207,108 +201,58 @@ class Config:
         low=0,
         high=1,
     )
-    models: str | None = _flag(
+    models: str | None = _verb_flag(
         None,
         "models to compare, comma-separated; NAME=FILE gives the weights of one (all whose ImageNet weights are here)",
         "what to train",
-        is_for_training=False,
     )
-    sizes: str | None = _flag(
-        None, "image sizes to compare, comma-separated: 160,200,260 (each model's)", "images", is_for_training=False
+    sizes: str | None = _verb_flag(
+        None, "image sizes to compare, comma-separated: 160,200,260 (each model's)", "images"
     )
-    minutes: float = _flag(
-        5.0, "duration of the search; for choose, at most", "training", low=0.1, high=1e5, is_for_training=False
+    minutes: float = _verb_flag(5.0, "duration of the search; for choose, at most", "training", low=0.1, high=1e5)
+    sort_into: Path | None = _verb_flag(
+        None, "copy each image into a folder of its predicted class in this folder (none)", "answers"
     )
-    sort_into: Path | None = _flag(
-        None,
-        "copy each image into a folder of its predicted class in this folder (none)",
-        "answers",
-        is_for_training=False,
+    tta: bool = _verb_flag(
+        False, "average each answer over the image and its mirror image, at twice the time", "what to use"
     )
-    tta: bool = _flag(
-        False,
-        "average each answer over the image and its mirror image, at twice the time",
-        "what to use",
-        is_for_training=False,
+    heatmap: bool = _verb_flag(False, "write heat maps of the regions that each prediction is based on", "answers")
+    topk: int = _verb_flag(
+        3, "number of classes, or of similar images, shown per image", "answers", low=1, high=100_000
     )
-    heatmap: bool = _flag(
-        False, "write heat maps of the regions that each prediction is based on", "answers", is_for_training=False
-    )
-    topk: int = _flag(
-        3,
-        "number of classes, or of similar images, shown per image",
-        "answers",
-        low=1,
-        high=100_000,
-        is_for_training=False,
-    )
-    csv: Path | None = _flag(
+    csv: Path | None = _verb_flag(
         None,
         "write the predictions to this CSV file; - is standard output; label: keep the labels in it (none)",
         "answers",
-        is_for_training=False,
     )
-    overwrite: bool = _flag(
-        False, "let --csv replace a text file that is not a table of predictions", "answers", is_for_training=False
+    overwrite: bool = _verb_flag(False, "let --csv replace a text file that is not a table of predictions", "answers")
+    to: Path | None = _verb_flag(None, "file for the features: features.npz or features.parquet (required)", "answers")
+    in_: Path | None = _verb_flag(
+        None, "where to search: a folder, a glob, or a file that embed has written (required)", "images"
     )
-    to: Path | None = _flag(
-        None, "file for the features: features.npz or features.parquet (required)", "answers", is_for_training=False
+    format: str = _verb_flag("onnx", "format of the exported model", "what to use", choices=("onnx", "openvino", "pt2"))
+    int8: bool = _verb_flag(
+        False, "quantize to 8-bit integers; refused if the accuracy falls by more than a point", "what to use"
     )
-    in_: Path | None = _flag(
-        None,
-        "where to search: a folder, a glob, or a file that embed has written (required)",
-        "images",
-        is_for_training=False,
+    json: bool = _verb_flag(False, "print JSON instead of text", "answers")
+    host: str = _verb_flag(
+        "127.0.0.1", "address to serve on; anything but this machine's own requires --token", "server"
     )
-    format: str = _flag(
-        "onnx",
-        "format of the exported model",
-        "what to use",
-        choices=("onnx", "openvino", "pt2"),
-        is_for_training=False,
+    port: int = _verb_flag(8000, "port to serve on; 0: a free one", "server", low=0, high=65_535)
+    token: str | None = _verb_flag(None, "secret that every request must have, 12 characters or more (none)", "server")
+    public_name: str | None = _verb_flag(
+        None, "name under which a proxy with https shows this server; requires --token (none)", "server"
     )
-    int8: bool = _flag(
-        False,
-        "quantize to 8-bit integers; refused if the accuracy falls by more than a point",
-        "what to use",
-        is_for_training=False,
+    collect: Path | None = _verb_flag(
+        None, "keep the images that are sent, with their answers and corrections, in this folder (none)", "server"
     )
-    json: bool = _flag(False, "print JSON instead of text", "answers", is_for_training=False)
-    host: str = _flag(
-        "127.0.0.1",
-        "address to serve on; anything but this machine's own requires --token",
-        "server",
-        is_for_training=False,
+    review: str | None = _verb_flag(
+        None, "label: decide on the suspicious labels of this run (number, name or path)", "images"
     )
-    port: int = _flag(8000, "port to serve on; 0: a free one", "server", low=0, high=65_535, is_for_training=False)
-    token: str | None = _flag(
-        None, "secret that every request must have, 12 characters or more (none)", "server", is_for_training=False
+    export_folders: Path | None = _verb_flag(
+        None, "copy the labelled pictures into class folders in this folder, without a page (none)", "output"
     )
-    public_name: str | None = _flag(
-        None,
-        "name under which a proxy with https shows this server; requires --token (none)",
-        "server",
-        is_for_training=False,
-    )
-    collect: Path | None = _flag(
-        None,
-        "keep the images that are sent, with their answers and corrections, in this folder (none)",
-        "server",
-        is_for_training=False,
-    )
-    review: str | None = _flag(
-        None,
-        "label: decide on the suspicious labels of this run (number, name or path)",
-        "images",
-        is_for_training=False,
-    )
-    export_folders: Path | None = _flag(
-        None,
-        "copy the labelled pictures into class folders in this folder, without a page (none)",
-        "output",
-        is_for_training=False,
-    )
-    open: bool = _flag(False, "open the page in the browser", "server", is_for_training=False)
+    open: bool = _verb_flag(False, "open the page in the browser", "server")
     workers: int | None = _flag(
         None, "number of decoding threads (one per core)", "machine", short="-j", low=1, high=1024
     )

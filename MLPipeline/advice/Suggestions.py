@@ -42,9 +42,9 @@ class Suggestion:
         return -1.0 if self.gain is None else sum(self.gain) / 2
 
     def to_text(self) -> str:
-        """Return `+0.3 to +0.9 points: 200 more images (...): python Engine.py ...`."""
-        estimate = "" if self.gain is None else f"{points(self.gain)}: "
-        return f"{estimate}{self.what}{f' ({self.basis})' if self.basis else ''}: {self.command}"
+        """Return `200 more images: +0.3 to +0.9 points (...)`."""
+        estimate = "" if self.gain is None else f": {points(self.gain)}"
+        return f"{self.what}{estimate}{f' ({self.basis})' if self.basis else ''}"
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def suggestions(known: Known) -> list[Suggestion]:
 
 
 def suggestion_lines(found: list[Suggestion]) -> list[str]:
-    """Return the lines for the console."""
-    titles = ["improve ", *[" " * 8] * len(found)]
-    return [f"{title} {each.to_text()}" for title, each in zip(titles, found, strict=False)]
+    """Return the lines for the console: two for each suggestion, of which the second is the command."""
+    lines = [line for each in found for line in (each.to_text(), f"    {each.command}")]
+    return [f"{'improve' if not place else '':8} {line}" for place, line in enumerate(lines)]
 
 
 def _pretrained(known: Known) -> Suggestion | None:

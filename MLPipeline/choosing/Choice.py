@@ -97,15 +97,16 @@ class Choice:
         if chosen is not best:
             assert chosen.difference is not None
             times = best.cost.seconds_per_image / chosen.cost.seconds_per_image
-            return (
-                f"within {100 * MARGIN:g} points of {best.backbone.to_text()} ({_compared(chosen, best)}), "
-                f"which takes {times:.1f} times as long"
-            )
+            figures = _compared(chosen.difference, chosen, best)
+            near = f"within {100 * MARGIN:g} points of {best.backbone.to_text()} ({figures})"
+            return f"{near}, which takes {times:.1f} times as long"
         cheaper = [each for each in self.results if each.is_finalist and _price(each) < _price(best)]
         if cheaper:
             other, difference = cheaper[0], cheaper[0].difference
             how = "significantly " if difference and difference.is_significant else ""
-            return f"{how}more accurate than {other.backbone.to_text()} ({_compared(other, best)})"
+            return (
+                f"{how}more accurate than {other.backbone.to_text()} ({_compared(_reverse(difference), best, other)})"
+            )
         if len(self.results) == 1:
             return "the only one that was tested"
         return "the most accurate, and no other that was tested on as many images is cheaper"
@@ -147,11 +148,15 @@ def difference_text(difference: Difference) -> str:
     return f"{100 * difference.value:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
 
 
-def _compared(other: Result, best: Result) -> str:
-    """Return `86.2 and 89.9 %, difference -3.7 points, 95 % interval -4.9 to -2.5`."""
-    assert other.difference is not None
-    figures = f"{100 * other.accuracy:.1f} and {100 * best.accuracy:.1f} %"
-    return f"{figures}, difference {difference_text(other.difference)}"
+def _compared(difference: Difference | None, chosen: Result, other: Result) -> str:
+    """Return `89.9 instead of 86.2 %, difference +3.7 points, 95 % interval +2.5 to +4.9`, of the chosen one first."""
+    assert difference is not None
+    figures = f"{100 * chosen.accuracy:.1f} instead of {100 * other.accuracy:.1f} %"
+    return f"{figures}, difference {difference_text(difference)}"
+
+
+def _reverse(difference: Difference | None) -> Difference | None:
+    return difference and Difference(-difference.value, -difference.high, -difference.low)
 
 
 def _price(result: Result) -> float:

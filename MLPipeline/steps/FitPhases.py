@@ -30,12 +30,11 @@ from MLPipeline.report.Report import counted, epoch_line, oddity_lines, write_hi
 from MLPipeline.steps.FitHead import solved_epochs
 from MLPipeline.steps.Job import Job
 from MLPipeline.Train import fit
-from MLPipeline.training.Phases import Phase, fit_into, is_solved, plan
+from MLPipeline.training.Phases import DEFAULT_VIEWS, Phase, fit_into, is_solved, plan
 from MLPipeline.training.Resume import Saver, Standing, load_standing, restore
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 
 SECONDS_BETWEEN_SAVES = 15  # at least, between two saves of the best weights; they are also saved at the end
-DEFAULT_VIEWS = 5
 _PROBED_STEPS = 6  # training steps measured to estimate how long an epoch takes
 _RESERVE = 0.1  # share of `--time` kept for evaluation and plots
 

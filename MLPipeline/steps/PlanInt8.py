@@ -14,8 +14,6 @@ and Lite0 from 4,600.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +24,7 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError, UsageError
 from MLPipeline.Models import find_model
 from MLPipeline.quantized.Int8Network import TO_MAKE, are_present, missing_packages
-from MLPipeline.steps.FitPhases import DEFAULT_VIEWS
-from MLPipeline.training.Phases import plan
+from MLPipeline.training.Phases import DEFAULT_VIEWS, plan
 
 COST_S, COST_IMAGES = 20.0, 1500  # of quantizing
 SAVED_PER_OPERATION, SAVED_PER_VALUE = 7e-12, 0.8e-9  # seconds, by a multiply-add and by a value that they give
@@ -53,7 +50,7 @@ def plans_int8(config: Config, model: Classifier, num_images: int) -> bool:
     if not are_present(TO_MAKE):
         return False
     number = num_images * (1 + (config.views or DEFAULT_VIEWS if config.augment not in (None, "none") else 0))
-    return (number - COST_IMAGES) * seconds_saved(model, config.image_size) >= COST_S
+    return number > COST_IMAGES and (number - COST_IMAGES) * seconds_saved(model, config.image_size) >= COST_S
 
 
 def _obstacle(config: Config, model: Classifier) -> tuple[str, str] | None:
@@ -89,9 +86,11 @@ def count_operations(model: Classifier, image_size: int) -> tuple[int, int]:
         operations += weight.numel() // weight.shape[0] * output[0].numel()
         values += output[0].numel()
 
-    backbone = copy.deepcopy(model.backbone).to("meta")  # shapes alone: nothing is computed
-    for module in backbone.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(count)
-    backbone(torch.zeros(1, 3, image_size, image_size, device="meta"))
+    kinds = (nn.Conv2d, nn.Linear)
+    hooks = [each.register_forward_hook(count) for each in model.backbone.modules() if isinstance(each, kinds)]
+    try:
+        model.backbone(model.normalize(torch.zeros(1, 3, image_size, image_size, device=model.mean.device)))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return operations, values

@@ -91,7 +91,7 @@ def test_the_faster_one_is_chosen_where_it_is_as_accurate() -> None:
     choice = compare(tests, minutes=5)
     assert names(choice) == ["large", "middle", "small"] and choice.chosen.backbone.model == "middle"
     assert choice.reason.startswith(
-        "within 0.5 points of large at 200 pixels (90.0 and 90.2 %, difference -0.2 points, 95 %"
+        "within 0.5 points of large at 200 pixels (90.0 instead of 90.2 %, difference -0.2 points, 95 %"
     )
     assert choice.reason.endswith("which takes 2.0 times as long")
 
@@ -99,7 +99,9 @@ def test_the_faster_one_is_chosen_where_it_is_as_accurate() -> None:
 def test_a_gain_of_a_point_counts_though_it_is_not_significant() -> None:
     choice = compare(MadeUp(COSTS, {"small": 0.04, "middle": 0.022, "large": 0.02}, num_images=200), minutes=5)
     assert choice.chosen.backbone.model == "large" and not choice.results[1].difference.is_significant
-    assert choice.reason.startswith("more accurate than middle at 200 pixels (89.0 and 90.0 %, difference -1.0 points")
+    assert choice.reason.startswith(
+        "more accurate than middle at 200 pixels (90.0 instead of 89.0 %, difference +1.0 points"
+    )
 
 
 def test_a_significant_difference_counts_however_small_it_is() -> None:
@@ -107,7 +109,7 @@ def test_a_significant_difference_counts_however_small_it_is() -> None:
     tests.share_wrong = {name: 100 * share for name, share in tests.share_wrong.items()}  # of 100,000
     choice = compare(tests, minutes=1000)
     assert choice.chosen.backbone.model == "large" and choice.results[1].difference.is_significant
-    assert choice.reason.startswith("significantly more accurate than middle at 200 pixels (99.6 and 100.0 %")
+    assert choice.reason.startswith("significantly more accurate than middle at 200 pixels (100.0 instead of 99.6 %")
 
 
 @pytest.mark.parametrize("fails_when_tested", [False, True])

@@ -54,7 +54,8 @@ def test_127_int8_without_its_package(data: Path, tmp_path: Path, monkeypatch: p
 
 def test_127_auto_without_its_package(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--precision auto` without onnxruntime goes on in fp32, also where 8 bits would pay off."""
-    monkeypatch.setattr(PlanInt8, "COST_S", -float("inf"))
+    monkeypatch.setattr(PlanInt8, "COST_IMAGES", 0)
+    monkeypatch.setattr(PlanInt8, "COST_S", 0.0)
     monkeypatch.setattr(PlanInt8, "fast_dtypes", lambda device: [PlanInt8.torch.float32])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     done = succeed([*FROZEN, "--data", data, "--output", tmp_path])

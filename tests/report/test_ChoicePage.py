@@ -22,7 +22,7 @@ def test_it_shows_both_figures_and_the_command(tmp_path: Path) -> None:
     write_choice_page(choice(), tmp_path, "python Engine.py --model efficientnet_lite0")
     text = words(tmp_path / "choice.html")
     assert "3 backbones compared on 1,000 training images, in 31 s 89.8 % out of fold with efficientnet_lite0" in text
-    assert "Chosen: within 0.5 points of efficientnet_lite2 at 260 pixels (89.8 and 90.0 %" in text
+    assert "Chosen: within 0.5 points of efficientnet_lite2 at 260 pixels (89.8 instead of 90.0 %" in text
     assert "python Engine.py --model efficientnet_lite0" in text
     assert (
         "efficientnet_lite0 chosen 200 89.8 % -0.2 (" in text and "efficientnet_lite2 260 90.0 % best 20.0 19.5" in text

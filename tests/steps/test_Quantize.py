@@ -35,7 +35,8 @@ def settings(**flags: Any) -> Config:
 @pytest.fixture
 def pays_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 8 bits pay off for any number of images, on a processor that multiplies fp32 only."""
-    monkeypatch.setattr(PlanInt8, "COST_S", -float("inf"))
+    monkeypatch.setattr(PlanInt8, "COST_IMAGES", 0)
+    monkeypatch.setattr(PlanInt8, "COST_S", 0.0)
     monkeypatch.setattr(PlanInt8, "fast_dtypes", lambda device: [torch.float32])
 
 
