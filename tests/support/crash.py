@@ -158,6 +158,8 @@ def result(output: Path) -> dict[str, Any]:
     model = torch.load(path / "model.pt", weights_only=True)
     metrics = json.loads((path / "metrics.json").read_text())
     del metrics["timing"]
+    for step in metrics["next_steps"]:
+        step["command"] = step["command"].replace(str(path.parent), "OUTPUT")
     runs = pd.read_csv(output / "runs.csv").drop(columns=["run", "seconds"])
     tables = ("predictions.csv", "splits.csv", "skipped.csv", "classes.txt")
     return {
