@@ -115,7 +115,8 @@ def test_the_files_it_lists_are_there(home: Path) -> None:
     names = re.findall(r"`([A-Za-z_]+\.[a-z]+)`", "".join(row.split(" | ")[0] for row in table.splitlines()))
     assert len(names) > 15
     there = {path.name for path in (home / "output" / "001-efficientnet_lite0").iterdir()}
-    optional = {"levels.json", "predictions.npz"}  # with images of more than 8 bits; with more than 100 classes
+    # With images of more than 8 bits; with more than 100 classes; with `--model auto`.
+    optional = {"levels.json", "predictions.npz", "choice.html", "choice.csv", "choice.json"}
     assert {name for name in there if not name.endswith(".prev")} == {*names} - optional
 
 

@@ -159,7 +159,12 @@ def _open_openvino(model: Path) -> tuple[Network, str]:
     # By default OpenVINO computes in bf16 where the processor can, which changes the answers.
     compiled = openvino.compile_model(loaded, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [each.get_any_name() for each in compiled.outputs]
-    return lambda pixels: {name: compiled(pixels)[name] for name in names}, about
+
+    def network(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = compiled(pixels)
+        return {name: outputs[name] for name in names}
+
+    return network, about
 
 
 def _open_pt2(model: Path) -> tuple[Network, str]:
