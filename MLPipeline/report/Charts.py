@@ -115,7 +115,7 @@ def line_chart(
     best = None
     if best_epoch is not None and math.isfinite(value := next(iter(series.values()))[list(epochs).index(best_epoch)]):
         best = dot(best_epoch, value, f"best epoch {best_epoch}: ")
-    ticks = [tick for tick in _round_values(first, last, 6, integer=True) if epochs[0] <= tick <= epochs[-1]]
+    ticks = [tick for tick in round_values(first, last, 6, integer=True) if epochs[0] <= tick <= epochs[-1]]
     x_ticks = tuple(Tick(dot(int(tick), levels[0], "").x, f"{int(tick):,}") for tick in ticks)
     return LineChart(title, tuple(curves), x_ticks, _y_ticks(levels, labels), best, axis)
 
@@ -123,14 +123,14 @@ def line_chart(
 def _levels(values: Sequence[float], as_share: bool) -> tuple[list[float], list[str]]:
     """Return the values of the horizontal grid lines, enclosing all `values`, and their labels."""
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    levels = np.asarray(_round_values(min(finite), max(finite), 5, steps=[1, 2, 5, 10]))
+    levels = np.asarray(round_values(min(finite), max(finite), 5, steps=[1, 2, 5, 10]))
     levels = levels[levels <= 1.0 + 1e-9] if as_share else levels
     scale = 100 if as_share else 1
     decimals = max(0, math.ceil(-math.log10(scale * float(np.diff(levels).min())) - 1e-9))
     return levels.tolist(), [f"{scale * level:.{decimals}f}{' %' * as_share}" for level in levels]
 
 
-def _round_values(low: float, high: float, number: int, **options: object) -> Sequence[float]:
+def round_values(low: float, high: float, number: int, **options: object) -> Sequence[float]:
     """Return about `number` round values from at most `low` to at least `high`."""
     from matplotlib.ticker import MaxNLocator  # not imported by the main process of a run, which unpickles charts
 
@@ -153,7 +153,7 @@ def confidence_histogram(confidence: np.ndarray, is_right: np.ndarray) -> BarCha
     bins = _bins(confidence)
     right, wrong = (np.bincount(bins[is_right == flag], minlength=NUM_BINS).tolist() for flag in (True, False))
     highest = max(1, *map(sum, zip(right, wrong, strict=True)))
-    levels = [int(level) for level in _round_values(0, highest, 4, integer=True) if level >= 0]
+    levels = [int(level) for level in round_values(0, highest, 4, integer=True) if level >= 0]
     bars = []
     for place in range(NUM_BINS):
         text = f"confidence {_range(place)}: {right[place]:,} correct, {wrong[place]:,} wrong"

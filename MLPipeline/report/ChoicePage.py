@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from MLPipeline.choosing.Choice import CHOICE_PAGE, RULE, Choice, Result
-from MLPipeline.report.Charts import BOTTOM, LEFT, RIGHT, TOP, Tick
+from MLPipeline.report.Charts import BOTTOM, LEFT, RIGHT, TOP, Tick, round_values
 from MLPipeline.report.Page import write_page
 
 
@@ -53,8 +52,8 @@ def scatter(choice: Choice) -> Scatter:
     best = choice.best.accuracy
     bounds = {each: _bounds(each, best) for each in shown}
     times = [1000 * each.cost.seconds_per_image for each in shown]
-    levels = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(*_span(list(bounds.values()))))
-    across = MaxNLocator(6).tick_values(0, 1.05 * max(times))
+    levels = np.asarray(round_values(*_span(list(bounds.values())), 5, steps=[1, 2, 5, 10]))
+    across = round_values(0, 1.05 * max(times), 6)
     places = [float(tick) for tick in across if tick >= 0]
 
     def x(time_ms: float) -> float:

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -159,7 +160,7 @@ def result(output: Path) -> dict[str, Any]:
     metrics = json.loads((path / "metrics.json").read_text())
     del metrics["timing"]
     for step in metrics["next_steps"]:
-        step["command"] = step["command"].replace(str(path.parent), "OUTPUT")
+        step["command"] = ["OUTPUT" if word == str(path.parent) else word for word in shlex.split(step["command"])]
     runs = pd.read_csv(output / "runs.csv").drop(columns=["run", "seconds"])
     tables = ("predictions.csv", "splits.csv", "skipped.csv", "classes.txt")
     return {
