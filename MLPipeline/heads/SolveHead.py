@@ -26,6 +26,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from MLPipeline.Device import threads
 from MLPipeline.heads.Folds import assign_folds
 from MLPipeline.heads.HeadImages import HeadImages
 from MLPipeline.heads.LinearHead import LinearHead, Sums, sum_up
@@ -45,6 +46,8 @@ FALLBACK = {RIDGE: 0.9, LOGISTIC: 0.3}  # where no class has two images of which
 NUM_FOLDS = 5
 MAX_COMPARED = 10_000  # images on which the candidates are compared: more would hardly change the choice
 _LOWEST = -1e4  # logit of a class without images, in place of the logarithm of 0
+
+_FEW_NUMBERS = 10**7  # of features
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ def solve(images: HeadImages, kind: str, seed: int) -> Solution:
         kind: ridge, logistic or auto.
         seed: draws the folds.
     """
-    return Solver(images, seed).solve(kind)
+    # Small products take longer on several threads, which wait for each other; twice as long on two of one core.
+    with threads(1 if images.rows.size < _FEW_NUMBERS else torch.get_num_threads()):
+        return Solver(images, seed).solve(kind)
 
 
 class Solver:

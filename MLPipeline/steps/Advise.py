@@ -10,6 +10,7 @@ import numpy as np
 
 from MLPipeline.advice.StoredFeatures import MAX_IMAGES, count_suspects, more_images, reduced
 from MLPipeline.advice.Suggestions import Known, Suggestion, suggestions
+from MLPipeline.Device import threads
 from MLPipeline.Features import Dataset
 from MLPipeline.heads.GatherFeatures import gather
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL
@@ -24,7 +25,8 @@ def advise(job: Job, dataset: Dataset, metrics: Mapping[str, Any]) -> dict[str, 
     """
     config, found = job.config, metrics[SPLITS[VAL]]
     has_features = config.freeze == "backbone" and not dataset.rows.are_pixels and job.weights.kind != "none"
-    curve, num_suspects, num_images = _from_features(job, dataset) if has_features else (None, 0, 0)
+    with threads(1):  # another process draws meanwhile
+        curve, num_suspects, num_images = _from_features(job, dataset) if has_features else (None, 0, 0)
     known = Known(
         config,
         str(job.run.path),
