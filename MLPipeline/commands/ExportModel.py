@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from MLPipeline.export.Int8 import Quantized
 
 _NUM_CALIBRATED, _MAX_SCORED = 128, 1000
+_MAX_LOST, _FEW_IMAGES = 0.01, 2.5  # of the accuracy, and that many images, by another library than onnxruntime
 _CARD_FILE = "MODEL_CARD.md"
 
 
@@ -173,10 +174,11 @@ def _quantize(opened: OpenedRun, config: Config, content: bytes) -> tuple[Quanti
 def _score_as_saved(opened: OpenedRun, config: Config, content: bytes, file: Path) -> dict[str, Any]:
     """Return the validation accuracy of 8 bits as another library than onnxruntime computes them, which is printed.
 
-    OpenVINO 2026.4 rounds EfficientNet-Lite0 differently on some processors: 8 % of its answers are others.
+    OpenVINO 2026.4 rounds EfficientNet-Lite0 differently on some processors: 8 % of its answers are others. The network
+    has been found good enough, so what is lost here is no chance of these images, unless it is one or two of them.
 
     Raises:
-        GateMissedError: it is lower by more than a point, which is no chance.
+        GateMissedError: it is lower by more than a point.
     """
     from MLPipeline.export.Int8 import compare_accuracy
     from MLPipeline.quantized.Quantizer import run_onnx
@@ -186,7 +188,8 @@ def _score_as_saved(opened: OpenedRun, config: Config, content: bytes, file: Pat
     found = np.concatenate([network(batch)["probabilities"] for batch in batches])
     (exact,) = run_onnx(content, validation.pixels, ["probabilities"])
     drop = compare_accuracy(exact, found, validation.labels)
-    if drop.is_too_large:
+    lost = drop.fp32 - drop.int8
+    if lost > _MAX_LOST and lost * drop.num_images > _FEW_IMAGES:
         what = f"--int8: costs validation accuracy with {config.format} on this processor: {drop.to_text()}"
         raise GateMissedError(what, "Nothing was exported; give --format onnx, or leave out --int8")
     say(f"         with {config.format} here, validation accuracy {drop.to_text()}")
