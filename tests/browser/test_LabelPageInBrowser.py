@@ -67,6 +67,12 @@ def label_by_keys(page, number: int, classes: tuple[str, ...] = CLASSES) -> list
     return names
 
 
+def wait_for_text(page, selector: str, text: str) -> None:
+    """Wait until the elements of `selector` together have this `text`."""
+    all_texts = "[...document.querySelectorAll(selector)].map(each => each.innerText).join('|')"
+    page.wait_for_function(f"([selector, text]) => {all_texts} === text", arg=[selector, text], timeout=20_000)
+
+
 def wait_for_line(page, start: str) -> str:
     page.wait_for_function(
         "start => document.getElementById('line').textContent.startsWith(start)", arg=start, timeout=20_000
@@ -147,7 +153,7 @@ def test_many_classes_are_found_by_typing(show: Show) -> None:
     assert page.locator("#classes button").count() == 9 and "and 491 more" in page.inner_text("#found")
     first = shown_name(page)
     page.keyboard.type("class 417")
-    assert page.locator("#classes button .name").all_inner_texts() == ["class 417"]
+    wait_for_text(page, "#classes button .name", "class 417")
     page.keyboard.press("Enter")
     wait_for_line(page, "1 of 60")
     second = shown_name(page)
@@ -157,7 +163,7 @@ def test_many_classes_are_found_by_typing(show: Show) -> None:
     wait_for_line(page, "1 of 60")
     assert session.file.labels[first].name == "class 417" and second not in session.file.labels
     page.keyboard.type("nothing like this")
-    assert page.inner_text("#found") == "No class matches."
+    wait_for_text(page, "#found", "No class matches.")
 
 
 def test_hostile_names_stay_text(show: Show) -> None:
