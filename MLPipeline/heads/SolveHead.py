@@ -46,7 +46,6 @@ FALLBACK = {RIDGE: 0.9, LOGISTIC: 0.3}  # where no class has two images of which
 NUM_FOLDS = 5
 MAX_COMPARED = 10_000  # images on which the candidates are compared: more would hardly change the choice
 _LOWEST = -1e4  # logit of a class without images, in place of the logarithm of 0
-
 _FEW_NUMBERS = 10**7  # of features
 
 
@@ -97,22 +96,29 @@ def solve(images: HeadImages, kind: str, seed: int) -> Solution:
         kind: ridge, logistic or auto.
         seed: draws the folds.
     """
-    # Small products take longer on several threads, which wait for each other; twice as long on two of one core.
-    with threads(1 if images.rows.size < _FEW_NUMBERS else torch.get_num_threads()):
-        return Solver(images, seed).solve(kind)
+    return Solver(images, seed).solve(kind)
 
 
 class Solver:
-    """Finds the heads of several kinds for the same images; what they share is computed once."""
+    """Finds the heads of several kinds for the same images; what they share is computed once.
+
+    Few features are computed on one thread: small products take longer on several, which wait for each other.
+    """
 
     def __init__(self, images: HeadImages, seed: int) -> None:
-        self._axes = principal_axes(images.rows)
-        self._coordinates = images.along(self._axes)
-        self._comparison = _Comparison(self._coordinates, self._axes, seed)
+        self._num_threads = 1 if images.rows.size < _FEW_NUMBERS else torch.get_num_threads()
+        with threads(self._num_threads):
+            self._axes = principal_axes(images.rows)
+            self._coordinates = images.along(self._axes)
+            self._comparison = _Comparison(self._coordinates, self._axes, seed)
         self._best: dict[str, tuple[Candidate, np.ndarray]] = {}
 
     def solve(self, kind: str) -> Solution:
         """Return the head of the given kind, as `solve`."""
+        with threads(self._num_threads):
+            return self._solve(kind)
+
+    def _solve(self, kind: str) -> Solution:
         fitter, axes = _Fitter(self._coordinates, self._axes), self._axes
         kinds = [each for each in (RIDGE, LOGISTIC) if kind in (each, AUTO)]
         if not self._comparison.num_images:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from MLPipeline.Models import build_model, find_model
-from tests.support.harness import SMALL, refuse, succeed, train
+from tests.support.harness import SMALL, copy_run, refuse, succeed, train
 
 MakeImages = Callable[..., Path]
 
@@ -28,9 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
     """Return a copy of the run's folder, to be damaged, without the checkpoint that was kept before the last."""
-    shutil.copytree(trained, tmp_path / "001-cnn")
-    (tmp_path / "001-cnn" / "model.pt.prev").unlink(missing_ok=True)
-    return tmp_path / "001-cnn"
+    return copy_run(trained, tmp_path)
 
 
 def uses(copied: Path, image: Path) -> list[list[str | Path]]:

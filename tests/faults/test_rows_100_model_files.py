@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from MLPipeline.Models import WithoutMemory, build_model
-from tests.support.harness import SMALL, refuse, succeed, train
+from tests.support.harness import SMALL, copy_run, refuse, succeed, train
 from tests.support.hostile_files import Call, Claim, Storage, write_archive
 
 MakeImages = Callable[..., Path]
@@ -27,9 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_images: MakeImages) -
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
     """Return a copy of the run's folder, whose model file is to be changed."""
-    shutil.copytree(trained, tmp_path / "001-cnn")
-    (tmp_path / "001-cnn" / "model.pt.prev").unlink(missing_ok=True)
-    return tmp_path / "001-cnn"
+    return copy_run(trained, tmp_path)
 
 
 def uses(copied: Path, trained: Path) -> list[list[str | Path]]:

@@ -61,7 +61,7 @@ def test_suggestions_come_with_their_estimate_and_their_command(content: ReportC
     curve = {"num_images": [10, 20, 40], "accuracy": [0.5, 0.6, 0.7], "next_images": 20, "gain": 0.05}
     metrics = {**content.metrics, "next_steps": steps, "learning_curve": curve}
     text = html.unescape(text_of(replace(content, metrics=metrics), tmp_path))
-    assert "+1.0 to +2.5 points 80 more <b>images</b> (c) python Engine.py label 'a b' Copy" in text
+    assert "80 more <b>images</b>: +1.0 to +2.5 points (c) python Engine.py label 'a b' Copy" in text
     assert "Compare backbones python Engine.py choose Copy" in text
     assert "training images 40: out of fold 70.0 %" in text and "training images 60: estimate 75.0 %" in text
     assert "Suggestions" in text.split("Metrics")[0]

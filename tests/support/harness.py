@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,6 +92,13 @@ def run(argv: list[str | Path], paints: bool = False) -> Outcome:
     for folder, was in zip((data, *runs), before, strict=True):
         assert content(folder) == was, f"{folder} was changed by {words}"
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def copy_run(run: Path, folder: Path) -> Path:
+    """Return a copy of a run's folder in `folder`, without the checkpoint that was kept before the last."""
+    shutil.copytree(run, folder / run.name)
+    (folder / run.name / "model.pt.prev").unlink(missing_ok=True)
+    return folder / run.name
 
 
 def succeed(argv: list[str | Path], paints: bool = False) -> Outcome:
