@@ -177,13 +177,15 @@ def serve() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that no output of libraries is mixed into the results
     messages: SimpleQueue[Message] = SimpleQueue()
     answers: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_receive, args=(messages, answers), daemon=True).start()
+    ready = threading.Event()
+    threading.Thread(target=_receive, args=(messages, answers, ready), daemon=True).start()
     sender = threading.Thread(target=_send, args=(answers, pipe), daemon=True)
     sender.start()
     try:
         import_module("MLPipeline.report.ScorePlots")  # in the meantime, before the first task
     except Exception:  # a lack of memory, above all; the other process then draws, and says what is wrong
         os._exit(1)
+    ready.set()
     while (message := messages.get()) is not _END:
         _answer(message, answers)
     answers.put(_END)
@@ -191,13 +193,16 @@ def serve() -> None:
     os._exit(0)  # without an error message for results that could not be sent
 
 
-def _receive(messages: SimpleQueue[Message], answers: SimpleQueue[Any]) -> None:
-    """Receive messages as they arrive, so that the sender never waits; those from `ask` run in threads of their own."""
+def _receive(messages: SimpleQueue[Message], answers: SimpleQueue[Any], ready: threading.Event) -> None:
+    """Receive messages as they arrive, so that the sender never waits; those from `ask` run in threads of their own.
+
+    The threads begin when `ready` is set: where two threads import matplotlib at once, one may find it half imported.
+    """
     with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the last message may be truncated
         while True:
             message: Message = pickle.load(sys.stdin.buffer)
             if message[1]:
-                threading.Thread(target=_answer, args=(message, answers), daemon=True).start()
+                threading.Thread(target=_answer_when, args=(ready, message, answers), daemon=True).start()
             else:
                 messages.put(message)
     messages.put(_END)
@@ -215,6 +220,11 @@ def _run_task(task: Task) -> Any:
     name, arguments = task
     file, function = name.split(".")
     return getattr(import_module(f"MLPipeline.report.{file}"), function)(*arguments)
+
+
+def _answer_when(ready: threading.Event, message: Message, answers: SimpleQueue[Any]) -> None:
+    ready.wait()
+    _answer(message, answers)
 
 
 def _answer(message: Message, answers: SimpleQueue[Any]) -> None:

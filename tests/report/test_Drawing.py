@@ -137,6 +137,27 @@ def test_what_is_asked_of_a_process_that_is_killed_is_done_here(
         wrong.result()
 
 
+def test_what_is_asked_waits_until_matplotlib_is_imported() -> None:
+    """A second thread that imports matplotlib at the same time may find it half imported."""
+    slow = (
+        "import importlib, time; from MLPipeline.report import Drawing; done = []\n"
+        "def load(name):\n"
+        "    if name.endswith('.ScorePlots'): time.sleep(0.5); done.append(name)\n"
+        "    assert done, 'too early'\n"
+        "    return importlib.import_module(name)\n"
+        "Drawing.import_module = load; Drawing.serve()"
+    )
+    message = pickle.dumps((7, True, ("Charts.round_values", (0.0, 1.0, 2))))
+    with subprocess.Popen(
+        [sys.executable, "-c", slow], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as served:
+        assert served.stdin and served.stdout
+        served.stdin.write(message)
+        served.stdin.flush()
+        number, (values, error) = pickle.load(served.stdout)
+    assert number == 7 and error is None and values.tolist() == [0.0, 0.5, 1.0]
+
+
 def test_without_a_process_it_is_drawn_at_once(tmp_path: Path) -> None:
     Drawing().draw("Plots.plot_history", HISTORY, tmp_path / "history.png")
     assert (tmp_path / "history.png").exists()
