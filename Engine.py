@@ -53,11 +53,10 @@ def train(config: Config) -> None:
         return
     if ranks.is_first:
         drawing.begin()  # the drawing process imports matplotlib in the meantime
-    import torch
-
     from MLPipeline.Device import join_ranks
     from MLPipeline.steps.CheckMirrors import check_mirrors
     from MLPipeline.steps.ChooseFirst import choose_first, keep_choice
+    from MLPipeline.steps.ChooseSize import choose_size
     from MLPipeline.steps.FinishRun import finish_run, reported_if_stopped
     from MLPipeline.steps.FitPhases import fit_phase, remaining_phases, store_features
     from MLPipeline.steps.Job import Job, introduce
@@ -69,8 +68,7 @@ def train(config: Config) -> None:
     config, choice = choose_first(with_data(config))  # with `--model auto`, which backbone suits these images best
     index = list_images(config)  # the files and their classes; no file is opened yet
     augment_is_stated = config.augment is not None
-    model, config, weights = build(config, len(index.classes))  # the network with its initial weights
-    model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
+    model, config, weights = build(config, len(index.classes), device)  # the network with its initial weights
     inspection = inspect(index, model, config)  # each new file, read once: readable? a copy? its frozen features
     index = split(index, inspection, config)  # train, val, test; copies stay in one split
     if config.find_lr:
@@ -84,6 +82,7 @@ def train(config: Config) -> None:
             for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers
                 dataset = store_features(job, phase)  # one row per image, cached or computed now
                 fit_phase(job, dataset, phase)  # all epochs; the model then has the weights of the best one
+            dataset = choose_size(job, dataset)  # after fine-tuning on crops, a larger size may validate better
         finish_run(job, dataset)  # evaluate, calibrate, save, draw, report
 
 

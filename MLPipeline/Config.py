@@ -46,6 +46,7 @@ NEUTRAL: Mapping[str, Any] = {
     "weight_decay": 0.0,
     "label_smoothing": 0.0,
     "ema": 0.0,
+    "swa": 0.0,
     "clip_norm": 0.0,
     "layer_decay": 1.0,
     "augment": "none",
@@ -85,6 +86,14 @@ class Config:
     resume: str | None = _flag(None, "continue an interrupted run: number, name or path (none)", "output")
     weights: str = _flag("auto", "initial weights: auto, imagenet, none or a file", "what to train")
     image_size: int = _flag(None, "width and height of the images in pixels (the model's)", "images", low=8, high=4096)
+    test_size: int | None = _flag(
+        None,
+        "width and height of the images when the fine-tuned model is tested and used (what validates best, after "
+        "training on crops; else --image-size)",
+        "images",
+        low=8,
+        high=4096,
+    )
     fit: str = _flag(
         "stretch", "how images are made square: stretched, cropped to the centre, or padded", "images", choices=FITS
     )
@@ -107,6 +116,14 @@ class Config:
         "training",
         low=0,
         high=0.99999,
+    )
+    swa: float = _flag(
+        None,
+        "share of the epochs, at the end, whose weights are averaged (stochastic weight averaging); 0: none (the "
+        "model's)",
+        "training",
+        low=0,
+        high=1,
     )
     clip_norm: float = _flag(None, "maximum gradient norm; 0: no clipping (the model's)", "training", low=0, high=1e6)
     layer_decay: float = _flag(

@@ -21,7 +21,7 @@ from MLPipeline.CreateDataset import one_hot
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Features import Dataset
 from MLPipeline.frozen.FastForward import FastForward, forward_batch
-from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.scoring.Calibrate import fit_temperature
 from MLPipeline.scoring.Metrics import evaluate
 from MLPipeline.scoring.Predictions import Predictions, in_eval_mode
@@ -98,11 +98,7 @@ class Scorer:
     def class_centers(self) -> Tensor:
         """Return the mean features of each class as unit vectors (C, D) float16, from up to 200 training images."""
         index, sums = self.dataset.index, torch.zeros(())
-        chosen = []
-        for label in range(len(index.classes)):
-            members = np.flatnonzero((index.labels == label) & (index.splits == TRAIN))
-            chosen.append(members[:: -(-len(members) // _IMAGES_PER_CENTER)])
-        positions = np.concatenate(chosen)[ranks.dealt]
+        positions = center_positions(index)[ranks.dealt]
         with in_eval_mode(self.model), torch.inference_mode():
             for first in range(0, len(positions), size := forward_batch(self.device)):
                 batch = positions[first : first + size]
@@ -115,6 +111,15 @@ class Scorer:
         if self._forward is None:
             return self.model.trainable_features(rows.to(self.device))
         return self._forward(rows).to(self.device).float()
+
+
+def center_positions(index: ImageIndex) -> np.ndarray:
+    """Return the positions (M,) of the training images that `Scorer.class_centers` averages."""
+    chosen = []
+    for label in range(len(index.classes)):
+        members = np.flatnonzero((index.labels == label) & (index.splits == TRAIN))
+        chosen.append(members[:: -(-len(members) // _IMAGES_PER_CENTER)])
+    return np.concatenate(chosen)
 
 
 def predict_split(model: Classifier, dataset: Dataset, split: int, precision: str = "auto") -> SplitPredictions:

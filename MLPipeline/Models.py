@@ -85,6 +85,14 @@ def build_model(name: str, num_classes: int, image_size: int) -> Classifier:
     return spec.build(num_classes, image_size)
 
 
+def takes_size(name: str, num_classes: int, image_size: int, other: int) -> bool:
+    """Return whether weights of the model `name` for images of `image_size` pixels fit images of `other` pixels."""
+    with WithoutMemory():
+        states = [find_model(name).build(num_classes, size).state_dict() for size in (image_size, other)]
+    shapes = [{part: tensor.shape for part, tensor in state.items()} for state in states]
+    return shapes[0] == shapes[1] and other >= find_model(name).min_image_size
+
+
 class WithoutMemory(TorchFunctionMode):
     """In the `with` block, models are built in milliseconds: tensors have shapes and types, but no memory or values.
 

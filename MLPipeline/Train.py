@@ -27,7 +27,8 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.distributed.WholeBatch import is_shared, sum_gradients, whole_batch
 from MLPipeline.Errors import DivergedError, ResourceError, is_out_of_memory
 from MLPipeline.images.ReadAhead import Progress, no_progress
-from MLPipeline.scoring.Predictions import predict_batches
+from MLPipeline.scoring.Calibrate import fit_temperature
+from MLPipeline.scoring.Predictions import joined, predict_batches
 from MLPipeline.training.Balance import class_weights
 from MLPipeline.training.Optimizer import SCHEDULES, set_learning_rate
 from MLPipeline.training.TrainState import EpochRecord, TrainState
@@ -69,8 +70,9 @@ def fit(
             start = time.perf_counter()
             with threads_for(model), whole_batch(model):  # not around the `yield`: the caller has threads of its own
                 _train_epoch(state, train, config, weights, progress, after_step)
-                val_batches = _with_stops(val, after_step, state)
-                val_loss, val_accuracy = score(state.eval_model, val_batches, val.num_classes, device)
+                state.average_epochs(config)
+                val_batches, is_tuned = _with_stops(val, after_step, state), config.unfreeze_after is not None
+                val_loss, val_accuracy = score(state.eval_model, val_batches, val.num_classes, device, is_tuned)
             sums = state.sums
             train_loss, train_accuracy = sums.loss / sums.num_images, int(sums.num_correct) / sums.num_images
             loss = val_loss if len(val) else train_loss
@@ -121,10 +123,20 @@ def train_step(
 
 
 def score(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int, device: torch.device
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    device: torch.device,
+    is_calibrated: bool = False,
 ) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy of `model` in eval mode; NaN without images."""
+    """Return mean cross-entropy and accuracy of `model` in eval mode; NaN without images.
+
+    With `is_calibrated`, the loss is that at the temperature at which it is lowest: smoothed labels and averaged
+    weights make a network less confident than it is right, which the calibration at the end of a run undoes.
+    """
     predictions = predict_batches(model, batches, device, num_classes)
+    if is_calibrated:
+        predictions = predictions.scaled(fit_temperature(joined(ranks.gather(predictions))))
     is_correct = predictions.predicted == predictions.labels
     loss, num_correct, number = ranks.sum(predictions.losses.sum(), is_correct.sum(), len(is_correct))
     return (float(loss) / number, float(num_correct) / number) if number else (math.nan, math.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from MLPipeline.CreateDataset import Batches, one_hot
 from MLPipeline.Errors import DivergedError
-from MLPipeline.Train import fit
+from MLPipeline.Train import fit, score
 from MLPipeline.training.Optimizer import make_optimizer
 from tests.support.train_cases import (
     CPU,
@@ -110,6 +111,24 @@ def test_best_is_the_lowest_validation_loss_so_far() -> None:
     losses = [record.val_loss for record in records]
     assert [r.is_best for r in records] == [loss < min(losses[:n], default=math.inf) for n, loss in enumerate(losses)]
     assert 1 < losses.index(min(losses)) < 14
+
+
+def test_epochs_of_fine_tuning_are_compared_by_the_calibrated_loss() -> None:
+    """Whatever the confidence: logits of half the size have the same calibrated loss, and another plain one."""
+    torch.manual_seed(0)
+    model, data = linear(), train_points(2400)
+    with torch.no_grad():
+        halved = copy.deepcopy(model)
+        for parameter in halved.parameters():
+            parameter.div_(2)
+    plain = [score(each, data.epoch(0), NUM_CLASSES, CPU) for each in (model, halved)]
+    both = [score(each, data.epoch(0), NUM_CLASSES, CPU, is_calibrated=True) for each in (model, halved)]
+    assert abs(plain[0][0] - plain[1][0]) > 0.01
+    assert both[0] == pytest.approx(both[1], abs=1e-3)  # but for the prior of the temperature
+    assert both[0][0] <= min(plain[0][0], plain[1][0]) + 1e-6 and both[0][1] == plain[0][1]
+    tuned = settings(unfreeze_after=1, epochs=1)
+    (found,) = fit(model, data, data, tuned, CPU)
+    assert found.val_loss == pytest.approx(score(model, data.epoch(0), NUM_CLASSES, CPU, is_calibrated=True)[0])
 
 
 def test_closed_early_it_keeps_the_best_weights_too() -> None:

@@ -77,11 +77,11 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     """Return the problem, the model's own settings, and the folder for the trials on exactly this problem."""
     config = with_data(config)
     index = list_images(config)
-    model, resolved, weights = build(replace(config, **ON_FEATURES), len(index.classes))
+    device = choose_device(config.device)
+    model, resolved, weights = build(replace(config, **ON_FEATURES), len(index.classes), device)
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
-    device = choose_device(config.device)
-    inspection = inspect(index, model.to(device), resolved)
+    inspection = inspect(index, model, resolved)
     index = split(index, inspection, resolved)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))

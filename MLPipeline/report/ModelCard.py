@@ -130,7 +130,7 @@ def _model(folder: Path, content: ReportContent) -> list[str]:
     versions = [f"{name} {value}" for name, value in environment().items() if name in _VERSIONS]
     lines = {
         "Network": f"{code(config.model)} ({spec.source}), with a head for {len(content.index.classes):,} classes",
-        "Input": f"RGB, {config.image_size} x {config.image_size} pixels, {_fitted(content.preprocessing)}",
+        "Input": f"RGB, {_size(content)}, {_fitted(content.preprocessing)}",
         "Initial weights": start + (f", from {code(weights.source)}" if weights.source else ""),
         "Training": _training(content),
         "Calibration": f"logits are divided by {content.metrics['temperature']:.2f}, a temperature fitted on the "
@@ -162,6 +162,13 @@ def _training(content: ReportContent) -> str:
 
 def _command(flag: str, path: Path) -> str:
     return code(f"python Engine.py {flag} {shlex.quote(str(path))}", width=_COMMAND_WIDTH)
+
+
+def _size(content: ReportContent) -> str:
+    """Return `224 x 224 pixels (200 x 200 in training)`."""
+    trained, used = content.config.image_size, content.metrics.get("image_size", content.config.image_size)
+    text = f"{used} x {used} pixels"
+    return text if used == trained else f"{text} ({trained} x {trained} in training)"
 
 
 def _fitted(preprocessing: Preprocessing) -> str:

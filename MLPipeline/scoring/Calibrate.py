@@ -17,6 +17,11 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 _TOLERANCE, _DECIMALS = 1e-5, 4  # of log(T), and of the returned temperature
 
 
+def calibrated(predictions: Predictions) -> Predictions:
+    """Return the predictions at the temperature that `fit_temperature` finds for them."""
+    return predictions.scaled(fit_temperature(predictions))
+
+
 def fit_temperature(predictions: Predictions) -> float:
     """Return the temperature, 0.05 to 20, at which the cross-entropy of these validation images is lowest.
 

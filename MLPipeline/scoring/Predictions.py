@@ -6,7 +6,7 @@ N images, B images of a batch, C classes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,6 +47,11 @@ class Predictions:
     def losses(self) -> Tensor:
         """The cross-entropy of each image, in nats: `(N,)` float64."""
         return functional.cross_entropy(self.logits.double() / self.temperature, self.labels, reduction="none")
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of all parts, in order."""
+    return Predictions(torch.cat([part.logits for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def require_finite(logits: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.ModelCard import write_model_card
 from MLPipeline.report.Report import closing_lines, measure, stored_metrics, write_json, write_results
 from MLPipeline.report.RunPage import ReportContent, prepare_report, write_report
+from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Explain import explain_images
 from MLPipeline.scoring.Intervals import paired_interval
 from MLPipeline.scoring.Predictions import Predictions, worst_mistakes
@@ -114,6 +115,7 @@ def _measure(
     if folds:
         metrics["test"] = widened(metrics["test"], folds["number"])
     metrics |= {"fine_tuning": _fine_tuning(job, scored), "precision": _precision(job)}
+    metrics |= {"image_size": dataset.image_size, "sizes": job.sizes}
     return metrics | {"choice": read_choice(job.run.path)}
 
 
@@ -157,17 +159,17 @@ def _heat_maps(job: Job, dataset: Dataset, scored: Sequence[SplitPredictions]) -
     with contextlib.suppress(UsageError), threads(max(1, torch.get_num_threads() - 1)):
         positions, config = evaluated.positions[worst], job.config
         how = job.preprocessing
-        return explain_images(job.model, dataset.index, positions, config.image_size, config.precision, how)
+        return explain_images(job.model, dataset.index, positions, dataset.image_size, config.precision, how)
     return {}
 
 
 def _fine_tuning(job: Job, scored: Sequence[SplitPredictions]) -> dict[str, Any] | None:
     """Return how fine-tuning compares with the head alone, on validation images; None without fine-tuning.
 
-    The weights of the lower validation loss are kept, as between epochs. `loss` and `accuracy` are of those kept,
-    `tuned_loss` and `tuned_accuracy` of the best epoch of fine-tuning.
+    The weights of the lower calibrated validation loss are kept, as between epochs. `accuracy` is of those kept, at the
+    size at which the model is used; `tuned_loss` and `tuned_accuracy` of the best epoch of fine-tuning.
     """
-    after = next((each.predictions for each in scored if each.split == VAL), None)
+    after = next((each.predictions for each in scored if each.split == VAL), None)  # at the temperature of the run
     tuned = [record for record in job.history if record.epoch > head_epochs(job.config)]
     if job.head is None or after is None or not len(after.labels) or not tuned:
         return None
@@ -176,8 +178,8 @@ def _fine_tuning(job: Job, scored: Sequence[SplitPredictions]) -> dict[str, Any]
     best = min(tuned, key=lambda record: record.val_loss)
     return {
         "kept": "fine-tuned" if any(record.is_best for record in tuned) else "head",
-        "criterion": "validation loss",
-        "head_loss": job.head.losses.mean().item(),
+        "criterion": "validation loss at the best temperature",
+        "head_loss": calibrated(job.head).losses.mean().item(),
         "head_accuracy": _accuracy(job.head),
         "tuned_loss": best.val_loss,
         "tuned_accuracy": best.val_accuracy,

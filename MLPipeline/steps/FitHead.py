@@ -22,6 +22,7 @@ from MLPipeline.heads.LinearHead import LinearHead
 from MLPipeline.heads.SolveHead import NUM_FOLDS, Candidate, Ensemble, Solution, solve
 from MLPipeline.images.ScanFolders import TRAIN, VAL
 from MLPipeline.report.Report import epoch_line
+from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.steps.Job import Job
 from MLPipeline.training.TrainState import EpochRecord, TrainState
@@ -61,7 +62,8 @@ def _fit(job: Job, dataset: Dataset, config: Config) -> tuple[Solution, tuple[fl
     held_out = plain_images(rows, labels, images.num_classes)
     if config.ensemble:
         solution = _with_ensemble(solution, images, held_out, config)
-    return solution, (*_score(solution.head, fitted), *_score(solution.head, held_out))
+    is_tuned = config.unfreeze_after is not None  # its epochs are compared by the calibrated loss; see Train.score
+    return solution, (*_score(solution.head, fitted), *_score(solution.head, held_out, is_tuned))
 
 
 def _with_ensemble(solution: Solution, images: HeadImages, held_out: HeadImages, config: Config) -> Solution:
@@ -81,8 +83,9 @@ def _with_ensemble(solution: Solution, images: HeadImages, held_out: HeadImages,
     return replace(solution, head=average if together < alone else solution.head, ensemble=Ensemble(alone, together))
 
 
-def _score(head: LinearHead, images: HeadImages) -> tuple[float, float]:
+def _score(head: LinearHead, images: HeadImages, is_calibrated: bool = False) -> tuple[float, float]:
     predictions = Predictions(torch.from_numpy(head.logits(images.rows)), torch.from_numpy(images.labels))
+    predictions = calibrated(predictions) if is_calibrated else predictions
     is_right = predictions.predicted == predictions.labels
     return predictions.losses.mean().item(), is_right.double().mean().item()
 

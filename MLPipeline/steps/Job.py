@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,8 @@ class Job:
     solution: Solution | None = None  # the head, where it was solved
     standing: Standing | None = None  # where the run to resume was stopped
     first_head: nn.Module | None = None  # with its initial weights, from which the head of each fold is trained
+    test_size: int | None = None  # of the images that are tested and predicted, where it is another than in training
+    sizes: list[dict[str, Any]] | None = None  # what the validation images say of each image size that was tried
     exchange: str | None = None  # which classes mirroring left to right exchanges; "": none, None: not tested
     head: Predictions | None = None  # of the best head on the validation images, once more than the head is trained
 
@@ -75,7 +78,7 @@ class Job:
         return ModelCard(
             model=config.model,
             classes=self.index.classes,
-            image_size=config.image_size,
+            image_size=self.test_size or config.image_size,
             fit=config.fit,
             levels=self.preprocessing.levels,
             weights=asdict(self.weights),

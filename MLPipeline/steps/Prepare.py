@@ -26,7 +26,7 @@ from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps, gap_lines
 from MLPipeline.images.SplitImages import split_images, split_record
-from MLPipeline.Models import build_model, find_model
+from MLPipeline.Models import build_model, find_model, takes_size
 from MLPipeline.steps.PlanInt8 import plans_int8
 from MLPipeline.training.Phases import is_solved, plan, resolve
 from MLPipeline.Weights import WeightsReport, load_weights
@@ -66,8 +66,8 @@ def preprocessing_of(config: Config, index: ImageIndex, inspection: Inspection) 
     return Preprocessing(config.fit, inspection.levels_of(index.positions(TRAIN)))
 
 
-def build(config: Config, num_classes: int) -> tuple[Classifier, Config, WeightsReport]:
-    """Return the model with its first weights; the settings with the model's defaults filled in."""
+def build(config: Config, num_classes: int, device: torch.device) -> tuple[Classifier, Config, WeightsReport]:
+    """Return the model with its first weights, on `device`; the settings with the model's defaults filled in."""
     spec, freeze_is_stated, stated_head = find_model(config.model), config.freeze is not None, config.head
     config = resolve(config, spec)
     if config.cache_limit is None:  # kept with the run: whether features are stored decides its last digits
@@ -87,8 +87,22 @@ def build(config: Config, num_classes: int) -> tuple[Classifier, Config, Weights
         what = f"--folds {config.folds}: needs a frozen backbone, but all layers are trained, from random weights"
         raise UsageError(what, "Use --model efficientnet_lite0, whose weights need no network")
     config = _suit_head(config, model, stated_head)
+    _check_test_size(config, num_classes)
     model.freeze(config.freeze)
+    model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
     return model, config, weights
+
+
+def _check_test_size(config: Config, num_classes: int) -> None:
+    """Make sure that the network can be used at `--test-size`, and that it is trained."""
+    if not config.test_size:
+        return
+    what = f"--test-size {config.test_size}"
+    if config.freeze == "backbone":
+        raise UsageError(f"{what}: a frozen backbone is trained, tested and used at one size", "Give --image-size")
+    if not takes_size(config.model, num_classes, config.image_size, config.test_size):
+        why = f"{config.model} has other weights than at --image-size {config.image_size}"
+        raise UsageError(f"{what}: {why}, or is not for images as small", "Leave it out, or give --image-size")
 
 
 def _suit_head(config: Config, model: Classifier, stated: str | None) -> Config:

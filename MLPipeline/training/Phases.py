@@ -15,7 +15,7 @@ from MLPipeline.Errors import UsageError
 # What `--unfreeze-after` means unless the user or the model says otherwise.
 FINE_TUNE: Mapping[str, Any] = {
     "freeze": "none",
-    "epochs": 8,
+    "epochs": 13,
     "batch_size": 32,
     "optimizer": "adamw",
     "lr": 0.001,
@@ -24,6 +24,7 @@ FINE_TUNE: Mapping[str, Any] = {
     "label_smoothing": 0.1,
     "clip_norm": 1.0,
     "ema": 0.99,
+    "swa": 0.8,
     "augment": "hflip,crop",
 }
 # What only gradient descent has: a head that is solved takes none of these.
@@ -35,6 +36,7 @@ OF_DESCENT = (
     "schedule",
     "weight_decay",
     "ema",
+    "swa",
     "clip_norm",
     "patience",
 )

@@ -17,6 +17,7 @@ _MAX_COUNT = 10**12
 def state_fits(stored: Mapping[str, Any], state: TrainState) -> bool:
     """Return whether `state.load_state_dict(stored)` gives a state that training can continue from."""
     own = state.state_dict()
+    stored = {"epoch_average": None, **stored}  # not in files of earlier versions
     if stored.keys() != own.keys():
         return False
     best = stored["best"]
@@ -24,6 +25,7 @@ def state_fits(stored: Mapping[str, Any], state: TrainState) -> bool:
         _same_shapes(stored["model"], own["model"])
         and _optimizer_fits(stored["optimizer"], state)
         and (own["average"] is None or _same_shapes(stored["average"], own["average"]))
+        and (stored["epoch_average"] is None or _average_fits(stored["epoch_average"], own["epoch_average"]))
         and all(map(_is_record, stored["history"]))
         and all(is_whole(stored[name], 0, _MAX_COUNT) for name in ("first_epoch", "batch", "num_chunks"))
         and stored["first_epoch"] <= len(stored["history"])
@@ -33,6 +35,10 @@ def state_fits(stored: Mapping[str, Any], state: TrainState) -> bool:
         and (best[2] is None or best[2].keys() == own["model"].keys())
         and all(isinstance(draws, Tensor) for draws in stored["draws"])
     )
+
+
+def _average_fits(stored: Any, own: Mapping[str, Any] | None) -> bool:
+    return own is not None and isinstance(stored, Mapping) and _same_shapes(stored, own)
 
 
 def _same_shapes(stored: Mapping[str, Any], own: Mapping[str, Any]) -> bool:

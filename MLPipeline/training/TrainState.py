@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,7 +69,8 @@ class TrainState:
         self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.dtype = training_dtype(device, model, config.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.average = _average(model, config.ema) if config.ema else None
+        self.average = _average(model, _moving(config.ema)) if config.ema else None  # after every step
+        self.epoch_average = _average(model, _equal) if config.swa else None  # over the last epochs
         self.history = list(history)
         self.first_epoch = self.epoch = len(history)  # epochs that are done
         self.batch = 0  # batches done of the epoch after those
@@ -84,6 +85,13 @@ class TrainState:
     @property
     def eval_model(self) -> nn.Module:
         """The model that is scored and saved: with averaged weights, where they are averaged."""
+        if self.epoch_average and int(self.epoch_average.n_averaged):
+            return self.epoch_average.module
+        return self._epoch_model
+
+    @property
+    def _epoch_model(self) -> nn.Module:
+        """The model with the weights of the current epoch."""
         return self.average.module if self.average else self.model
 
     def zero_grad(self) -> None:
@@ -99,6 +107,17 @@ class TrainState:
         else:
             with torch.no_grad():
                 self._optimizer_step(self.optimizer)
+
+    def average_epochs(self, config: Config) -> None:
+        """After the steps of an epoch: add its weights to the average over the last epochs, once.
+
+        Source: Izmailov et al., Averaging weights leads to wider optima and better generalization, arXiv:1803.05407.
+        """
+        if self.epoch_average is None:
+            return
+        num_averaged = round(config.swa * (config.epochs - self.first_epoch))
+        if int(self.epoch_average.n_averaged) < self.epoch + 1 - (config.epochs - num_averaged):
+            self.epoch_average.update_parameters(self._epoch_model)
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Record a finished epoch, and keep its weights if it is the best so far."""
@@ -130,6 +149,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
+            "epoch_average": self.epoch_average.state_dict() if self.epoch_average else None,
             "history": [asdict(record) for record in self.history],
             "first_epoch": self.first_epoch,
             "batch": self.batch,
@@ -146,6 +166,8 @@ class TrainState:
         self.scaler.load_state_dict(stored["scaler"])
         if self.average:
             self.average.load_state_dict(stored["average"])
+        if self.epoch_average and stored.get("epoch_average"):  # not in files of earlier versions
+            self.epoch_average.load_state_dict(stored["epoch_average"])
         self.history = [EpochRecord(**record) for record in stored["history"]]
         self.first_epoch, self.epoch, self.batch = stored["first_epoch"], len(self.history), stored["batch"]
         self.sums, self.num_parts = EpochSums(*stored["sums"]), stored["num_chunks"]
@@ -164,19 +186,31 @@ def _loss(record: EpochRecord) -> float:
     return record.train_loss if math.isnan(record.val_loss) else record.val_loss
 
 
-def _average(model: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of `model`, BatchNorm's statistics included.
+def _average(model: nn.Module, weight_of: Callable[[int], float]) -> AveragedModel:
+    """Return an average of the weights of `model`, BatchNorm's statistics included.
 
-    Early on it follows the weights more closely, since it would otherwise keep the random initial ones for long: the
-    decay grows with the number of steps n as (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
+    `weight_of` returns the weight of the newest ones, given the number of those averaged before.
     """
 
     @torch.no_grad()
-    def move(averages: Tensors, currents: Tensors, num_steps: Tensor | int) -> None:
-        weight = 1 - min(decay, (1 + int(num_steps)) / (10 + int(num_steps)))
+    def move(averages: Tensors, currents: Tensors, number: Tensor | int) -> None:
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, currents, weight)
+            torch._foreach_lerp_(averages, currents, weight_of(int(number)))
         else:  # BatchNorm's counter of batches
             torch._foreach_copy_(averages, currents)
 
     return AveragedModel(model, multi_avg_fn=move, use_buffers=True)
+
+
+def _moving(decay: float) -> Callable[[int], float]:
+    """Return the weights of an exponential moving average over steps.
+
+    Early on it follows the weights more closely, since it would otherwise keep the random initial ones for long: the
+    decay grows with the number of steps n as (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
+    """
+    return lambda number: 1 - min(decay, (1 + number) / (10 + number))
+
+
+def _equal(number: int) -> float:
+    """Return the weight with which all are averaged equally."""
+    return 1 / (number + 1)

@@ -33,6 +33,7 @@ FINE_TUNING = {
     "weight_decay": 0.01,
     "label_smoothing": 0.1,
     "ema": 0.9,
+    "swa": 0.5,
     "clip_norm": 1.0,
     "layer_decay": 0.5,
     "optimizer": "adamw",
@@ -63,7 +64,7 @@ def require_exact(training: Training) -> None:
 
 
 def test_a_head_on_features(tmp_path: Path) -> None:
-    require_exact(on_features(tmp_path, schedule="onecycle", ema=0.9, weight_decay=0.1, label_smoothing=0.2))
+    require_exact(on_features(tmp_path, schedule="onecycle", ema=0.9, swa=1.0, weight_decay=0.1, label_smoothing=0.2))
 
 
 @pytest.mark.slow
@@ -176,6 +177,7 @@ def shuffled(draws: list[Tensor]) -> list[Tensor]:
         ("draws", lambda stored: shuffled(stored["draws"])),
         ("sums", lambda stored: [0.0, 0, 0]),
         ("average", lambda stored: stored["average"] | {"n_averaged": torch.tensor(0)}),
+        ("epoch_average", lambda stored: None),
         ("batch", lambda stored: 0),
         ("history", lambda stored: []),
         ("best", lambda stored: [0, float("inf"), None]),
@@ -184,7 +186,7 @@ def shuffled(draws: list[Tensor]) -> list[Tensor]:
 )
 def test_whatever_is_lost_shows(what: str, lost: Callable[[dict[str, Any]], Any], tmp_path: Path) -> None:
     """The negative control: each part of the state is needed, or the tests above would say nothing."""
-    training = on_features(tmp_path, ema=0.9, schedule="cosine", optimizer="sgd", lr=0.01)
+    training = on_features(tmp_path, ema=0.9, swa=1.0, schedule="cosine", optimizer="sgd", lr=0.01)
     training = Training(training.make, training.train, misleading_points(), training.config, tmp_path)
     whole, stop_at = training.run(), len(training.train) + len(training.val) + 2  # in the second epoch
     assert differences(whole, training.run(stop_at)) == []

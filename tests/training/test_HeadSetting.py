@@ -12,6 +12,7 @@ from MLPipeline.Errors import UsageError
 from MLPipeline.Models import find_model
 from MLPipeline.Recipes import RECIPES, recipe
 from MLPipeline.training.Phases import plan, resolve
+from tests.support.train_cases import CPU
 
 
 def head_of(model: str, **stated: Any) -> str:
@@ -41,6 +42,7 @@ def test_the_recipes_are_trained_by_gradient_descent(name: str) -> None:
         {"schedule": "cosine"},
         {"weight_decay": 0.1},
         {"ema": 0.9},
+        {"swa": 0.5},
         {"clip_norm": 1.0},
         {"patience": 3},
         {"hidden": 16},
@@ -92,23 +94,23 @@ def test_a_head_that_is_solved_is_one_epoch_and_fine_tuning_keeps_its_own() -> N
     assert (alone.config.epochs, alone.config.head) == (1, "auto")
     first, then = plan(resolve(Config(model="efficientnet_lite0", unfreeze_after=3, head="ridge"), spec), spec)
     assert (first.config.epochs, first.config.head, first.config.freeze) == (1, "ridge", "backbone")
-    assert (then.first_epoch, then.config.epochs, then.config.head) == (1, 6, "linear")  # five epochs, as after 3 of 8
+    assert (then.first_epoch, then.config.epochs, then.config.head) == (1, 11, "linear")  # ten epochs, as after 3 of 13
 
 
 def test_a_model_whose_head_has_several_layers_is_trained_by_gradient_descent() -> None:
     from MLPipeline.steps.Prepare import build
 
     small = {"image_size": 32, "weights": "none", "freeze": "backbone"}
-    _, config, _ = build(Config(model="squeezenet1_1", **small), 3)
+    _, config, _ = build(Config(model="squeezenet1_1", **small), 3, CPU)
     assert config.head == "linear"
     with pytest.raises(UsageError, match="--head ridge: with --model squeezenet1_1 the head has several layers"):
-        build(Config(model="squeezenet1_1", head="ridge", **small), 3)
+        build(Config(model="squeezenet1_1", head="ridge", **small), 3, CPU)
 
 
 def test_a_model_without_weights_is_trained_whole() -> None:
     from MLPipeline.steps.Prepare import build
 
-    model, config, _ = build(Config(model="efficientnet_lite0", weights="none", image_size=32), 3)
+    model, config, _ = build(Config(model="efficientnet_lite0", weights="none", image_size=32), 3, CPU)
     assert isinstance(model, Classifier) and (config.head, config.freeze) == ("linear", "none")
     with pytest.raises(UsageError, match="all layers are trained, from random weights"):
-        build(Config(model="efficientnet_lite0", weights="none", image_size=32, head="auto"), 3)
+        build(Config(model="efficientnet_lite0", weights="none", image_size=32, head="auto"), 3, CPU)

@@ -57,10 +57,10 @@ def test_the_image_size_of_the_command_holds_for_both_phases() -> None:
     assert head.config.image_size == whole.config.image_size == 16
 
 
-@pytest.mark.parametrize("number", [8, 9, 100])
+@pytest.mark.parametrize("number", [13, 14, 100])
 def test_all_layers_need_an_epoch_of_their_own(number: int) -> None:
     with pytest.raises(
-        UsageError, match=rf"--unfreeze-after {number}: not before the last of 8 epochs. Give more --ep"
+        UsageError, match=rf"--unfreeze-after {number}: not before the last of 13 epochs. Give more --ep"
     ):
         resolve(Config(unfreeze_after=number), spec())
     assert len(plan(resolve(Config(unfreeze_after=7), spec()), spec())) == 2
@@ -149,11 +149,12 @@ def test_lite0_keeps_its_early_stages_and_trains_the_average_of_its_weights() ->
     fitted = whole.config
     assert (fitted.freeze, fitted.epochs, fitted.batch_size, fitted.optimizer, fitted.lr) == (
         "stage3",
-        8,
+        13,
         32,
         "adamw",
         1e-3,
     )
     assert (fitted.schedule, fitted.ema, fitted.label_smoothing, fitted.augment) == ("cosine", 0.99, 0.1, "hflip,crop")
+    assert fitted.swa == 0.8  # of 10 epochs, the last 8 are averaged
     every = resolve(Config(model="efficientnet_lite0", unfreeze_after=3, freeze="none"), lite0)
     assert every.freeze == "none"

@@ -184,6 +184,7 @@ def trained_state(seed: int = 0) -> TrainState:
         lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(77)),
         lambda state: state["optimizer"].update(state=[1]),
         lambda state: state.update(average=None),
+        lambda state: state.update(epoch_average={}),
         lambda state: state.update(history=[{"epoch": 1}]),
         lambda state: state.update(history=3),
         lambda state: state.update(first_epoch=5),

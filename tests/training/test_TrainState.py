@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from MLPipeline.Train import fit
+from MLPipeline.training.StoredState import state_fits
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 from tests.support.resume_cases import content_of, differences
 from tests.support.train_cases import CPU, batches, copy_state, images, linear, network, same, settings
@@ -58,6 +59,44 @@ def test_the_average_is_what_is_scored_and_kept() -> None:
     state.restore_best()
     assert state.model.head[1].bias.tolist() == [7.0] * 3
     assert TrainState(model := network(), settings(), CPU).eval_model is model
+
+
+def test_the_weights_of_the_last_epochs_are_averaged_equally_batchnorm_included() -> None:
+    config = settings(swa=0.5, epochs=4, batch_size=5, lr=0.05)
+    state, data = TrainState(network(), config, CPU), batches(*images(15), 5, seed=0)
+    ends = []
+    for record in fit(state.model, data, data, config, CPU, state=state):
+        ends.append(copy_state(state.model))
+        averaged = state.eval_model.state_dict()
+        if record.epoch <= 2:
+            assert state.eval_model is state.model
+            continue
+        for name, newest in ends[-1].items():
+            is_counter = not newest.is_floating_point()
+            expected = newest if is_counter else torch.stack([each[name] for each in ends[2:]]).mean(0)
+            torch.testing.assert_close(averaged[name], expected, rtol=1e-5, atol=1e-6)
+    assert len(ends) == 4 and not same(ends[2], ends[3])
+
+
+def test_with_both_averages_the_epochs_contribute_their_moving_averages() -> None:
+    state = TrainState(network(), config := settings(ema=0.9, swa=1.0, epochs=2), CPU)
+    for value in (3.0, 5.0):
+        with torch.no_grad():
+            state.average.module.head[1].bias.fill_(value)
+        for _ in range(2):  # a run that was stopped while scoring comes here again
+            state.average_epochs(config)
+        state.end_epoch(RECORD)
+    assert state.eval_model.head[1].bias.tolist() == [4.0] * 3
+
+
+def test_a_state_of_an_earlier_version_has_no_average_over_epochs() -> None:
+    config = settings(swa=1.0, epochs=2)
+    stored = TrainState(network(), config, CPU).state_dict()
+    del stored["epoch_average"]
+    state = TrainState(network(), config, CPU)
+    assert state_fits(stored, state)
+    state.load_state_dict(stored)
+    assert state.eval_model is state.model
 
 
 def test_the_best_weights_are_copies() -> None:
