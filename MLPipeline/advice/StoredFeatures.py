@@ -16,13 +16,14 @@ N images, D features, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from MLPipeline.audit.LabelSuspects import BELIEF, DOUBT, MIN_IMAGES, out_of_fold
 from MLPipeline.audit.LearningCurve import NUM_FOLDS, grown_error, measure_repeats, widened_interval
-from MLPipeline.heads.PrincipalAxes import principal_axes
+from MLPipeline.heads.StoredAxes import stored_axes
 
 MAX_IMAGES = 4000  # of which the estimates are made: evenly chosen of more
 STEP, LARGEST_SHARE = 200, 0.5
@@ -55,9 +56,13 @@ class MoreImages:
         }
 
 
-def reduced(features: np.ndarray) -> np.ndarray:
-    """Return the coordinates (N, 512 or fewer) float32 of `features` (N, D) along their principal axes."""
-    return principal_axes(features).project(features)
+def reduced(features: np.ndarray, cache: Path | None = None) -> np.ndarray:
+    """Return the coordinates (N, 512 or fewer) float32 of `features` (N, D) along their principal axes.
+
+    Raises:
+        ResourceError: the `cache`, which keeps the axes, cannot be written.
+    """
+    return stored_axes(features, cache).project(features)
 
 
 def more_images(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> MoreImages | None:

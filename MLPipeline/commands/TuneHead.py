@@ -81,7 +81,7 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     model, resolved, weights = build(replace(config, **ON_FEATURES), len(index.classes), device)
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
-    inspection = inspect(index, model, resolved)
+    inspection, _ = inspect(index, model, resolved)
     index = split(index, inspection, resolved)
     num_test = len(index.positions(TEST))
     index = replace(index, splits=np.where(index.splits == TEST, UNSPLIT, index.splits))

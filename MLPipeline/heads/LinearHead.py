@@ -18,6 +18,17 @@ SHRINKAGE = 0.3
 _ROWS_AT_ONCE = 8192
 
 
+def product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the product of two matrices (N, K) and (K, M), computed by torch.
+
+    NumPy's BLAS has threads of its own, which `Device.threads` does not limit; where they and torch's take turns, each
+    kind waits for the other to fall asleep.
+    """
+    dtype = np.result_type(first, second)
+    first, second = (np.require(each, dtype, "W") for each in (first, second))  # torch warns of read-only memory
+    return (torch.from_numpy(first) @ torch.from_numpy(second)).numpy()
+
+
 @dataclass(frozen=True)
 class LinearHead:
     """Logits = features @ weights (D, C) + bias (C,)."""
@@ -27,7 +38,7 @@ class LinearHead:
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return (N, C) for features (N, D)."""
-        return features @ self.weights + self.bias
+        return product(features, self.weights) + self.bias
 
     def scaled(self, factor: float) -> LinearHead:
         """Return the head whose logits are `factor` times as large."""
@@ -57,7 +68,7 @@ class Sums:
         With a `shrinkage` of nearly 1 it predicts the class whose mean is nearest.
         """
         number, means = self.counts.sum(), _means(self.counts, self.features)
-        covariance = self.products - self.features.T @ means
+        covariance = self.products - product(self.features.T, means)
         covariance *= (1 - shrinkage) / number
         diagonal = covariance.reshape(-1)[:: len(covariance) + 1]
         diagonal += _ridge(diagonal.mean(), np.trace(self.products) / (len(covariance) * number), shrinkage)
@@ -72,12 +83,12 @@ def head_of_few(features: np.ndarray, labels: np.ndarray, num_classes: int, chos
     rows = np.asarray(features[chosen], np.float32)
     one_hot = np.eye(num_classes, dtype=np.float32)[labels[chosen]]
     counts, (number, size) = one_hot.sum(0), rows.shape
-    means = _means(counts, one_hot.T @ rows)
+    means = _means(counts, product(one_hot.T, rows))
     centred = (rows - means[labels[chosen]]) * np.float32(np.sqrt((1 - SHRINKAGE) / number))
     ridge = _ridge((centred**2).sum() / size, (rows**2).sum() / (size * number), SHRINKAGE)
-    products = centred @ centred.T
+    products = product(centred, centred.T)
     products.reshape(-1)[:: number + 1] += ridge
-    weights = (means.T - centred.T @ _solve(products, centred @ means.T)) / ridge
+    weights = (means.T - product(centred.T, _solve(products, product(centred, means.T)))) / ridge
     return _discriminant(counts, means, weights)
 
 
@@ -97,7 +108,7 @@ def sum_up(
         counted = rows
         if weights is not None:
             one_hot, counted = one_hot * weights[part, None], rows * weights[part, None]
-        sums += Sums(one_hot.sum(0), one_hot.T @ rows, rows.T @ counted)
+        sums += Sums(one_hot.sum(0), product(one_hot.T, rows), product(rows.T, counted))
     return sums
 
 

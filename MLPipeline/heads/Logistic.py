@@ -1,8 +1,10 @@
 """Multinomial logistic regression with an L2 penalty, by L-BFGS.
 
 The search is in weights that are scaled by the expected curvature of the loss: that takes a third of the steps, and
-leads to the same head. The gradient of a linear head takes two products, written out here: the same operations as
-autograd's, to the last bit, without its overhead.
+leads to the same head. The gradient of a linear head takes two products, written out here: the same as autograd's, to
+within rounding, without its overhead. Logits are stored class by class, since a softmax over the few classes of each
+image in turn takes as long as a product with all features (0.49 ms for 2,454 images of 10 classes; 0.09 ms this way),
+and so is their gradient, whose product with the features takes half the time in that order.
 
 N images, R coordinates (see PrincipalAxes), C classes.
 """
@@ -63,15 +65,16 @@ def _cost(
     scaled, bias = _head_at(point, wanted.shape[1])
     point.grad = torch.zeros_like(point)
     slopes_gradient, bias_gradient = _head_at(point.grad, wanted.shape[1])
-    negative = -(share * torch.tensor(1 / len(share)))[:, None] * wanted  # gradient for the logarithms (N, C)
+    wanted = wanted.T.contiguous()  # (C, N)
+    negative = -(share * torch.tensor(1 / len(share))) * wanted  # gradient for the logarithms (C, N)
 
     def cost() -> Tensor:
         slopes = unit * scaled
-        logarithms = torch.log_softmax(torch.addmm(bias, inputs, slopes), 1)
-        gradient = torch._log_softmax_backward_data(negative, logarithms, 1, torch.float32)  # for the logits (N, C)
-        torch.sum(gradient, 0, out=bias_gradient)
-        torch.mul(inputs.T @ gradient + torch.tensor(penalty / 2) * (2 * slopes), unit, out=slopes_gradient)
-        return -(logarithms * wanted).sum(1) @ share / len(share) + penalty / 2 * slopes.square().sum()
+        logarithms = torch.log_softmax(torch.addmm(bias, inputs, slopes).T.contiguous(), 0)
+        gradient = torch._log_softmax_backward_data(negative, logarithms, 0, torch.float32)  # for the logits (C, N)
+        torch.sum(gradient, 1, out=bias_gradient)
+        torch.mul((gradient @ inputs).T + torch.tensor(penalty / 2) * (2 * slopes), unit, out=slopes_gradient)
+        return -(logarithms * wanted).sum(0) @ share / len(share) + penalty / 2 * slopes.square().sum()
 
     return cost
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ from MLPipeline.heads.Folds import assign_folds
 from MLPipeline.heads.HeadImages import HeadImages
 from MLPipeline.heads.LinearHead import LinearHead, Sums, sum_up
 from MLPipeline.heads.Logistic import fit_logistic
-from MLPipeline.heads.PrincipalAxes import PrincipalAxes, principal_axes
+from MLPipeline.heads.PrincipalAxes import PrincipalAxes
+from MLPipeline.heads.StoredAxes import stored_axes
 from MLPipeline.scoring.Calibrate import fit_temperature
 from MLPipeline.scoring.Predictions import Predictions
 
@@ -88,15 +90,19 @@ class Solution:
     ensemble: Ensemble | None = None  # with `--ensemble`
 
 
-def solve(images: HeadImages, kind: str, seed: int) -> Solution:
+def solve(images: HeadImages, kind: str, seed: int, cache: Path | None = None) -> Solution:
     """Return the head of the given `kind`, or with "auto" of the best kind, fitted on all of `images`.
 
     Args:
         images: at least one; a class without images is never predicted.
         kind: ridge, logistic or auto.
         seed: draws the folds.
+        cache: keeps what does not depend on labels; see StoredAxes.
+
+    Raises:
+        ResourceError: the cache cannot be written.
     """
-    return Solver(images, seed).solve(kind)
+    return Solver(images, seed, cache).solve(kind)
 
 
 class Solver:
@@ -105,10 +111,10 @@ class Solver:
     Few features are computed on one thread: small products take longer on several, which wait for each other.
     """
 
-    def __init__(self, images: HeadImages, seed: int) -> None:
+    def __init__(self, images: HeadImages, seed: int, cache: Path | None = None) -> None:
         self._num_threads = 1 if images.rows.size < _FEW_NUMBERS else torch.get_num_threads()
         with threads(self._num_threads):
-            self._axes = principal_axes(images.rows)
+            self._axes = stored_axes(images.rows, cache)
             self._coordinates = images.along(self._axes)
             self._comparison = _Comparison(self._coordinates, self._axes, seed)
         self._best: dict[str, tuple[Candidate, np.ndarray]] = {}

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -40,9 +39,9 @@ MIN_CELL = 0.16  # inches: the smallest cell of a confusion matrix with a readab
 MAX_CLASSES_WITH_COUNTS = 60  # with more, a cell is too small for its number
 
 
-def plot_history(history: pd.DataFrame | Mapping[str, list[float]], path: Path) -> None:
-    """Save `history_figure` of a table, or of its columns by name, as PNG."""
-    save_figure(history_figure(pd.DataFrame(history)), path)
+def plot_history(history: Mapping[str, npt.ArrayLike], path: Path) -> None:
+    """Save `history_figure` as PNG."""
+    save_figure(history_figure(history), path)
 
 
 def plot_samples(images: npt.ArrayLike, titles: Names, path: Path) -> None:
@@ -58,29 +57,30 @@ def plot_mistakes(
 
 
 @styled
-def history_figure(history: pd.DataFrame) -> Figure:
+def history_figure(history: Mapping[str, npt.ArrayLike]) -> Figure:
     """Return loss and accuracy over the epochs, the epoch of the lowest validation loss marked.
 
     Args:
-        history: `epoch, train_loss, train_accuracy, val_loss, val_accuracy`, one row per epoch; the validation
-            columns are NaN where there is no validation set.
+        history: the columns `epoch, train_loss, train_accuracy, val_loss, val_accuracy`, a value per epoch; those of
+            the validation are NaN where there is no validation set.
     """
     figure = Figure(figsize=(9, 3.6))
-    val_loss = history["val_loss"].to_numpy(float)
-    best = history.iloc[np.nanargmin(val_loss)] if np.isfinite(val_loss).any() else None
+    columns = {name: np.asarray(values, float) for name, values in history.items()}
+    val_loss = columns["val_loss"]
+    best = int(np.nanargmin(val_loss)) if np.isfinite(val_loss).any() else None
     # A single epoch needs a marker to be seen; hundreds of markers hide the line.
-    look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if len(history) <= 30 else {"linewidth": 1.2}
+    look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if len(val_loss) <= 30 else {"linewidth": 1.2}
     panels: Any = figure.subplots(1, 2)
     for axes, name, as_text in zip(panels, ("loss", "accuracy"), ("{:.4f}".format, percent), strict=True):
         for split, label, color in (("train", "training", ORANGE), ("val", "validation", BLUE)):
-            values = np.ma.masked_invalid(history[f"{split}_{name}"].to_numpy(float))
+            values = np.ma.masked_invalid(columns[f"{split}_{name}"])
             if values.count():
-                axes.plot(history["epoch"], values, color=color, label=label, **look)
+                axes.plot(columns["epoch"], values, color=color, label=label, **look)
         axes.set(title=name.capitalize(), xlabel="Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if best is not None:
-            value = best[f"val_{name}"]
-            _mark_best(axes, int(best["epoch"]), value, f"validation {as_text(value)}")
+            value = float(columns[f"val_{name}"][best])
+            _mark_best(axes, int(columns["epoch"][best]), value, f"validation {as_text(value)}")
         if axes.lines:
             axes.legend(loc="upper right" if name == "loss" else "lower right")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))

@@ -6,9 +6,10 @@ Source: C. Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.0459
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import log_softmax
 
 from MLPipeline.scoring.Predictions import Predictions
 
@@ -33,13 +34,31 @@ def fit_temperature(predictions: Predictions) -> float:
     if not len(labels) or not bool(logits.isfinite().all()):
         return 1.0
 
-    def cost(log_temperature: float) -> float:
-        loss = cross_entropy(logits / math.exp(log_temperature), labels, reduction="sum")
-        return float(loss) + log_temperature**2 / 2
+    by_class, of_labels = logits.T.contiguous(), labels[None]  # (C, N): a softmax in this order is faster
 
-    low, high = math.log(COLDEST), math.log(HOTTEST)
+    def cost(log_temperature: float) -> float:
+        logarithms = log_softmax(by_class / math.exp(log_temperature), 0)
+        return -float(logarithms.gather(0, of_labels).sum()) + log_temperature**2 / 2
+
     with torch.inference_mode():
-        while high - low > _TOLERANCE:  # golden-section search
-            left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-            low, high = (low, right) if cost(left) <= cost(right) else (left, high)
-    return round(math.exp((low + high) / 2), _DECIMALS)
+        lowest = _minimize(cost, math.log(COLDEST), math.log(HOTTEST))
+    return round(math.exp(lowest), _DECIMALS)
+
+
+def _minimize(cost: Callable[[float], float], low: float, high: float) -> float:
+    """Return where between `low` and `high` the `cost` is lowest, by golden-section search (Kiefer, 1953).
+
+    Every step divides the interval so that one of its two points is a point of the step before.
+    """
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    of_left, of_right = cost(left), cost(right)
+    while high - low > _TOLERANCE:
+        if of_left <= of_right:
+            high, right, of_right = right, left, of_left
+            left = high - _GOLDEN * (high - low)
+            of_left = cost(left)
+        else:
+            low, left, of_left = left, right, of_right
+            right = low + _GOLDEN * (high - low)
+            of_right = cost(right)
+    return (low + high) / 2

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from MLPipeline.advice.StoredFeatures import MAX_IMAGES, count_suspects, more_images, reduced
 from MLPipeline.advice.Suggestions import Known, Suggestion, suggestions
+from MLPipeline.Config import Config
 from MLPipeline.Device import threads
 from MLPipeline.Features import Dataset
+from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
+from MLPipeline.files.Json import dump_json, parse_json
 from MLPipeline.heads.GatherFeatures import gather
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL
 from MLPipeline.report.Report import too_few_tested
 from MLPipeline.steps.Job import Job
+
+_FORMAT = 1  # increases with every change to the estimates, or to how they are computed
 
 
 def advise(job: Job, dataset: Dataset, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,14 +54,33 @@ def stored_suggestions(metrics: Mapping[str, Any]) -> list[Suggestion]:
 
 
 def _from_features(job: Job, dataset: Dataset) -> tuple[dict[str, Any] | None, int, int]:
-    """Return the learning curve, the number of suspicious labels, and of how many images these are."""
+    """Return the learning curve, the number of suspicious labels, and of how many images these are.
+
+    For unchanged images, labels and seed the cache has them, computed once.
+    """
     config, index = job.config, dataset.index
     positions = np.sort(np.concatenate([index.positions(TRAIN), index.positions(VAL)]))
     assert not np.isin(positions, index.positions(TEST)).any()
     positions = positions[:: -(-len(positions) // MAX_IMAGES)]
-    rows = reduced(gather(job.model, dataset, positions, config.precision))
+    features = gather(job.model, dataset, positions, config.precision)
     labels = index.labels[positions].astype(np.int64)
     groups = positions if index.groups is None else index.groups[positions].astype(np.int64)
-    curve = more_images(rows, labels, groups, config.seed)
+    file = _file(config, index.classes, features, labels, groups)
+    if (stored := read_signed(file)) is not None:
+        known = parse_json(stored)
+        return known["learning_curve"], known["num_suspects"], len(positions)
+    rows = reduced(features, config.output / "cache")
+    found = more_images(rows, labels, groups, config.seed)
+    curve = found.to_plain(index.classes) if found else None
     num_suspects = count_suspects(rows, labels, groups, config.seed)
-    return curve.to_plain(index.classes) if curve else None, num_suspects, len(positions)
+    write_signed(file, dump_json({"learning_curve": curve, "num_suspects": num_suspects}).encode())
+    return curve, num_suspects, len(positions)
+
+
+def _file(config: Config, classes: tuple[str, ...], *arrays: np.ndarray) -> Path:
+    """Return where the estimates from `arrays` (features, labels, groups) are kept in the cache."""
+    state = hashlib.blake2b(f"{_FORMAT} {config.seed} {classes}".encode(), digest_size=12)
+    for array in arrays:
+        state.update(f"{array.shape} {array.dtype.str}".encode())
+        state.update(np.ascontiguousarray(array))
+    return sound_cache(config.output / "cache") / "advice" / f"{state.hexdigest()}.json"

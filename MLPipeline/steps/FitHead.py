@@ -35,6 +35,7 @@ def solved_epochs(job: Job, dataset: Dataset, config: Config, state: TrainState)
 
     Raises:
         DivergedError: a feature is not finite.
+        ResourceError: the cache cannot be written.
     """
     start = time.perf_counter()
     found = ranks.from_first(_fit(job, dataset, config) if ranks.is_first else None)
@@ -53,7 +54,9 @@ def _fit(job: Job, dataset: Dataset, config: Config) -> tuple[Solution, tuple[fl
     """Return the head, and its loss and accuracy on the training and the validation images."""
     index = dataset.index
     images = gather_images(job.model, dataset, index.positions(TRAIN), config)
-    solution, fitted, val = solve(images, config.head, config.seed), images.only(~images.is_view), index.positions(VAL)
+    cache = None if dataset.rows.are_pixels else config.output / "cache"  # there was no room for features
+    solution = solve(images, config.head, config.seed, cache)
+    fitted, val = images.only(~images.is_view), index.positions(VAL)
     if not len(val):
         if config.ensemble:
             note("--ensemble: there are no validation images to compare the average with, so it is not used")

@@ -122,8 +122,8 @@ def _suit_head(config: Config, model: Classifier, stated: str | None) -> Config:
     raise UsageError(f"--head {stated}: with --model {config.model} {why}", "Give --head linear, or another --model")
 
 
-def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
-    """Return what is known of each image; files that are new or have changed are read, once.
+def inspect(index: ImageIndex, model: Classifier, config: Config) -> tuple[Inspection, bool]:
+    """Return what is known of each image, and whether `plans_int8`; files that are new or have changed are read, once.
 
     What training will need of each image (features, activations at the frozen boundary, or pixels) is computed from
     the decoded pixels on the way and stored in the cache, where `store_features` finds it. Features in 8 bits come
@@ -139,12 +139,13 @@ def inspect(index: ImageIndex, model: Classifier, config: Config) -> Inspection:
         config.cache_limit,
         config.fit,
     )
+    in_8_bits = plans_int8(config, model, len(index))
     # Several ranks divide the images differently for that.
-    alone = keeper if ranks.size == 1 and not plans_int8(config, model, len(index)) else None
+    alone = keeper if ranks.size == 1 and not in_8_bits else None
     with resumable_reading():
         inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
     model.freeze(config.freeze)
-    return inspection
+    return inspection, in_8_bits
 
 
 def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageIndex:

@@ -39,7 +39,6 @@ from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
 from MLPipeline.quantized.Backbone import NotQuantizableError, quantize_backbone
 from MLPipeline.quantized.Int8Network import TO_MAKE, Int8Network
 from MLPipeline.scoring.Intervals import paired_interval
-from MLPipeline.steps.PlanInt8 import plans_int8
 from MLPipeline.steps.Prepare import preprocessing_of
 
 METHOD = 1  # increases with every change to the network or the check
@@ -81,13 +80,15 @@ class Quantization:
 NOT_QUANTIZED = Quantization()
 
 
-def quantize_frozen(config: Config, index: ImageIndex, inspection: Inspection, model: Classifier) -> Quantization:
-    """Give `model` its frozen backbone in 8 bits where that is stated, or pays off and costs no accuracy.
+def quantize_frozen(
+    config: Config, index: ImageIndex, inspection: Inspection, model: Classifier, is_planned: bool
+) -> Quantization:
+    """Give `model` its frozen backbone in 8 bits if that `is_planned`; with `auto`, only if it costs no accuracy.
 
     Raises:
         UsageError: int8 is stated, and the backbone cannot be quantized.
     """
-    if not plans_int8(config, model, len(index)):
+    if not is_planned:
         return NOT_QUANTIZED
     images = _TrainingImages(config, index, inspection)
     try:

@@ -48,7 +48,7 @@ def problem_of(flags: argparse.Namespace) -> Problem:
     index = list_images(config)
     model, config, _ = build(config, len(index.classes))
     model.to(memory_format=torch.channels_last)
-    inspection = inspect(index, model, config)
+    inspection, _ = inspect(index, model, config)
     index = split(index, inspection, config)
     how = preprocessing_of(config, index, inspection)
     cache, keys = config.output / "cache", inspection.row_keys(how.levels)

@@ -50,7 +50,7 @@ def compare(model: Classifier, config: Config, index: ImageIndex, cache: Path) -
     index = split_images(index, 0.15, 0.15, config.seed, np.where(inspection.is_readable, np.arange(len(index)), -1))
     model.quantized = None
     exact = extract(model, index, SIZE, cache, "fp32")
-    quantize_frozen(config, index, inspection, model)
+    quantize_frozen(config, index, inspection, model, is_planned=True)
     int8 = extract(model, index, SIZE, cache, "int8")
     heads, num_classes = [], len(index.classes)
     for dataset in (exact, int8):

@@ -8,7 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from MLPipeline.heads import LinearHead
 from MLPipeline.heads.Folds import assign_folds
-from MLPipeline.heads.LinearHead import Sums, head_of_few, sum_up
+from MLPipeline.heads.LinearHead import Sums, head_of_few, product, sum_up
 from tests.support.audit_cases import NUM_CLASSES, clusters
 
 
@@ -89,3 +89,14 @@ def test_folds_spread_every_class_and_keep_groups_together() -> None:
     for label, share in ((0, 10), (1, 4), (2, 1)):
         assert np.abs(np.bincount(folds[labels == label], minlength=5) - share).max() <= 3
     assert not np.array_equal(folds, assign_folds(labels, groups, 5, seed=4))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtypes", [(np.float32, np.float32), (np.float64, np.float32), (np.float16, np.float32)])
+def test_a_product_is_that_of_numpy(dtypes: tuple[type, type]) -> None:
+    draw = np.random.default_rng(0)
+    first, second = (draw.normal(size=size).astype(dtype) for size, dtype in zip(((5, 7), (9, 7)), dtypes, strict=True))
+    first.flags.writeable = False
+    found = product(first, second.T)
+    assert found.dtype == (first @ second.T).dtype
+    assert np.allclose(found, first @ second.T, atol=1e-5)

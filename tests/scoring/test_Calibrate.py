@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from MLPipeline.scoring import Calibrate
 from MLPipeline.scoring.Calibrate import COLDEST, HOTTEST, fit_temperature
 from MLPipeline.scoring.Metrics import expected_calibration_error
 from MLPipeline.scoring.Predictions import Predictions
@@ -33,6 +34,43 @@ def test_the_temperature_behind_the_labels_is_found(truth: float) -> None:
     before, after = expected_calibration_error(others), expected_calibration_error(others.scaled(temperature))
     assert before is not None and after is not None and after < 0.04  # at most 0.023 over eight seeds
     assert truth == 1.0 or before > 0.05
+
+
+def plain_search(predictions: Predictions) -> tuple[float, int]:
+    """Return the temperature by a golden-section search that evaluates both points of every step, and their number."""
+    low, high, number = math.log(COLDEST), math.log(HOTTEST), 0
+    golden = (math.sqrt(5) - 1) / 2
+
+    def cost(value: float) -> float:
+        return float(predictions.scaled(math.exp(value)).losses.sum()) + value**2 / 2
+
+    while high - low > 1e-5:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, right) if cost(left) <= cost(right) else (left, high)
+        number += 2
+    return round(math.exp((low + high) / 2), 4), number
+
+
+@given(st.integers(1, 40), st.integers(2, 5), st.floats(-2, 2), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_the_result_is_that_of_the_plain_search(num_images: int, num_classes: int, exponent: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 10**exponent * torch.randn(num_images, num_classes, generator=generator)
+    predictions = Predictions(logits, torch.randint(0, num_classes, (num_images,), generator=generator))
+    assert fit_temperature(predictions) == plain_search(predictions)[0]
+
+
+def test_no_point_is_evaluated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = []
+
+    def counted(logits: Tensor, dim: int) -> Tensor:
+        points.append(float(logits.abs().max()))
+        return logits.log_softmax(dim)
+
+    monkeypatch.setattr(Calibrate, "log_softmax", counted)
+    predictions = drawn(100, 2.0)
+    fit_temperature(predictions)
+    assert len(points) == len(set(points)) == plain_search(predictions)[1] // 2 + 2
 
 
 def test_no_temperature_near_it_is_better() -> None:

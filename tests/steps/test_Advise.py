@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from MLPipeline.advice.StoredFeatures import more_images
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
 from MLPipeline.Features import Dataset
@@ -58,18 +59,44 @@ def test_tiny_sets_and_networks_from_scratch_have_no_learning_curve(
     assert ("start from ImageNet weights" in what[0]) == (flags is SMALL)
 
 
-def test_labels_of_test_images_change_nothing() -> None:
-    features, labels = clusters(120)
-    features[labels == 1] *= 0.4
-    splits = np.arange(120) // 4 % 3  # a third of each class is for the test
-    model = Classifier(nn.Sequential(), nn.Linear(features.shape[1], 4))
-    rows = CachedRows(features, np.arange(120)[:, None], are_pixels=False)
+class Estimates:
+    """What is estimated from the stored features of 120 images, for given labels."""
 
-    def estimates(labels: np.ndarray) -> Any:
-        index = replace(index_of(30, 30, 30, 30), labels=labels.astype(np.int32), splits=splits.astype(np.int8))
-        job = cast(Job, SimpleNamespace(config=Config(), model=model))
+    def __init__(self, output: Path) -> None:
+        self.output, (self.features, self.labels) = output, clusters(120)
+        self.features[self.labels == 1] *= 0.4
+        self.splits = np.arange(120) // 4 % 3  # a third of each class is for the test
+
+    def __call__(self, labels: np.ndarray, seed: int = 0) -> Any:
+        splits = self.splits.astype(np.int8)
+        index = replace(index_of(30, 30, 30, 30), labels=labels.astype(np.int32), splits=splits)
+        model = Classifier(nn.Sequential(), nn.Linear(self.features.shape[1], 4))
+        job = cast(Job, SimpleNamespace(config=Config(output=self.output, seed=seed), model=model))
+        rows = CachedRows(self.features, np.arange(120)[:, None], are_pixels=False)
         return Advise._from_features(job, Dataset(index, rows, 8, 0))
 
-    changed = np.where(splits == TEST, 0, labels)
-    assert estimates(labels) == estimates(changed)
-    assert estimates(labels) != estimates(np.where(splits == TEST, labels, 3 - labels // 2))
+
+def test_labels_of_test_images_change_nothing(tmp_path: Path) -> None:
+    estimates = Estimates(tmp_path)
+    labels, is_test = estimates.labels, estimates.splits == TEST
+    assert estimates(labels) == estimates(np.where(is_test, 0, labels))
+    assert estimates(labels) != estimates(np.where(is_test, labels, 3 - labels // 2))
+
+
+def test_unchanged_images_and_labels_are_estimated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimates, numbers = Estimates(tmp_path), []
+
+    def counted(features: np.ndarray, *others: Any) -> Any:
+        numbers.append(len(features))
+        return more_images(features, *others)
+
+    monkeypatch.setattr(Advise, "more_images", counted)
+    first = estimates(estimates.labels)
+    assert first[0] is not None and first[2] == 80
+    assert estimates(estimates.labels) == first and numbers == [80]
+    estimates(3 - estimates.labels)
+    estimates(estimates.labels, seed=1)
+    estimates.features = estimates.features + np.float32(0.5)
+    estimates(estimates.labels)
+    assert numbers == [80] * 4
+    assert Estimates(tmp_path / "other")(estimates.labels) == first and numbers == [80] * 5

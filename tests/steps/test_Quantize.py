@@ -93,7 +93,10 @@ def test_auto_checks_once_and_trains_in_8_bits(
     tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_images(tmp_path / "Data", {"cat": 20, "dog": 20, "eel": 20})
+    asked = []
+    monkeypatch.setattr(PlanInt8, "seconds_saved", lambda model, size: asked.append(size) or 1.0)
     done, found, model_file = train(tmp_path, data, "first")
+    assert len(asked) == 1  # by the inspection and by the quantization together
     assert found["setting"] == "auto" and found["int8"]["is_used"]
     assert found["int8"]["check"]["num_images"] == 42 and found["int8"]["check"]["int8"] > 0.5
     assert found["int8"]["shift"]["num_images"] == 9
