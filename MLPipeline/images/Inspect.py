@@ -179,16 +179,8 @@ def inspect_images(
         files.share()
         rows = store.rows().view(ROW)[:, 0]
         (num_read,) = ranks.sum(len(changed))
+    prints, numbers, levels = once_per_machine(lambda: _describe(index, rows, files), cache)
     seconds = time.perf_counter() - start
-
-    def described() -> tuple[np.ndarray, np.ndarray, Levels]:
-        prints = _prints(rows, files.numbers)
-        inspection = Inspection(prints, rows, files.numbers, files.unopened, int(num_read), seconds)
-        _check(index, inspection)
-        inspection = _levelled(inspection)
-        return inspection.prints, inspection.numbers, inspection.levels
-
-    prints, numbers, levels = once_per_machine(described, cache)
     return Inspection(prints, rows, numbers, files.unopened, int(num_read), seconds, levels)
 
 
@@ -286,6 +278,14 @@ def _prints(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     prints["flags"] = UNREADABLE
     prints[numbers >= 0] = rows["print"][numbers[numbers >= 0]]
     return prints
+
+
+def _describe(index: ImageIndex, rows: np.ndarray, files: _Files) -> tuple[np.ndarray, np.ndarray, Levels]:
+    """Return the fingerprints (N,) FINGERPRINT, the numbers of their rows (N,) int32, and their levels."""
+    inspection = Inspection(_prints(rows, files.numbers), rows, files.numbers, files.unopened, 0)
+    _check(index, inspection)
+    inspection = _levelled(inspection)
+    return inspection.prints, inspection.numbers, inspection.levels
 
 
 def _levelled(inspection: Inspection) -> Inspection:
