@@ -105,8 +105,9 @@ class Batches:
         balanced: bool = False,
     ) -> None:
         self.rows = rows
-        self.positions = index.positions(split)
-        self.labels = torch.from_numpy(index.labels[self.positions]).long()
+        # 4 bytes per image and rank; what else is known of an image stays in the index, which ranks share.
+        self.positions = index.positions(split).astype(_integers(len(index)))  # (N,) of the images of the split
+        self._all_labels = index.labels
         self.num_classes = len(index.classes)
         self.batch_size = batch_size
         self.seed = seed  # None: in the order of the index
@@ -121,6 +122,15 @@ class Batches:
         return iter(self.epoch(0))
 
     @property
+    def labels(self) -> Tensor:
+        """The labels (N,) int64 of the images of the split."""
+        return self.labels_at(slice(None))
+
+    def labels_at(self, places: np.ndarray | slice) -> Tensor:
+        """Return the labels (B,) int64 of the images at `places` in the split."""
+        return torch.from_numpy(self._all_labels[self.positions[places]].astype(np.int64))
+
+    @property
     def sizes(self) -> list[int]:
         """The number of images in each batch, over all ranks."""
         inner = [self.batch_size] * (len(self) - 1)
@@ -128,14 +138,34 @@ class Batches:
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Epoch:
         """Return the batches of one epoch, from `first_batch` on: every image of the split once, unless `balanced`."""
-        order = np.arange(len(self.positions))
+        order, num_inner = self.order(epoch), max(0, len(self) - 1)
+        inner, last = np.split(order, [num_inner * self.batch_size])
+        inner, last = self._share(inner.reshape(num_inner, self.batch_size)), self._share(last[None])[0]
+        return Epoch(self, inner, last, epoch, first_batch)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the places in the split (N,), in the order of one epoch."""
+        order = np.arange(len(self.positions), dtype=self.positions.dtype)
         if self.seed is not None:
             draw = np.random.default_rng([self.seed, epoch])
             if self.balanced:
-                order = draw.choice(order, len(order), p=drawing_chances(self.labels, self.num_classes).numpy())
+                chances = drawing_chances(self.labels, self.num_classes).numpy()
+                order = draw.choice(order, len(order), p=chances)
             else:
                 draw.shuffle(order)
-        return Epoch(self, order, epoch, first_batch)
+        return order
+
+    def _share(self, batches: np.ndarray) -> np.ndarray:
+        """Return this rank's columns of `batches` (num_batches, B); a copy, so that the rest is not kept."""
+        mine = ranks.mine(batches.shape[1])
+        if mine.start == mine.stop:
+            return batches[:, :0].copy()
+        return batches.take(range(mine.start - self.num_lent, mine.stop), axis=1, mode="wrap")
+
+    @property
+    def num_lent(self) -> int:
+        """How many images of the previous rank are included: mixup mixes an image with the one before it."""
+        return int(ranks.size > 1 and self.augment is not None)
 
 
 @dataclass(frozen=True)
@@ -143,7 +173,8 @@ class Epoch:
     """One pass over a split; has a length, so that a progress bar can show the time left."""
 
     batches: Batches
-    order: np.ndarray  # (N,) int64: indices into the split
+    inner: np.ndarray  # (num_batches - 1, B): places in the split of this rank's images in each batch but the last
+    last: np.ndarray  # (B,): those of the last batch
     epoch: int
     first_batch: int = 0
 
@@ -151,42 +182,40 @@ class Epoch:
         return len(self.batches) - self.first_batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        of, shares = self.batches, self.shares
+        of = self.batches
         # Rows are fetched for many batches at once: one batch at a time, fetching takes as long as training a head.
         at_once = max(1, _FETCH_BYTES // (of.rows.row_bytes * of.batch_size))
-        for first in range(0, len(shares), at_once):
-            fetched = shares[first : first + at_once]
+        for first in range(self.first_batch, len(of), at_once):
+            fetched = [self._places(number) for number in range(first, min(first + at_once, len(of)))]
             chosen, sizes = np.concatenate(fetched), [len(share) for share in fetched]
-            inputs = of.rows.take(of.positions[chosen], self.epoch)
-            targets = one_hot(of.labels[chosen], of.num_classes)
+            positions = of.positions[chosen].astype(np.int64)
+            inputs, targets = of.rows.take(positions, self.epoch), one_hot(of.labels_at(chosen), of.num_classes)
             batches = zip(inputs.split(sizes), targets.split(sizes), strict=True)
-            yield from self._augmented(batches, [of.positions[share] for share in fetched])
+            yield from self._augmented(batches, torch.from_numpy(positions).split(sizes))
 
     def _augmented(
-        self, batches: Iterator[tuple[Tensor, Tensor]], positions: list[np.ndarray]
+        self, batches: Iterable[tuple[Tensor, Tensor]], positions: Iterable[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         augment, seed = self.batches.augment, self.batches.seed or 0
         if augment is None:
             yield from batches
             return
         for (images, targets), indices in zip(batches, positions, strict=True):
-            images, targets = augment(images, targets, seed, self.epoch, torch.from_numpy(indices))
-            yield images[self._num_lent :], targets[self._num_lent :]
+            images, targets = augment(images, targets, seed, self.epoch, indices)
+            yield images[self.batches.num_lent :], targets[self.batches.num_lent :]
 
     @property
-    def shares(self) -> list[np.ndarray]:
-        """For each batch, the indices into the split of the images that are this rank's."""
-        batches = np.split(self.order, np.cumsum(self.batches.sizes))[self.first_batch : -1]
-        mine = [(batch, ranks.mine(len(batch))) for batch in batches]
-        return [
-            batch.take(range(own.start - self._num_lent, own.stop), mode="wrap") if own.stop > own.start else batch[:0]
-            for batch, own in mine
-        ]
+    def places(self) -> np.ndarray:
+        """The places (M,) in the split of all images that are this rank's, batch by batch."""
+        return np.concatenate([self.inner.ravel(), self.last]).astype(np.int64)
 
-    @property
-    def _num_lent(self) -> int:
-        """How many images of the previous rank are included: mixup mixes an image with the one before it."""
-        return int(ranks.size > 1 and self.batches.augment is not None)
+    def _places(self, batch: int) -> np.ndarray:
+        return self.inner[batch] if batch < len(self.inner) else self.last
+
+
+def _integers(number: int) -> type[np.signedinteger]:
+    """Return the type of integers below `number` that takes the least memory, of 4 and 8 bytes."""
+    return np.int32 if number <= np.iinfo(np.int32).max else np.int64
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -80,8 +80,7 @@ class Scorer:
     def predict(self, split: int, centers: Tensor | None = None) -> SplitPredictions:
         """Return the predictions on `split`, and with `centers` (see `class_centers`) also the distances to them."""
         epoch = self.dataset.batches(split, forward_batch(self.device) * ranks.size).epoch(0)
-        index, positions = self.dataset.index, epoch.batches.positions
-        places = np.concatenate([np.empty(0, np.int64), *epoch.shares])  # positions of this rank's images in the split
+        index, positions = self.dataset.index, self.dataset.index.positions(split)
         logits, distances = [torch.empty(0, len(index.classes))], [torch.empty(0)]
         with in_eval_mode(self.model), torch.inference_mode():
             for rows, _ in epoch:
@@ -90,9 +89,11 @@ class Scorer:
                 features = self.features(rows)
                 logits.append(self.model.head(features).float().cpu())
                 distances.append(distances_to(centers, features.cpu()) if centers is not None else torch.empty(0))
-        all_logits = ranks.merge(places, torch.cat(logits), len(positions))
+        all_logits = ranks.merge(epoch.places, torch.cat(logits), len(positions))
         labels = torch.from_numpy(index.labels[positions]).long()
-        all_distances = torch.empty(0) if centers is None else ranks.merge(places, torch.cat(distances), len(positions))
+        all_distances = torch.empty(0)
+        if centers is not None:
+            all_distances = ranks.merge(epoch.places, torch.cat(distances), len(positions))
         return SplitPredictions(split, positions, Predictions(all_logits, labels), all_distances)
 
     def class_centers(self) -> Tensor:

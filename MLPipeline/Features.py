@@ -20,6 +20,7 @@ from MLPipeline.CreateDataset import Augment, Batches, Reading, read_images
 from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.Cache import RowStore, digest, has_room
+from MLPipeline.files.OncePerMachine import once_per_machine
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.frozen.Rows import CachedRows, FileRows, Found, KnownRows
 from MLPipeline.images.ImageWalk import Skipped
@@ -123,10 +124,11 @@ def extract(
             chosen = (positions if view == 0 else known.readable(index.positions(TRAIN)))[ranks.dealt]
             find = partial(views.find, store, view)
             missing = chosen if contents is None else known.recall(chosen, contents, view, find)
-            found = read_images(map(index.path, missing.tolist()), image_size, workers, find, preprocessing)
-            readings = zip(missing.tolist(), progress(found, stages.label(view), len(missing)), strict=True)
+            found = read_images(map(index.path, map(int, missing)), image_size, workers, find, preprocessing)
+            readings = zip(map(int, missing), progress(found, stages.label(view), len(missing)), strict=True)
             _compute(stages, known, store, readings, len(missing), views, view)
-        rows = CachedRows(store.rows(), known.numbers, are_pixels=stages.kind == "pixels")
+        numbers = once_per_machine(lambda: known.numbers, cache)
+        rows = CachedRows(store.rows(), numbers, are_pixels=stages.kind == "pixels")
     return Dataset(known.usable(len(positions)), rows, image_size, known.num_computed)
 
 

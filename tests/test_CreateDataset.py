@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from MLPipeline.CreateDataset import Batches, one_hot
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.images.ReadAhead import no_progress
 from MLPipeline.images.ScanFolders import TRAIN, VAL
 from MLPipeline.images.SplitImages import split_images
@@ -63,6 +64,20 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     others = [order(batches_of(50, 8, seed=5), epoch=3), order(batches_of(50, 8, seed=6), epoch=2), sorted(drawn)]
     assert all(other != drawn for other in others)
     assert order(batches_of(50, 8), epoch=2) == list(range(50))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_rank_keeps_its_share_of_an_epoch_and_no_more(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, shares = batches_of(52, 7, seed=5), []
+    whole = np.split(batches.order(2), range(7, 52, 7))
+    monkeypatch.setattr(ranks, "size", size)
+    for rank in range(size):
+        monkeypatch.setattr(ranks, "rank", rank)
+        epoch = batches.epoch(2)
+        shares.append(np.split(epoch.places, np.cumsum([len(inputs) for inputs, _ in epoch])[:-1]))
+        assert epoch.inner.base is None and epoch.inner.itemsize == 4  # a copy, of 4 bytes per image
+    together = [np.concatenate(parts).tolist() for parts in zip(*shares, strict=True)]
+    assert together == [batch.tolist() for batch in whole]
 
 
 def test_labels_are_one_hot_and_follow_the_images():

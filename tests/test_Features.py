@@ -191,7 +191,7 @@ def test_batches_hold_the_pixels_of_read_image_with_red_first(root):
     dataset = extracted(root, a_model("none"))
     batches = dataset.batches(TRAIN, batch_size=4, seed=1)
     drawn = batches.epoch(1)
-    positions = batches.positions[drawn.order]
+    positions = batches.positions[batches.order(1)]
     images = torch.cat([images for images, _ in drawn])
     labels = torch.cat([one_hot for _, one_hot in drawn]).argmax(1)
     assert images.dtype == torch.uint8 and torch.equal(images, images_of(dataset)[positions])

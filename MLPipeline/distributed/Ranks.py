@@ -1,14 +1,16 @@
 """Several processes that compute as one: `torchrun --nproc-per-node 2 Engine.py --model resnet50`.
 
-torchrun starts the same command once per rank and passes the rank in the environment. Every rank scans the folders,
-holds the whole model, and computes its share of each batch; `ranks`, below, does all communication. A single process is
-a group of one, for which these functions do nothing, so that there is one path for both.
+torchrun starts the same command once per rank and passes the rank in the environment. The first rank of each machine
+lists the images, for all ranks there (see `files/OncePerMachine`); every rank holds the whole model, and computes its
+share of each batch. `ranks`, below, does all communication. A single process is a group of one, for which these
+functions do nothing, so that there is one path for both.
 
 Only rank 0 writes files and prints.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,11 +49,22 @@ class Ranks:
         self.batch_size = 0  # number of images in the current global batch
         self._environment = environment
         self._board: Board | None = None
+        self._num_told = 0  # messages of the first rank of this machine
 
     @property
     def is_first(self) -> bool:
         """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
+
+    @property
+    def num_here(self) -> int:
+        """The number of ranks on this machine."""
+        return self.local_size if self.size > 1 else 1
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this is the first rank of its machine."""
+        return self.num_here == 1 or self.local_rank == 0
 
     def mine(self, number: int) -> slice:
         """Return this rank's contiguous share of `number` items; it is empty if there are too few."""
@@ -199,6 +212,40 @@ class Ranks:
             with self._together():
                 dist.broadcast_object_list(items, src=0)
         return items[0]
+
+    def from_first_here(self, message: bytes) -> bytes:
+        """Return the message of the first rank of this machine; the others wait for it without a time limit.
+
+        Messages go through the store, not by a collective operation, which ends after `ANSWER_S`.
+
+        Raises:
+            ResourceError: the store has ended, and with it the other ranks.
+        """
+        if self.num_here == 1:
+            return message
+        assert self._board is not None
+        self._num_told += 1
+        first, word = self.rank - self.local_rank, f"told/{self._num_told}"
+        if self.is_first_here:
+            self._board.leave(word, message)
+            return message
+        try:
+            self._board.missing(word, [first], math.inf)
+            return self._board.message(word, first)
+        except RuntimeError as error:
+            raise ResourceError(f"{names([first])}: ended", "See the messages above") from error
+
+    def wait_for_others_here(self, seconds: float = ANSWER_S) -> None:
+        """Wait until all ranks of this machine have used the last message of the first one; then it is deleted."""
+        if self.num_here == 1:
+            return
+        assert self._board is not None
+        word = f"used/{self._num_told}"
+        if not self.is_first_here:
+            self._board.leave(word)
+            return
+        self._board.missing(word, range(self.rank + 1, self.rank + self.num_here), seconds)
+        self._board.take_down(f"told/{self._num_told}")
 
     def wait(self) -> None:
         """Wait for all ranks (a barrier)."""

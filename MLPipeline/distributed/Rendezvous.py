@@ -12,6 +12,7 @@ from typing import Any
 from MLPipeline.Errors import ResourceError
 
 MEETING_S = 60.0  # time limit for all ranks to join
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.1  # between looks at the store
 
 
 class Board:
@@ -42,18 +43,27 @@ class Board:
             what = f"{names(missing)} of {size} did not join within {MEETING_S:.0f} s"
             raise ResourceError(what, "See their output, or check that they were started on the other machines")
 
-    def leave(self, word: str) -> None:
+    def leave(self, word: str, message: bytes = b"") -> None:
         """Leave a message for the other ranks."""
-        self.store.set(f"{word}/{self.rank}", "")
+        self.store.set(f"{word}/{self.rank}", message)
+
+    def message(self, word: str, rank: int) -> bytes:
+        """Return the message that `rank` has left."""
+        return self.store.get(f"{word}/{rank}")
+
+    def take_down(self, word: str) -> None:
+        """Delete the message of this rank."""
+        self.store.delete_key(f"{word}/{self.rank}")
 
     def missing(self, word: str, ranks: Sequence[int], seconds: float) -> list[int]:
         """Return those of `ranks` that have not left this message within `seconds`."""
-        deadline = time.monotonic() + seconds
+        deadline, pause_s = time.monotonic() + seconds, _SHORTEST_PAUSE_S
         while True:
             missing = [rank for rank in ranks if not self.store.check([f"{word}/{rank}"])]
             if not missing or time.monotonic() > deadline:
                 return missing
-            time.sleep(0.05)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def launch_name(environment: Mapping[str, str]) -> str:

@@ -19,7 +19,6 @@ import logging
 import math
 import os
 import shutil
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from MLPipeline.files.CacheFiles import make_folder, open_plain, remove_foreign,
 from MLPipeline.files.CacheKey import cache_key, store_key
 from MLPipeline.files.Lock import has_locks, held
 from MLPipeline.files.Machine import container_memory
+from MLPipeline.files.OncePerMachine import once_per_machine
 
 FORMAT, _UNSIGNED_FORMAT = 2, 1
 DIGEST_BYTES = 16
@@ -43,6 +43,7 @@ _GB = 10**9
 _SORTABLE = np.dtype(f"S{DIGEST_BYTES}")
 _SIGNATURE_BYTES = 8  # a forger has to try it out here, at a rate of a million rows per second
 _KEY = np.dtype([("digest", f"V{DIGEST_BYTES}"), ("signature", "<u8")])
+_SORTABLE_KEY, _LAST_SIGNATURE = np.dtype(f"S{_KEY.itemsize}"), b"\xff" * _SIGNATURE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,10 @@ class RowStore:
         self._cache, self._kind = sound_cache(cache), kind
         self._about = f"{identity} {self.shape} {self.dtype.str}"
         self._use_key(cache_key(self._cache))
-        # Packed arrays, for stores of a million rows: the sorted digests with their row numbers, and for each row its
-        # signature and whether it has been checked. Only the most recent rows have Python objects.
-        self._sorted = np.empty(0, _SORTABLE), np.empty(0, np.int64)
+        # For stores of a million rows: the keys, memory-mapped, with their order by digest, which the ranks of a
+        # machine share; for each row, whether it has been checked. Only the most recent rows have Python objects.
+        self._sorted = np.empty(0, _KEY), np.empty(0, np.int64)
         self._latest: dict[bytes, int] = {}
-        self._signatures = array("Q")
         self._is_trusted = bytearray()
         self._is_damaged = False
 
@@ -115,8 +115,8 @@ class RowStore:
                 open_plain(self._keys, "ab") as self._key_file,
             ):
                 self._cut()
-                self._load()
                 ranks.require_shared(self.folder)  # the other ranks wait here until the store is consistent
+                self._load()
                 ranks.wait()  # after this, they have all read it
                 yield self
         except OSError as error:
@@ -127,7 +127,7 @@ class RowStore:
         number = self._number(key)
         if number is None or self._is_trusted[number]:
             return number
-        if self._sign(key, self._loaded[number].tobytes()) != self._signatures[number]:
+        if self._sign(key, self._loaded[number].tobytes()) != int(self._loaded_keys["signature"][number]):
             if not self._is_damaged:
                 logger.warning("damaged or foreign rows in %s are computed again", self.folder)
             self._is_damaged = True
@@ -138,21 +138,21 @@ class RowStore:
     def _number(self, key: bytes) -> int | None:
         if (number := self._latest.get(key)) is not None:
             return number
-        digests, numbers = self._sorted
-        place = int(digests.searchsorted(key, side="right")) - 1  # the last of equal digests: it replaces a damaged row
-        return int(numbers[place]) if place >= 0 and digests[place] == key.rstrip(b"\0") else None
+        keys, order = self._sorted
+        # The last of equal digests, whatever their signatures: it replaces a damaged row.
+        place = int(keys.view(_SORTABLE_KEY).searchsorted(key + _LAST_SIGNATURE, side="right", sorter=order)) - 1
+        number = int(order[place]) if place >= 0 else 0
+        return number if place >= 0 and keys["digest"][number].tobytes() == key else None
 
     def append(self, keys: Sequence[bytes], rows: np.ndarray) -> list[int]:
         """Append `rows` (B, *shape) of the images with the digests `keys`; return their row numbers."""
         rows = np.ascontiguousarray(rows, dtype=self.dtype).reshape(len(keys), *self.shape)
-        first = len(self._signatures)
+        first = len(self._is_trusted)
         if not ranks.is_first:  # rank 0 appends the same rows
             return list(range(first, first + len(keys)))
         entries = np.empty(len(keys), _KEY)
         for offset, (key, row) in enumerate(zip(keys, rows, strict=True)):
-            signature = self._sign(key, row.tobytes())
-            entries[offset] = (np.void(key), signature)
-            self._signatures.append(signature)
+            entries[offset] = (np.void(key), self._sign(key, row.tobytes()))
             self._is_trusted.append(True)
             self._latest[key] = first + offset
         self._row_file.write(rows.tobytes())
@@ -160,7 +160,12 @@ class RowStore:
         self._key_file.write(entries.tobytes())
         self._key_file.flush()
         if len(self._latest) > _MAX_LATEST:
-            self._pack(self._read_keys()["digest"])
+            written = self._map_keys()
+            self._sorted = (
+                written,
+                _order(written),
+            )  # set before `_latest` is emptied, as other threads may be searching
+            self._latest = {}
         return list(range(first, first + len(keys)))
 
     def publish(self) -> None:
@@ -184,15 +189,17 @@ class RowStore:
         self._row_file.truncate(number * self.row_bytes)
 
     def _load(self) -> None:
-        keys = self._read_keys()
-        self._signatures = array("Q", keys["signature"].astype(np.uint64).tobytes())
-        self._is_trusted = bytearray(len(keys))
-        self._pack(keys["digest"])
-        self._loaded = self.rows()
+        keys = self._map_keys()
+        self._sorted, self._latest = (keys, once_per_machine(lambda: _order(keys), self._cache)), {}
+        self._loaded_keys, self._loaded, self._is_trusted = keys, self.rows(), bytearray(len(keys))
 
-    def _read_keys(self) -> np.ndarray:
+    def _map_keys(self) -> np.ndarray:
+        """Return the keys of all rows (N,) _KEY, memory-mapped and read-only."""
         with open_plain(self._keys, "rb") as file:
-            return np.frombuffer(file.read(), np.uint8)[: file.tell() // _KEY.itemsize * _KEY.itemsize].view(_KEY)
+            number = file.seek(0, os.SEEK_END) // _KEY.itemsize
+            if not number:
+                return np.empty(0, _KEY)
+            return np.memmap(file, _KEY, mode="r", shape=(number,)).view(np.ndarray)
 
     def _replace_unsigned(self) -> None:
         """Delete the store of an earlier version, whose rows are not signed; say so."""
@@ -201,11 +208,10 @@ class RowStore:
             logger.warning("%s is of an earlier version, whose rows are not signed: they are computed again", unsigned)
             _delete(unsigned)
 
-    def _pack(self, digests: np.ndarray) -> None:
-        sortable = np.ascontiguousarray(digests).view(_SORTABLE)
-        order = np.argsort(sortable, kind="stable")
-        self._sorted = sortable[order], order  # set before `_latest` is emptied, as other threads may be searching
-        self._latest = {}
+
+def _order(keys: np.ndarray) -> np.ndarray:
+    """Return the row numbers (N,) int64 by digest; of equal digests, the oldest row first."""
+    return np.argsort(np.ascontiguousarray(keys["digest"]).view(_SORTABLE), kind="stable")
 
 
 def default_limit_gb() -> float:

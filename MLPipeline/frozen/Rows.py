@@ -103,7 +103,7 @@ class KnownRows:
         self, positions: np.ndarray, contents: np.ndarray, view: int, find: Callable[[bytes], int | None]
     ) -> np.ndarray:
         """Find the rows of files whose content is known; return the positions of the others."""
-        for position in positions.tolist():
+        for position in map(int, positions):
             number = find(contents[position].tobytes())
             self.numbers[position, view] = -1 if number is None else number
         return positions[self.numbers[positions, view] < 0]

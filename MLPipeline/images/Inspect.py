@@ -26,6 +26,7 @@ from MLPipeline.decoding.ReadImage import UnreadableImage, read_bytes
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import DIGEST_BYTES, RowStore, digest
+from MLPipeline.files.OncePerMachine import once_per_machine
 from MLPipeline.images.Fingerprint import DEEP, FINGERPRINT, IDENTITY, NOTED, ROW, UNREADABLE, make_rows
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ReadAhead import Progress, no_progress, read_ahead
@@ -91,10 +92,11 @@ class Inspection:
 
     def row_keys(self, levels: Levels | None) -> np.ndarray:
         """Return the key (N,) V16 under which the rows of each image are stored: see `Preprocessing.key`."""
-        if levels is None:
-            return self.prints["digest"]
+        deep = np.flatnonzero(self.prints["flags"] & DEEP)
+        if levels is None or not len(deep):
+            return self.prints["digest"]  # no copy: 16 bytes per image
         keys = self.prints["digest"].copy()
-        for position in np.flatnonzero(self.prints["flags"] & DEEP).tolist():
+        for position in deep.tolist():
             keys[position] = np.void(levels.key(keys[position].tobytes()))
         return keys
 
@@ -165,9 +167,9 @@ def inspect_images(
     store = RowStore(cache, "fingerprints", IDENTITY, (ROW.itemsize,), _BYTES)
     with contents.writing(), store.writing():
         files = _Files(index, contents, store, keeper)
-        mine = np.arange(len(index))[ranks.dealt]
+        mine = np.arange(*ranks.dealt.indices(len(index)))
         changed = mine if verify else files.recall(mine)
-        chunks = [changed[first : first + files.at_once].tolist() for first in range(0, len(changed), files.at_once)]
+        chunks = (changed[first : first + files.at_once].tolist() for first in range(0, len(changed), files.at_once))
         findings: Iterator[Finding] = chain.from_iterable(read_ahead(files.read, chunks, workers))
         findings = keeper.keep(findings) if keeper else findings
         if len(changed):
@@ -177,10 +179,9 @@ def inspect_images(
         files.share()
         rows = store.rows().view(ROW)[:, 0]
         (num_read,) = ranks.sum(len(changed))
-    prints, seconds = _prints(rows, files.numbers), time.perf_counter() - start
-    inspection = Inspection(prints, rows, files.numbers, files.unopened, int(num_read), seconds)
-    _check(index, inspection)
-    return _levelled(inspection)
+    prints, numbers, levels = once_per_machine(lambda: _describe(index, rows, files), cache)
+    seconds = time.perf_counter() - start
+    return Inspection(prints, rows, numbers, files.unopened, int(num_read), seconds, levels)
 
 
 class _Files:
@@ -197,7 +198,7 @@ class _Files:
     def recall(self, positions: np.ndarray) -> np.ndarray:
         """Find the rows of the files that have not changed; return the positions (M,) of the others."""
         known = self.contents.rows()
-        for position in positions.tolist():
+        for position in map(int, positions):  # a list of a million numbers would take 40 MB
             place = self.contents.find(_state(self.index.path(position)))
             number = None if place is None else self.store.find(known[place].tobytes())
             self.numbers[position] = -1 if number is None else number
@@ -277,6 +278,14 @@ def _prints(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     prints["flags"] = UNREADABLE
     prints[numbers >= 0] = rows["print"][numbers[numbers >= 0]]
     return prints
+
+
+def _describe(index: ImageIndex, rows: np.ndarray, files: _Files) -> tuple[np.ndarray, np.ndarray, Levels]:
+    """Return the fingerprints (N,) FINGERPRINT, the numbers of their rows (N,) int32, and their levels."""
+    inspection = Inspection(_prints(rows, files.numbers), rows, files.numbers, files.unopened, 0)
+    _check(index, inspection)
+    inspection = _levelled(inspection)
+    return inspection.prints, inspection.numbers, inspection.levels
 
 
 def _levelled(inspection: Inspection) -> Inspection:

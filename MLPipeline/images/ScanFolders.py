@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class ImageIndex:
     labels: np.ndarray
     splits: np.ndarray
     skipped: tuple[Skipped, ...]
-    _names: bytes = field(repr=False)  # relative paths, concatenated, as spelled in the file system
+    _names: bytes | memoryview = field(repr=False)  # relative paths, concatenated, as spelled in the file system
     _ends: np.ndarray = field(repr=False)  # (N,) int64
     groups: np.ndarray | None = None
     gaps: tuple[Gap, ...] = ()
@@ -69,18 +70,26 @@ class ImageIndex:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, with the names as an array: of arrays, `once_per_machine` makes no copies."""
+        return self.__dict__ | {"_names": np.frombuffer(self._names, np.uint8)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _names=memoryview(state["_names"]))
+
     @property
     def identity(self) -> str:
         """A hash of the paths, classes, splits and groups of the images."""
         state = hashlib.blake2b("\0".join(self.classes).encode("utf-8", "surrogateescape"), digest_size=16)
         for part in (self.labels, self.splits, self._names, self._ends, self.groups):
-            state.update(b"" if part is None else bytes(part))
+            if part is not None:
+                state.update(part.data if isinstance(part, np.ndarray) else part)
         return state.hexdigest()
 
     def name(self, position: int) -> str:
         """Return the path relative to the root; bytes that are not valid UTF-8 are kept as surrogates."""
         start = int(self._ends[position - 1]) if position else 0
-        return os.fsdecode(self._names[start : int(self._ends[position])])
+        return os.fsdecode(bytes(self._names[start : int(self._ends[position])]))
 
     def path(self, position: int) -> Path:
         """Return the path of one image."""

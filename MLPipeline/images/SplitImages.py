@@ -9,7 +9,6 @@ are added. Without the record nearly all do, but those at the boundary between t
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -20,10 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Cache import RowStore, digest
+from MLPipeline.files.OncePerMachine import once_per_machine
 from MLPipeline.images.ClassNames import class_name
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, UNSPLIT, VAL, ImageIndex
+
+_RECORDED_AT_ONCE = 2**18  # images: each takes 200 bytes meanwhile
 
 logger = logging.getLogger(__name__)
 
@@ -56,21 +59,31 @@ def split_images(
     """
     groups = np.arange(len(index)) if groups is None else groups
     shares = _missing_shares(index, {TEST: test_fraction, VAL: val_fraction})
+    if record is None or not shares:
+        splits, _ = _split(index, shares, seed, groups, None)
+        return dataclasses.replace(index, splits=splits)
+    with record.writing():
+        splits, new = once_per_machine(lambda: _split(index, shares, seed, groups, record), record.folder.parent)
+        for first in range(0, len(new) if ranks.is_first else 0, _RECORDED_AT_ONCE):
+            some = new[first : first + _RECORDED_AT_ONCE]
+            record.append(list(_keys(index, some)), splits[some, None])
+    return dataclasses.replace(index, splits=splits)
+
+
+def _split(
+    index: ImageIndex, shares: Mapping[int, float], seed: int, groups: np.ndarray, record: RowStore | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the split (N,) int8 of each image, and the positions (M,) of those that are not in the `record`."""
     splits = np.where(index.splits == UNSPLIT, TRAIN, index.splits).astype(np.int8)
     before, splits[groups < 0] = splits.copy(), UNSPLIT
     free = np.flatnonzero(splits == TRAIN)
-    record = record if shares else None
-    with contextlib.nullcontext() if record is None else record.writing():
-        old = _recall(index, free, record)
-        splits[free] = _assign(index, free, groups[free], old, shares, seed)
-        _require_training_images(index, before, splits)
-        for split in shares:
-            if not np.any(splits == split):
-                raise _too_few(index, free, groups[free], split, len(shares) + 1)
-        if record is not None:
-            new = free[old == UNSPLIT]
-            record.append(list(_keys(index, new)), splits[new, None])
-    return dataclasses.replace(index, splits=splits)
+    old = _recall(index, free, record)
+    splits[free] = _assign(index, free, groups[free], old, shares, seed)
+    _require_training_images(index, before, splits)
+    for split in shares:
+        if not np.any(splits == split):
+            raise _too_few(index, free, groups[free], split, len(shares) + 1)
+    return splits, free[old == UNSPLIT]
 
 
 def _too_few(index: ImageIndex, free: np.ndarray, groups: np.ndarray, split: int, num_splits: int) -> DataError:

@@ -81,7 +81,7 @@ def _show_inputs(job: Job, dataset: Dataset, config: Config) -> None:
         note(line)
     shown = dataset.batches(TRAIN, config.batch_size, config.seed)
     if ranks.is_first:
-        positions, augmentation = shown.positions[shown.epoch(1).order], make_augmentation(job.config.augment)
+        positions, augmentation = shown.positions[shown.order(1)], make_augmentation(job.config.augment)
         digests = job.inspection.prints["digest"]
         write_inputs(job.run.path, dataset, digests, job.preprocessing, positions, augmentation, config.seed)
         job.photos = order_photos(dataset.index, job.preprocessing.levels)

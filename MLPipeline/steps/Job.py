@@ -32,6 +32,8 @@ from MLPipeline.training.Resume import Standing
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
+_HASHED_AT_ONCE = 2**16  # images
+
 
 @dataclass
 class Job:
@@ -90,10 +92,13 @@ class Job:
     @property
     def identity(self) -> dict[str, str]:
         """Hashes of what must be unchanged for an interrupted run to continue as if it had not been interrupted."""
-        state = hashlib.blake2b(self.inspection.prints["digest"].tobytes(), digest_size=16)
+        state, digests = hashlib.blake2b(digest_size=16), self.inspection.prints["digest"]
+        for first in range(0, len(digests), _HASHED_AT_ONCE):  # so that no rank copies all of them
+            state.update(digests[first : first + _HASHED_AT_ONCE].tobytes())
         for position in range(len(self.index)):
             state.update(self.index.name(position).encode("utf-8", "surrogateescape") + b"\0")
-        state.update(self.index.labels.tobytes() + self.index.splits.tobytes())
+        for column in (self.index.labels, self.index.splits):
+            state.update(column.data)
         classes = hashlib.blake2b("\0".join(self.index.classes).encode("utf-8", "surrogateescape"), digest_size=16)
         levels = self.preprocessing.levels
         seen = {"levels": repr(levels.to_plain())} if levels and levels.by_depth else {}

@@ -15,6 +15,7 @@ from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError, within_memory
 from MLPipeline.files.Cache import default_limit_gb
+from MLPipeline.files.OncePerMachine import once_per_machine
 from MLPipeline.files.RunFolder import check_output, recorded_data
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
@@ -23,7 +24,7 @@ from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_l
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
+from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, Gap, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps, gap_lines
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model, takes_size
@@ -56,7 +57,8 @@ def _replayed(settings: Path, data: Path) -> Path:
 def list_images(config: Config) -> ImageIndex:
     """Return the images below the data folder, labelled by folders or tables; no image is opened yet."""
     check_output(config.output, config.name or config.model, config.data)
-    index = index_images(config.data, config.follow_links, config.split_folders, config.labels, config.fixes)
+    given = config.data, config.follow_links, config.split_folders, config.labels, config.fixes
+    index = once_per_machine(lambda: index_images(*given), config.output / "cache")
     ranks.require_same({"images": index.identity})
     return index
 
@@ -154,21 +156,26 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageInd
     Its `gaps`, the classes of which a split has no images, are noted.
     """
     cache, shares = config.output / "cache", (config.val_fraction, config.test_fraction)
-    pairs = find_duplicates(index, inspection, cache, progress)
-    groups = group_images(index, inspection, pairs, config.group)
+    pairs = once_per_machine(lambda: find_duplicates(index, inspection, cache, progress), cache)
+    groups = once_per_machine(lambda: group_images(index, inspection, pairs, config.group), cache)
     find_conflicts(index, pairs)
     index = replace(index, skipped=(*index.skipped, *inspection.skipped(index)))
     grouping = config.group if index.groups is None else f"{config.group} and the groups of a table"
     record = split_record(cache, index.root, *shares, config.seed, grouping)
-    unsplit, index = index, split_images(index, *shares, config.seed, groups, record)
-    gaps = find_gaps(unsplit, index, groups, group_images(index, inspection, pairs), config.group)
+    after = split_images(index, *shares, config.seed, groups, record)
+
+    def gaps_of() -> tuple[Gap, ...]:
+        return find_gaps(index, after, groups, group_images(index, inspection, pairs), config.group)
+
+    gaps = once_per_machine(gaps_of, cache)
     for line in gap_lines(gaps):
         note(line)
-    if config.target_precision and not len(index.positions(VAL)):
+    if config.target_precision and not len(after.positions(VAL)):
         raise UsageError("--target-precision: there are no validation images to learn it from", "Hold some out")
-    find_leaks(index, groups)  # in the user's own split folders, or where a new image joins two old ones
-    index = replace(index, gaps=gaps, groups=groups.astype(np.int32))
-    return _without_test(index) if config.folds else index
+    if ranks.is_first:  # in the user's own split folders, or where a new image joins two old ones
+        find_leaks(after, groups)
+    after = replace(after, gaps=gaps, groups=once_per_machine(lambda: groups.astype(np.int32), cache))
+    return _without_test(after) if config.folds else after
 
 
 def _without_test(index: ImageIndex) -> ImageIndex:

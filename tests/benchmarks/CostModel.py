@@ -4,7 +4,8 @@
 
 The run trains the head for 3 epochs on stored features, then all layers for 5. Ranks are like those measured (one core
 each), on shared storage that is never the bottleneck; `--gigabit` is the network bandwidth between machines. `--check`
-times a small and a larger run: the first gives the start-up time, the second tests the prediction.
+times a small and a larger run: the first gives the start-up time, the second tests the prediction. It also measures the
+memory of the ranks for 100,000 images (see IndexMemory).
 """
 
 from __future__ import annotations
@@ -22,15 +23,26 @@ import numpy as np
 
 from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.images.ScanFolders import scan_folders
+from tests.benchmarks.IndexMemory import growths
 from tests.benchmarks.Ranks import ROOT, arguments, rates
 
 HEAD_EPOCHS, TUNED_EPOCHS = 3, 5
 SCORED = 0.15 / 0.7  # validation images per training image
 SCORING = 1 / 3  # time to score an image, relative to training on it
 TRAINED = 0.7  # share of the images that are training images
-# Per image and rank: path, class and split; fingerprint; row number and packed keys in four stores.
-BYTES_PER_IMAGE = 60 + 13 + 64 + 4 * (8 + 16 + 8 + 4 + 1)
+# Memory per image. In files that the ranks of a machine map, so that the system may drop the pages: path (40) and its
+# end, class, splits before and after, group; fingerprint and its row; row of the features. While a store is open, also
+# its keys and their order.
+SHARED_BYTES = (40 + 8 + 4 + 2 + 4) + (65 + 4) + 8
+OPEN_STORE_BYTES = 24 + 8
+# In every rank: the rows of the features before they are shared, all positions, and the rank's share of them; a mark
+# for each row of an open store. An epoch takes less: a position and a place in the order (4 + 4).
+PRIVATE_BYTES, SHARE_BYTES = 8 + 8 + 1, 8
+# In the first rank of each machine: hashes and their bits, fingerprints, sorted copies and pairs of the search for
+# duplicates; listing and splitting take less. On return, Linux gets them back.
+COMPUTING_BYTES = 450
 FINGERPRINT_BYTES = 4400  # on disk, with the small grey image
+LINKED = 100_000  # images whose memory `--check` measures
 COPIES_OF_WEIGHTS = 5  # weights, gradients, two averages of AdamW, best weights
 TABLE = [(10**5, 2), (10**6, 16), (10**7, 64), (10**8, 512), (10**9, 2048)]
 
@@ -41,7 +53,9 @@ class Cost:
 
     seconds: float
     disk_bytes: float
-    rank_bytes: float  # memory of each rank
+    private_bytes: float  # memory of each rank
+    shared_bytes: float  # of all ranks of a machine together; the system may drop it
+    first_bytes: float  # that the first rank of a machine needs in addition, for a time
 
 
 def predict(num_images: float, num_ranks: int, rate: Mapping[str, float], batch: int, network: float) -> Cost:
@@ -56,8 +70,10 @@ def predict(num_images: float, num_ranks: int, rate: Mapping[str, float], batch:
     trained = HEAD_EPOCHS * epochs / rate["extracted_epoch"] + TUNED_EPOCHS * epochs / rate["tuned"]
     seconds = (once + trained) / num_ranks + steps * sent / network
     rows = FINGERPRINT_BYTES + rate["extracted_row_bytes"] + rate["tuned_row_bytes"]
-    memory = rate["peak_bytes"] + COPIES_OF_WEIGHTS * rate["parameter_bytes"] + BYTES_PER_IMAGE * num_images
-    return Cost(seconds, num_images * rows + 4 * rate["parameter_bytes"], memory)
+    private = rate["peak_bytes"] + COPIES_OF_WEIGHTS * rate["parameter_bytes"]
+    private += (PRIVATE_BYTES + SHARE_BYTES / num_ranks) * num_images
+    shared, first = ((SHARED_BYTES + 2 * OPEN_STORE_BYTES) * num_images, COMPUTING_BYTES * num_images)
+    return Cost(seconds, num_images * rows + 4 * rate["parameter_bytes"], private, shared, first)
 
 
 def timed_run(flags: argparse.Namespace, num_images: int) -> tuple[float, int]:
@@ -97,6 +113,11 @@ def check(flags: argparse.Namespace, rate: Mapping[str, float]) -> None:
     print(
         f"check: {large} images, predicted {predicted_s:.0f} s, took {large_s:.0f} s ({predicted_s / large_s - 1:+.0%})"
     )
+    for num_ranks, growth in growths(flags.data, LINKED):
+        private, shared = growth[-1, -1]  # of the last rank, which has computed nothing for the others
+        print(f"check: {LINKED:,} images, {num_ranks} ranks, bytes per image of the last rank:")
+        print(f"  private, predicted {PRIVATE_BYTES + SHARE_BYTES / num_ranks:.0f} at most, measured {private:.0f}")
+        print(f"  shared, predicted {SHARED_BYTES}, measured {shared:.0f}")
 
 
 def main() -> None:
@@ -114,11 +135,18 @@ def main() -> None:
         alone = rates(1, flags)
         check(flags, alone)
     network = flags.gigabit / 8 * 1e9
-    print("\n| images | ranks | time | disk | memory per rank |\n| --- | --- | --- | --- | --- |")
+    print(
+        "\nMemory: private of each rank; shared by the ranks of a machine; of its first rank in addition, for a time."
+    )
+    print(
+        "| images | ranks | time | disk | private | shared | first rank |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for num_images, num_ranks in TABLE:
         cost = predict(num_images, num_ranks, rate, flags.batch_size, network)
-        disk, memory = cost.disk_bytes / 1e12, cost.rank_bytes / 1e9
-        print(f"| {num_images:.0e} | {num_ranks} | {cost.seconds / 3600:.1f} h | {disk:.2f} TB | {memory:.1f} GB |")
+        memory = (cost.private_bytes, cost.shared_bytes, cost.first_bytes)
+        cells = " | ".join(f"{number / 1e9:.1f} GB" for number in memory)
+        hours, disk = cost.seconds / 3600, cost.disk_bytes / 1e12
+        print(f"| {num_images:.0e} | {num_ranks} | {hours:.1f} h | {disk:.2f} TB | {cells} |")
 
 
 if __name__ == "__main__":

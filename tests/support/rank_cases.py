@@ -23,18 +23,24 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def together(size: int, work: Callable[[], Any], folder: Path, answer_s: float = 600.0) -> list[Any]:
-    """Run `work` (a module-level function) on `size` ranks at once; return the results of surviving ranks, in order."""
+def together(
+    size: int, work: Callable[[], Any], folder: Path, answer_s: float = 600.0, local: bool = False
+) -> list[Any]:
+    """Run `work` (a module-level function) on `size` ranks at once; return the results of surviving ranks, in order.
+
+    With `local`, they know that they are on one machine.
+    """
     fork_server()
-    about = (size, free_port(), work, folder, answer_s)
+    about = (size, free_port(), work, folder, answer_s, local)
     torch.multiprocessing.start_processes(_rank, about, nprocs=size, start_method="forkserver")
     return [torch.load(each, weights_only=False) for each in sorted(folder.glob("*.pt"))]
 
 
-def _rank(rank: int, size: int, port: int, work: Callable[[], Any], folder: Path, answer_s: float) -> None:
+def _rank(rank: int, size: int, port: int, work: Callable[[], Any], folder: Path, answer_s: float, local: bool) -> None:
     torch.set_num_threads(1)
     RanksFile.ANSWER_S = answer_s
     about = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    about |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size} if local else {}
     ranks.__init__({name: str(value) for name, value in about.items()})
     ranks.meet("cpu")
     torch.save(work(), folder / f"{rank}.pt")

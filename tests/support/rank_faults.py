@@ -11,6 +11,7 @@ import torch
 
 import Engine
 from MLPipeline import Train
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.training import Resume
 
 FAILS_AT = 9  # training step, counted over all epochs
@@ -49,6 +50,8 @@ def main(fault: str, argv: list[str]) -> int:
         kill_in_a_step()
     if is_wrong and fault == "diverged":
         lose_the_loss()
+    if fault == "elsewhere":  # on two machines: the ranks of one list the images together
+        ranks.local_rank, ranks.local_size = 0, 1
     if is_wrong and fault == "elsewhere":
         data = argv.index("--data") + 1
         argv[data] = str(Path(argv[data]).with_name("Others"))
