@@ -92,10 +92,13 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
             "tta",
             "precision",
             "choice",
+            "image_size",
+            "sizes",
             "timing",
         )
     }
-    assert metrics["fine_tuning"] is metrics["folds"] is metrics["choice"] is None
+    assert metrics["fine_tuning"] is metrics["folds"] is metrics["choice"] is metrics["sizes"] is None
+    assert metrics["image_size"] == 16
     assert metrics["head"] == {"setting": "linear"} and metrics["precision"] == {"setting": "auto", "int8": None}
     assert 0.05 <= metrics["temperature"] <= 20
     assert list(predictions) == [*"path split true predicted confidence loss p_cat p_dog p_eel".split()]
@@ -148,7 +151,7 @@ def test_the_console_says_what_matters_and_the_log_keeps_it(trained: Trained) ->
     assert out.index("from scratch") < out.index("epoch  train loss") < out.index(accuracy)
     log = (trained.path / "train.log").read_text()
     assert all(line in log for line in out.splitlines())
-    assert max(len(line.replace(str(trained.output), "output")) for line in out.splitlines()) < 140
+    assert max(len(line.replace(str(trained.output), "output")) for line in out.splitlines()) < 150
 
 
 def test_the_same_seed_gives_the_same_numbers_and_cached_rows_change_nothing(trained: Trained) -> None:

@@ -53,13 +53,12 @@ class MirrorEffect:
         return self.difference_ci95[1] < 0
 
     def to_text(self) -> str:
-        """Return `validation accuracy 84.3 % with it, 83.9 % without (difference +0.4 points, 95 % interval ...)`."""
+        """Return `validation accuracy 84.3 % (+0.4 points, 95 % interval -0.3 to +1.1), loss 0.4401, not 0.4523`."""
         low, high = (100 * bound for bound in self.difference_ci95)
         gain = 100 * (self.tta_accuracy - self.accuracy)
         return (
-            f"validation accuracy {100 * self.tta_accuracy:.1f} % with it, {100 * self.accuracy:.1f} % without "
-            f"(difference {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}), "
-            f"loss {self.tta_loss:.4f} and {self.loss:.4f}"
+            f"validation accuracy {100 * self.tta_accuracy:.1f} % ({gain:+.1f} points, 95 % interval {low:+.1f} to "
+            f"{high:+.1f}), loss {self.tta_loss:.4f}, not {self.loss:.4f}"
         )
 
     def to_plain(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from MLPipeline.report.Report import counted, epoch_line, oddity_lines, write_hi
 from MLPipeline.steps.FitHead import solved_epochs
 from MLPipeline.steps.Job import Job
 from MLPipeline.Train import fit
-from MLPipeline.training.Phases import DEFAULT_VIEWS, Phase, fit_into, is_solved, plan
+from MLPipeline.training.Phases import DEFAULT_VIEWS, TUNED_VIEWS, Phase, fit_into, is_solved, plan
 from MLPipeline.training.Resume import Saver, Standing, load_standing, restore
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 
@@ -59,7 +59,7 @@ def store_features(job: Job, phase: Phase) -> Dataset:
         config.workers,
         progress,
         job.row_keys,
-        _stored_views(config),
+        _stored_views(phase),
         config.cache_limit,
         job.preprocessing,
     )
@@ -172,12 +172,13 @@ def _print_epoch(job: Job, record: EpochRecord) -> None:
         say(f"Validation loss decreased ({before:.6f} --> {record.val_loss:.6f}).  Saving model...")
 
 
-def _stored_views(config: Config) -> Views:
+def _stored_views(phase: Phase) -> Views:
     """Return the augmented views to store of each training image, where frozen stages run only once per image."""
+    config, num_epochs = phase.config, phase.config.epochs - phase.first_epoch
     augmentation = make_augmentation(config.augment)
     if not augmentation or config.freeze == "none":
         return NO_VIEWS
-    number = config.views or DEFAULT_VIEWS
+    number = config.views or (min(TUNED_VIEWS, num_epochs) if phase.number else DEFAULT_VIEWS)
     used = "the head is fitted on all of them" if is_solved(config) else "each epoch uses the next one"
     say(f"views    {number} augmented views of each training image are stored; {used}")
     return Views(number, augmentation, config.seed)

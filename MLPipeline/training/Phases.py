@@ -42,6 +42,7 @@ OF_DESCENT = (
 )
 OF_LAYERS = ("hidden", "dropout")  # what only a head with more than a linear layer has
 DEFAULT_VIEWS = 5  # augmented views per image, where frozen stages run only once per image
+TUNED_VIEWS = 10  # the same in fine-tuning, which fits them more closely than a head does
 HEAD_EPOCHS = 3  # before all layers are trained, where `--time` alone asks for it
 USUAL_RATES = {"adam": 0.001, "adamw": 0.001, "sgd": 0.01}
 

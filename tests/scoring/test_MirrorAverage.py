@@ -45,8 +45,7 @@ def test_a_lower_loss_with_fewer_right_answers_is_not_better() -> None:
     found = MirrorEffect(100, 0.9, 0.89, (-0.05, 0.03), 0.4, 0.3, (-0.2, -0.05))
     assert not found.is_better
     assert found.to_text() == (
-        "validation accuracy 89.0 % with it, 90.0 % without (difference -1.0 points, 95 % interval -5.0 to +3.0), "
-        "loss 0.3000 and 0.4000"
+        "validation accuracy 89.0 % (-1.0 points, 95 % interval -5.0 to +3.0), loss 0.3000, not 0.4000"
     )
     assert found.to_plain()["difference_ci95"] == [-0.05, 0.03] and found.to_plain()["is_better"] is False
 
