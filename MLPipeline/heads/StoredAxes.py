@@ -28,7 +28,7 @@ def stored_axes(features: np.ndarray, cache: Path | None) -> PrincipalAxes:
         return principal_axes(features)
     about = f"{_FORMAT} {MAX_DIRECTIONS} {features.shape} {features.dtype.str}"
     state = hashlib.blake2b(about.encode(), digest_size=12)
-    state.update(np.ascontiguousarray(features))
+    state.update(np.ascontiguousarray(features).data)
     file = sound_cache(cache) / "axes" / f"{state.hexdigest()}.npz"
     if (stored := read_signed(file)) is not None:
         with np.load(io.BytesIO(stored)) as kept:

@@ -140,8 +140,9 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
 
 
 def _on_training(content: ReportContent) -> str:
-    """Return the sentences on the head, on fine-tuning and on mirror images."""
-    return " ".join(filter(None, (_head(content.metrics.get("head") or {}), _tuning(content), _mirror(content))))
+    """Return the sentences on the head, on fine-tuning, on the size of the images and on mirror images."""
+    head = _head(content.metrics.get("head") or {})
+    return " ".join(filter(None, (head, _tuning(content), _size(content), _mirror(content))))
 
 
 def _tuning(content: ReportContent) -> str:
@@ -155,6 +156,17 @@ def _tuning(content: ReportContent) -> str:
         f"after fine-tuning: {found['tuned_loss']:.4f} (accuracy {percent(found['tuned_accuracy'])}). "
         f"The {kept} had the lower loss {'and are' if found['kept'] == 'fine-tuned' else 'and is'} saved."
     )
+
+
+def _size(content: ReportContent) -> str:
+    """Return the sentence on the image sizes that were tried; empty where none was."""
+    tried = {each["image_size"]: each for each in content.metrics.get("sizes") or []}
+    if not tried:
+        return ""
+    used, trained = content.metrics["image_size"], content.config.image_size
+    losses = "; ".join(f"{size}x{size} pixels: {each['val_loss']:.4f}" for size, each in tried.items())
+    why = "larger images than in training validate better" if used > trained else "larger images validate no better"
+    return f"The model is tested and used at {used}x{used} pixels: {why} (validation loss at {losses})."
 
 
 def _mirror(content: ReportContent) -> str:

@@ -82,5 +82,5 @@ def _file(config: Config, classes: tuple[str, ...], *arrays: np.ndarray) -> Path
     state = hashlib.blake2b(f"{_FORMAT} {config.seed} {classes}".encode(), digest_size=12)
     for array in arrays:
         state.update(f"{array.shape} {array.dtype.str}".encode())
-        state.update(np.ascontiguousarray(array))
+        state.update(np.ascontiguousarray(array).data)
     return sound_cache(config.output / "cache") / "advice" / f"{state.hexdigest()}.json"

@@ -20,7 +20,7 @@ from MLPipeline.console.Console import progress, say
 from MLPipeline.Errors import DataError
 from MLPipeline.Evaluate import center_positions, predict_split
 from MLPipeline.Features import Dataset, extract
-from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL
+from MLPipeline.images.ScanFolders import TEST, UNSPLIT, VAL
 from MLPipeline.Models import takes_size
 from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Predictions import Predictions
@@ -28,6 +28,7 @@ from MLPipeline.steps.Job import Job
 from MLPipeline.training.Phases import head_epochs
 
 _FACTORS = (1.125, 1.28)  # of the size in training
+MAX_MEASURED = 2000  # validation images, evenly chosen of more
 _MULTIPLE = 16  # sizes are rounded to it: networks halve their input several times
 
 logger = logging.getLogger(__name__)
@@ -53,13 +54,14 @@ def choose_size(job: Job, dataset: Dataset) -> Dataset:
         return _at_size(job, dataset, config.test_size)
     if not _may_be_larger(job):
         return dataset
-    best = _calibrated(job, dataset)
+    measured = _measured(dataset)
+    best = _calibrated(job, measured)
     results, chosen = [_result(config.image_size, best)], config.image_size
     for size in larger_sizes(config.image_size):
         if not takes_size(config.model, len(job.index.classes), config.image_size, size):
             break
         try:
-            tried = _calibrated(job, _extracted(job, dataset, size, (VAL,)))
+            tried = _calibrated(job, _extracted(job, measured, size, measured.index.positions(VAL)))
         except DataError as error:
             logger.warning("no other image size is tried: %s", error)
             break
@@ -95,10 +97,20 @@ def _may_be_larger(job: Job) -> bool:
     return is_tuned and "crop" in make_augmentation(job.config.augment).names and len(job.index.positions(VAL)) > 0
 
 
+def _measured(dataset: Dataset) -> Dataset:
+    """Return the data set with the validation images to score in their split, and all others in none."""
+    index, positions = dataset.index, dataset.index.positions(VAL)
+    splits = np.full(len(index), UNSPLIT, np.int8)
+    splits[positions[:: -(-len(positions) // MAX_MEASURED)]] = VAL
+    return replace(dataset, index=replace(index, splits=splits))
+
+
 def _at_size(job: Job, dataset: Dataset, size: int) -> Dataset:
     """Return the images at `size` pixels, where all of them can still be read; else `dataset`."""
     try:
-        dataset = _extracted(job, dataset, size, (TRAIN, VAL, TEST))
+        index = dataset.index
+        needed = (center_positions(index), index.positions(VAL), index.positions(TEST))
+        dataset = _extracted(job, dataset, size, np.concatenate(needed))
     except DataError as error:
         logger.warning("the image size stays at %d: %s", dataset.image_size, error)
         return dataset
@@ -106,19 +118,17 @@ def _at_size(job: Job, dataset: Dataset, size: int) -> Dataset:
     return dataset
 
 
-def _extracted(job: Job, dataset: Dataset, size: int, splits: Sequence[int]) -> Dataset:
-    """Return the data set with rows of `size` pixels for `splits`; of the training images, those for class centers.
+def _extracted(job: Job, dataset: Dataset, size: int, positions: np.ndarray) -> Dataset:
+    """Return the data set with rows of `size` pixels, for the images at `positions` alone.
 
     Raises:
         DataError: a file can no longer be read.
     """
-    config, index = job.config, dataset.index
-    is_needed = np.isin(index.splits, [split for split in splits if split != TRAIN])
-    if TRAIN in splits:
-        is_needed[center_positions(index)] = True
+    config, splits = job.config, np.full(len(dataset.index), UNSPLIT, np.int8)
+    splits[positions] = dataset.index.splits[positions]
     found = extract(
         job.model,
-        replace(index, splits=np.where(is_needed, index.splits, UNSPLIT).astype(np.int8)),
+        replace(dataset.index, splits=splits),
         size,
         config.output / "cache",
         config.precision,
@@ -128,7 +138,7 @@ def _extracted(job: Job, dataset: Dataset, size: int, splits: Sequence[int]) -> 
         cache_limit=config.cache_limit,
         preprocessing=job.preprocessing,
     )
-    if np.count_nonzero(found.index.splits >= 0) < np.count_nonzero(is_needed):
+    if np.count_nonzero(found.index.splits >= 0) < len(positions):
         lost = found.index.skipped[-1]
         raise DataError(f"{lost.path}: {lost.reason}, but could be read before", "Restore it")
     return replace(dataset, rows=found.rows, image_size=size)
