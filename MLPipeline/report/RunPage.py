@@ -32,6 +32,7 @@ from MLPipeline.report.Thumbnails import Photo
 from MLPipeline.report.Verdict import advice, verdict
 from MLPipeline.scoring.Intervals import wilson_interval
 from MLPipeline.scoring.Metrics import METRICS, shown_metrics, title_of
+from MLPipeline.training.Phases import head_epochs
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
@@ -104,7 +105,6 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
     split = VAL if evaluated is None else evaluated.split
     scores = _scores_so_far(content) if evaluated is None else content.metrics[SPLITS[split]]
     baseline = content.metrics.get("baseline_accuracy") if scores else None
-    best = next((record for record in reversed(content.history) if record.is_best), None)
     return {
         "run": folder.name,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -116,9 +116,7 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
         "verdict": "" if content.interrupted and not scores else verdict(scores, baseline),
         **_suggestions(content, scores),
         "from_scratch": content.weights.kind == "none",
-        "best": best,
-        "curves": _curves(content.history, best),
-        "tuning": _on_training(content),
+        **_on_training(content),
         "folds": _folds(content),
         "baseline_class": content.metrics.get("baseline_class"),
         "gaps": _gap_lines(content, split, scores),
@@ -139,10 +137,17 @@ def _context(folder: Path, content: ReportContent) -> dict[str, Any]:
     }
 
 
-def _on_training(content: ReportContent) -> str:
-    """Return the sentences on the head, on fine-tuning, on the size of the images and on mirror images."""
+def _on_training(content: ReportContent) -> dict[str, Any]:
+    """Return the best epoch, the curves, and the sentences on head, fine-tuning, image size and mirror images."""
+    best = next((record for record in reversed(content.history) if record.is_best), None)
+    is_tuned = best is not None and best.epoch > head_epochs(content.config)
     head = _head(content.metrics.get("head") or {})
-    return " ".join(filter(None, (head, _tuning(content), _size(content), _mirror(content))))
+    return {
+        "best": best,
+        "is_average": is_tuned and bool(content.config.swa),
+        "curves": _curves(content.history, best),
+        "tuning": " ".join(filter(None, (head, _tuning(content), _size(content), _mirror(content)))),
+    }
 
 
 def _tuning(content: ReportContent) -> str:

@@ -151,7 +151,7 @@ NO_SUCH_VALUE = [
     (["--patience", "0"], ["--patience 0", "from 1"]),
     (["--time", "0"], ["--time 0", "from 0.1"]),
     (["--unfreeze-after", "0"], ["--unfreeze-after 0", "from 1"]),
-    (["--unfreeze-after", "8"], ["--unfreeze-after 8", "of 8 epochs", "--epochs"]),
+    (["--unfreeze-after", "13"], ["--unfreeze-after 13", "of 13 epochs", "--epochs"]),
     (["--unfreeze-after", "2", "--freeze", "backbone"], ["--freeze backbone", "--unfreeze-after"]),
     (["--resume", "7"], ["--resume 7", "no runs"]),
     (["--val-fraction", "0.6", "--test-fraction", "0.5"], ["--val-fraction", "no images to train on"]),

@@ -77,6 +77,7 @@ def test_the_size_that_validates_best_is_that_of_the_model_its_answers_and_its_e
     assert f"{sizes[-1]} x {sizes[-1]} pixels (32 x 32 in training)" in (path / "MODEL_CARD.md").read_text("utf-8")
     page = (path / "report.html").read_text(encoding="utf-8")
     assert f"at {sizes[-1]}x{sizes[-1]} pixels: larger images than in training validate better" in page
+    assert "averaged over the epochs up to 2, which had the lowest validation loss" in page
     for split in ("val", "test"):
         again = succeed(["evaluate", "--split", split, "--json", "--output", tmp_path]).out
         found = json.loads(again)
