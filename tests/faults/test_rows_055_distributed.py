@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from MLPipeline.distributed import Rendezvous
+from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError
 from tests.support.crash import Ended, Launch, SignalAt, result, run_in_process, run_ranks
 from tests.support.harness import content
@@ -93,13 +94,20 @@ def test_056_a_port_that_is_in_use() -> None:
             alone(RANK=0, WORLD_SIZE=2, MASTER_ADDR="localhost", MASTER_PORT=port).meet("cpu")
 
 
-def test_057_ranks_that_see_other_files(runs: Runs, make_images: MakeImages) -> None:
-    """Ranks that see other files: exit code 2 naming the rank, before the first step."""
-    others = make_images(runs.root / "Others", {"cat": 9, "dog": 9}, size=16)
+def on_machines_of_their_own() -> None:
+    ranks.local_rank, ranks.local_size = 0, 1
+
+
+@pytest.mark.parametrize(("change", "what"), [(on_machines_of_their_own, "images"), (None, "settings")])
+def test_057_ranks_that_see_other_files(
+    runs: Runs, make_images: MakeImages, change: Callable[[], None] | None, what: str
+) -> None:
+    """Ranks that see other files, or on one machine are told to: exit code 2 naming the rank, before the first step."""
+    others = make_images(runs.root / f"Others {what}", {"cat": 9, "dog": 9}, size=16)
     argvs = [[*FLAGS, "--data", data, "--output", runs.root / "other"] for data in (runs.data, others)]
-    ended = run_ranks(argvs, runs.root / "log.txt", Launch(2))
+    ended = run_ranks(argvs, runs.root / "log.txt", Launch(2, change=change))
     assert set(ended.codes) <= {2, -signal.SIGTERM} and 2 in ended.codes
-    assert "rank 1: not the same images as rank 0" in ended.text and "epoch" not in ended.text
+    assert f"rank 1: not the same {what} as rank 0" in ended.text and "epoch  train" not in ended.text
 
 
 def test_058_every_image_is_counted_once(runs: Runs) -> None:
