@@ -63,7 +63,7 @@ def test_the_run_says_what_it_would_gain(trained: tuple[Path, str]) -> None:
     assert found["accuracy"] == metrics_of(run)["val"]["accuracy"]
     assert found["loss"] == pytest.approx(metrics_of(run)["val"]["loss"], abs=1e-6)
     line = next(line for line in said.splitlines() if line.startswith("tta "))
-    assert f"{100 * found['tta_accuracy']:.1f} % with it" in line
+    assert f"{100 * found['tta_accuracy']:.1f} % (" in line
     assert "Averaged over each image and its mirror image" in (run / "report.html").read_text(encoding="utf-8")
 
 
