@@ -28,6 +28,7 @@ from MLPipeline.steps.Job import Job
 from MLPipeline.training.Phases import head_epochs
 
 _FACTORS = (1.125, 1.28)  # of the size in training
+_LARGEST = 4096  # as for `--test-size`
 MAX_MEASURED = 2000  # validation images, evenly chosen of more
 _MULTIPLE = 16  # sizes are rounded to it: networks halve their input several times
 
@@ -72,14 +73,16 @@ def choose_size(job: Job, dataset: Dataset) -> Dataset:
     job.sizes = [asdict(each) for each in results]
     if chosen == config.image_size:
         return dataset
-    say(_line(results, chosen))
-    return _at_size(job, dataset, chosen)
+    dataset = _at_size(job, dataset, chosen)
+    if job.test_size:
+        say(_line(results, chosen))
+    return dataset
 
 
 def larger_sizes(image_size: int) -> list[int]:
     """Return the sizes to try, in pixels: 224 and 256 for 200."""
     sizes = [round(factor * image_size / _MULTIPLE) * _MULTIPLE for factor in _FACTORS]
-    return [size for size in sizes if size > image_size]
+    return [size for size in sizes if image_size < size <= _LARGEST]
 
 
 def is_lower(losses: Tensor, others: Tensor) -> bool:

@@ -44,6 +44,7 @@ def larger_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_sizes_to_try_are_multiples_of_sixteen_above_that_of_training() -> None:
     assert [larger_sizes(size) for size in (200, 224, 240, 260)] == [[224, 256], [256, 288], [272, 304], [288, 336]]
     assert larger_sizes(32) == [48]
+    assert larger_sizes(3600) == [4048]  # at most 4096, which model files allow
 
 
 def test_a_loss_is_lower_if_the_difference_of_the_same_images_exceeds_its_standard_error() -> None:
