@@ -161,11 +161,8 @@ class RowStore:
         self._key_file.flush()
         if len(self._latest) > _MAX_LATEST:
             written = self._map_keys()
-            self._sorted = (
-                written,
-                _order(written),
-            )  # set before `_latest` is emptied, as other threads may be searching
-            self._latest = {}
+            self._sorted = written, _order(written)
+            self._latest = {}  # only now: other threads may be searching
         return list(range(first, first + len(keys)))
 
     def publish(self) -> None:

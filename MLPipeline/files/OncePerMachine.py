@@ -4,8 +4,9 @@
 
 The first rank of the machine computes; its arrays are written to a file in the cache, which all ranks of the machine
 map into memory. Each page is then in memory once, however many ranks read it, and the system may drop it. Everything
-else travels by message. On POSIX the file loses its name as soon as all ranks have opened it, so that nothing is left
-of a run that is killed; Windows does not allow that, and the file is deleted by the next run.
+else travels by message through the store of the ranks: only there is pickled data, as with torch's own broadcasts of
+objects, while the file has nothing but numbers. On POSIX the file loses its name as soon as all ranks have opened it,
+so that nothing is left of a run that is killed; Windows does not allow that, and the file is deleted by the next run.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from MLPipeline.heads.LinearHead import LinearHead, Sums, sum_up
 from MLPipeline.heads.Logistic import fit_logistic
 from MLPipeline.heads.PrincipalAxes import PrincipalAxes
 from MLPipeline.heads.StoredAxes import stored_axes
-from MLPipeline.scoring.Calibrate import fit_temperature
+from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Predictions import Predictions
 
 RIDGE, LOGISTIC, AVERAGE, AUTO = "ridge", "logistic", "average", "auto"
@@ -202,11 +202,8 @@ class _Comparison:
         return self._judge(AVERAGE, None, np.asarray(mean, np.float32))
 
     def _judge(self, kind: str, penalty: float | None, logits: np.ndarray) -> Candidate:
-        predictions = Predictions(torch.from_numpy(logits), self._labels)
-        predictions = predictions.scaled(fit_temperature(predictions))
-        is_right = predictions.predicted == predictions.labels
-        loss, accuracy = predictions.losses.mean().item(), is_right.double().mean().item()
-        return Candidate(kind, penalty, loss, accuracy, predictions.temperature)
+        found = calibrated(Predictions(torch.from_numpy(logits), self._labels))
+        return Candidate(kind, penalty, found.loss, found.accuracy, found.temperature)
 
 
 def _spread(images: HeadImages, seed: int) -> np.ndarray:

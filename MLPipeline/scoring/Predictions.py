@@ -48,6 +48,16 @@ class Predictions:
         """The cross-entropy of each image, in nats: `(N,)` float64."""
         return functional.cross_entropy(self.logits.double() / self.temperature, self.labels, reduction="none")
 
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy, in nats; NaN without images."""
+        return self.losses.mean().item()
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images classified correctly; NaN without images."""
+        return (self.predicted == self.labels).double().mean().item()
+
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
     """Return the predictions of all parts, in order."""

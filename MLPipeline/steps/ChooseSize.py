@@ -153,8 +153,7 @@ def _calibrated(job: Job, dataset: Dataset) -> Predictions:
 
 
 def _result(size: int, predictions: Predictions) -> SizeResult:
-    is_right = predictions.predicted == predictions.labels
-    return SizeResult(size, float(predictions.losses.mean()), float(is_right.double().mean()))
+    return SizeResult(size, predictions.loss, predictions.accuracy)
 
 
 def _line(results: Sequence[SizeResult], chosen: int) -> str:

@@ -31,7 +31,7 @@ from MLPipeline.report.RunPage import ReportContent, prepare_report, write_repor
 from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Explain import explain_images
 from MLPipeline.scoring.Intervals import paired_interval
-from MLPipeline.scoring.Predictions import Predictions, worst_mistakes
+from MLPipeline.scoring.Predictions import worst_mistakes
 from MLPipeline.steps.Advise import advise, stored_suggestions
 from MLPipeline.steps.FitHead import head_figures
 from MLPipeline.steps.FoldHead import fold_predictions
@@ -179,11 +179,11 @@ def _fine_tuning(job: Job, scored: Sequence[SplitPredictions]) -> dict[str, Any]
     return {
         "kept": "fine-tuned" if any(record.is_best for record in tuned) else "head",
         "criterion": "validation loss at the best temperature",
-        "head_loss": calibrated(job.head).losses.mean().item(),
-        "head_accuracy": _accuracy(job.head),
+        "head_loss": calibrated(job.head).loss,
+        "head_accuracy": job.head.accuracy,
         "tuned_loss": best.val_loss,
         "tuned_accuracy": best.val_accuracy,
-        "accuracy": _accuracy(after),
+        "accuracy": after.accuracy,
         "difference_ci95": list(paired_interval(both, lost, won, len(after.labels) - both - lost - won)),
     }
 
@@ -204,10 +204,6 @@ def fine_tuning_lines(found: Mapping[str, Any]) -> list[str]:
         f"         validation accuracy {100 * found['accuracy']:.1f} % (head alone: {head[1]}; difference {gain:+.1f} "
         f"points, 95 % interval {low:+.1f} to {high:+.1f})",
     ]
-
-
-def _accuracy(predictions: Predictions) -> float:
-    return (predictions.predicted == predictions.labels).double().mean().item()
 
 
 def _say_result(job: Job, metrics: Mapping[str, Any]) -> None:

@@ -89,8 +89,7 @@ def _with_ensemble(solution: Solution, images: HeadImages, held_out: HeadImages,
 def _score(head: LinearHead, images: HeadImages, is_calibrated: bool = False) -> tuple[float, float]:
     predictions = Predictions(torch.from_numpy(head.logits(images.rows)), torch.from_numpy(images.labels))
     predictions = calibrated(predictions) if is_calibrated else predictions
-    is_right = predictions.predicted == predictions.labels
-    return predictions.losses.mean().item(), is_right.double().mean().item()
+    return predictions.loss, predictions.accuracy
 
 
 def solution_lines(solution: Solution) -> list[str]:

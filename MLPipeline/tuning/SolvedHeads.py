@@ -46,8 +46,7 @@ def solved_heads(problem: Problem, seed: int) -> list[SolvedHead]:
     for kind in HEADS[1:]:
         solution = solver.solve(kind)
         predictions = Predictions(torch.from_numpy(solution.head.logits(val.rows)), labels)
-        accuracy = (predictions.predicted == labels).double().mean().item()
-        found.append(SolvedHead(kind, solution.chosen.to_text(), predictions.losses.mean().item(), accuracy))
+        found.append(SolvedHead(kind, solution.chosen.to_text(), predictions.loss, predictions.accuracy))
     return sorted(found, key=lambda each: each.val_loss)
 
 

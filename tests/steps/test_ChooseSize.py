@@ -18,21 +18,9 @@ from MLPipeline.steps import ChooseSize
 from MLPipeline.steps.ChooseSize import is_lower, larger_sizes
 from MLPipeline.steps.Job import Job
 from tests.support.harness import refuse, run, succeed
-from tests.support.paths import ROOT
 
 MakeImages = Callable[..., Path]
 TUNING = ["--model", "efficientnet_lite0", "--image-size", "32", "--unfreeze-after", "1", "--epochs", "2", "-j", "1"]
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with twelve of the specimens of each class."""
-    few = tmp_path_factory.mktemp("few")
-    for file in (ROOT / "Data").glob("*/0[01]*.jpg"):
-        if file.stem <= "012":
-            (few / file.parent.name).mkdir(exist_ok=True)
-            shutil.copy(file, few / file.parent.name)
-    return few
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from MLPipeline.Errors import ResourceError
 from MLPipeline.steps import FinishRun
 from MLPipeline.steps.FinishRun import fine_tuning_lines
 from tests.support.harness import SMALL, refuse, succeed
-from tests.support.paths import ROOT
 
 MakeImages = Callable[..., Path]
 TUNED = {
@@ -43,17 +41,6 @@ def test_fine_tuning_with_a_higher_loss_is_not_kept_and_both_figures_are_shown()
         "tuned    kept the head alone, for its lower validation loss: 0.5120 (fine-tuned: 0.6200)",
         "         validation accuracy 83.3 % (fine-tuned: 90.0 %)",
     ]
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with twelve of the specimens of each class."""
-    few = tmp_path_factory.mktemp("few")
-    for file in (ROOT / "Data").glob("*/0[01]*.jpg"):
-        if file.stem <= "012":
-            (few / file.parent.name).mkdir(exist_ok=True)
-            shutil.copy(file, few / file.parent.name)
-    return few
 
 
 @pytest.mark.parametrize("lr", ["1e-3", "1e-12"])
