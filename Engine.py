@@ -57,8 +57,9 @@ def train(config: Config) -> None:
     from MLPipeline.steps.CheckMirrors import check_mirrors
     from MLPipeline.steps.ChooseFirst import choose_first, keep_choice
     from MLPipeline.steps.ChooseSize import choose_size
+    from MLPipeline.steps.CrossValidateRun import cross_validate_run
     from MLPipeline.steps.FinishRun import finish_run, reported_if_stopped
-    from MLPipeline.steps.FitPhases import fit_phase, remaining_phases, store_features
+    from MLPipeline.steps.FitPhases import fit_phases
     from MLPipeline.steps.Job import Job, introduce
     from MLPipeline.steps.Prepare import build, inspect, list_images, split, with_data
     from MLPipeline.steps.Quantize import quantize_frozen
@@ -79,11 +80,10 @@ def train(config: Config) -> None:
         job = Job(run, config, index, inspection, model, weights, device, clock.start, quantization, exchange=exchange)
         introduce(job, [*keep_choice(choice, run, config), *remarks])
         with reported_if_stopped(job):
-            for phase in remaining_phases(job):  # the head; then, with --unfreeze-after, more layers
-                dataset = store_features(job, phase)  # one row per image, cached or computed now
-                fit_phase(job, dataset, phase)  # all epochs; the model then has the weights of the best one
+            dataset = fit_phases(job)  # the head; then, with --unfreeze-after, more layers
+            folds = cross_validate_run(job, dataset)  # with --folds
             dataset = choose_size(job, dataset)  # after fine-tuning on crops, a larger size may validate better
-        finish_run(job, dataset)  # evaluate, calibrate, save, draw, report
+        finish_run(job, dataset, folds)  # evaluate, calibrate, save, draw, report
 
 
 def continue_launched(config: Config) -> Config:

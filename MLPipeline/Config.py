@@ -177,13 +177,15 @@ class Config:
     )
     folds: int | None = _flag(
         None,
-        "cross-validation: every image is tested once, with a head fitted without its fold (no folds)",
+        "cross-validation: every image is tested once, by what was trained without its fold (no folds)",
         "training",
         low=2,
         high=100,
     )
     ensemble: bool = _flag(
-        False, "with --folds: keep the average of the heads of all folds where it validates better", "training"
+        False,
+        "with --folds: keep the average of the heads or networks of all folds where it validates better",
+        "training",
     )
     val_fraction: float = _flag(0.15, "share of the images for validation", "images", low=0, high=0.9)
     test_fraction: float = _flag(0.15, "share of the images for the test", "images", low=0, high=0.9)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from MLPipeline.heads.Folds import assign_folds
+from MLPipeline.heads.Folds import make_folds
 from MLPipeline.heads.HeadImages import HeadImages
 
 Answer = Callable[[np.ndarray], np.ndarray]  # features (N, D) -> logits (N, C)
@@ -29,7 +29,6 @@ Fit = Callable[[HeadImages], Answer]
 class CrossValidated:
     """The predictions for images by heads that were fitted without them."""
 
-    num_folds: int
     tested: np.ndarray  # (M,) int64: positions of the tested images
     logits: np.ndarray  # (M, C) float32
     short: Mapping[int, int]  # class -> number of folds that test it, where that is less than K
@@ -44,19 +43,10 @@ def cross_validate(images: HeadImages, fit: Fit, num_folds: int, seed: int) -> C
         num_folds: K; a class of fewer groups is tested in as many folds as it has groups, one of a single group never.
         seed: draws the folds.
     """
-    folds = assign_folds(images.labels, images.groups, num_folds, seed)
-    tested, logits = [], []
-    for fold in range(num_folds):
-        others = images.only(folds != fold)
-        chosen = np.flatnonzero((folds == fold) & np.isin(images.labels, others.labels))
-        if not len(chosen):
-            continue
-        tested.append(chosen)
-        logits.append(fit(others)(images.rows[chosen]))
-    order = np.argsort(np.concatenate(tested))
-    spread = {label: len(np.unique(folds[images.labels == label])) for label in range(images.num_classes)}
-    short = {label: number for label, number in spread.items() if number < num_folds}
-    return CrossValidated(num_folds, np.concatenate(tested)[order], np.concatenate(logits)[order], short)
+    folds = make_folds(images.labels, images.groups, images.num_classes, num_folds, seed)
+    logits = [fit(images.only(fold.others))(images.rows[fold.tested]) for fold in folds.parts]
+    order = np.argsort(folds.tested)
+    return CrossValidated(folds.tested[order], np.concatenate(logits)[order], folds.short)
 
 
 def variance_factor(num_folds: int) -> float:

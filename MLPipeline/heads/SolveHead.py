@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from MLPipeline.Device import threads
+from MLPipeline.heads.Ensemble import Ensemble
 from MLPipeline.heads.Folds import assign_folds
 from MLPipeline.heads.HeadImages import HeadImages
 from MLPipeline.heads.LinearHead import LinearHead, Sums, sum_up
@@ -64,19 +65,6 @@ class Candidate:
     def to_text(self) -> str:
         """Return `logistic regression (penalty 0.1)`."""
         return NAMES[self.kind] + ("" if self.penalty is None else f" (penalty {self.penalty:g})")
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """The validation losses of the head fitted on all images, and of the average of the heads of all folds."""
-
-    alone: float
-    loss: float
-
-    @property
-    def is_better(self) -> bool:
-        """Whether the average is kept."""
-        return self.loss < self.alone
 
 
 @dataclass(frozen=True, eq=False)

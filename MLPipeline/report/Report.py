@@ -35,7 +35,7 @@ from MLPipeline.scoring.Metrics import baseline
 from MLPipeline.scoring.Predictions import worst_mistakes
 from MLPipeline.scoring.PredictionsTable import MAX_CLASS_COLUMNS, all_probabilities, predictions_table
 from MLPipeline.scoring.Unknown import UnknownRule
-from MLPipeline.training.Phases import is_solved
+from MLPipeline.training.Phases import folds_are_heads, is_solved
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
 
@@ -49,7 +49,6 @@ HEAD_NAMES = {
     "auto": "ridge or logistic regression, whichever is better out of fold",
 }
 FEW_TESTED = 100  # test images: fewer give an interval more than ten points wide
-FOLDS_LINE = "folds    {}: afterwards every image is tested once, by a head fitted without it"
 _MAX_CAUSES = 5  # lines on classes without images
 
 logger = logging.getLogger(__name__)
@@ -169,8 +168,14 @@ def summary_lines(index: ImageIndex, config: Config, weights: WeightsReport, dev
         f"training {_method(config)}, {config.image_size}x{config.image_size} pixels, seed {config.seed}, "
         f"on {device.type}",
         augment_line(config),
-        *([FOLDS_LINE.format(config.folds)] if config.folds else []),
+        *([_folds_line(config)] if config.folds else []),
     ]
+
+
+def _folds_line(config: Config) -> str:
+    if folds_are_heads(config):
+        return f"folds    {config.folds}: afterwards every image is tested once, by a head fitted without it"
+    return f"folds    {config.folds}: afterwards the training is repeated without each fold, which is then tested"
 
 
 def _method(config: Config) -> str:
@@ -239,10 +244,9 @@ def title_of_split(split: int, metrics: Mapping[str, Any]) -> str:
 
 
 def too_few_tested(metrics: Mapping[str, Any]) -> str:
-    """Return `only 30 test images` if folds, which test all images, would say more about a frozen backbone's head."""
+    """Return `only 30 test images` if folds, which test all images, would say more."""
     number = metrics[SPLITS[TEST]]["n"]
-    is_fixed = metrics.get("freeze") == "backbone" and not metrics.get("fine_tuning") and not metrics.get("folds")
-    return f"only {counted(number, 'test image')}" if is_fixed and number < FEW_TESTED else ""
+    return f"only {counted(number, 'test image')}" if number < FEW_TESTED and not metrics.get("folds") else ""
 
 
 def result_lines(scores: Mapping[str, Any], split: str = "", causes: Sequence[str] = ()) -> list[str]:

@@ -210,10 +210,17 @@ def _folds(content: ReportContent) -> str:
     found = content.metrics.get("folds")
     if not found:
         return ""
+    is_head = found["of"] == "head"
+    what, how = ("head", "fitted") if is_head else ("network", "trained")
+    others = "" if is_head else ", which choose the epochs of all folds and are not tested"
+    saved = f"The saved model is {how} on all images but the validation images{others}"
+    if (found["ensemble"] or {}).get("is_kept"):
+        saved = "The saved network has the mean weights of the networks of all folds, which validated better than one "
+        saved += f"trained on all images but the validation images{others}"
     return (
-        f"The figures are of {count(found['num_images'], 'image')}, each classified once by a head fitted without its "
-        f"fold ({found['number']} folds). The saved model is fitted on all images but the validation images; the "
-        "intervals take into account that the heads of the folds share most of their images (Nadeau and Bengio, 2003)."
+        f"The figures are of {count(found['num_images'], 'image')}, each classified once by a {what} {how} without its "
+        f"fold ({found['number']} folds). {saved}; the intervals "
+        f"take into account that the {what}s of the folds share most of their images (Nadeau and Bengio, 2003)."
     )
 
 

@@ -33,8 +33,9 @@ from MLPipeline.scoring.Explain import explain_images
 from MLPipeline.scoring.Intervals import paired_interval
 from MLPipeline.scoring.Predictions import worst_mistakes
 from MLPipeline.steps.Advise import advise, stored_suggestions
+from MLPipeline.steps.CrossValidateRun import CrossValidation
 from MLPipeline.steps.FitHead import head_figures
-from MLPipeline.steps.FoldHead import fold_predictions
+from MLPipeline.steps.FoldTraining import remove_fold_folders
 from MLPipeline.steps.Job import Job
 from MLPipeline.steps.MirrorViews import measure_mirror, mirror_line
 from MLPipeline.steps.ShiftInFp32 import measure_shift
@@ -43,21 +44,25 @@ from MLPipeline.training.Phases import head_epochs
 MAX_HEAT_MAPS = 24  # of the worst mistakes, the first rows of the gallery; each requires a forward and a backward pass
 
 
-def finish_run(job: Job, dataset: Dataset) -> None:
+def finish_run(job: Job, dataset: Dataset, folds: CrossValidation | None) -> None:
     """Evaluate the best weights on the validation and test images; save, draw and report the results.
+
+    The predictions of `folds` take the place of those for test images.
 
     `metrics.json` is written last and marks the run as finished.
     """
     config = job.config
     card, scored = calibrate_and_score(job.model, dataset, job.card, config.precision, config.target_precision)
     card, tta = measure_mirror(job, dataset, card, scored[0])
-    scored, folds = _with_folds(job, dataset, scored)
+    scored = [*scored[:-1], folds.tested] if folds else scored
     ranks.leave()  # the rest is done by rank 0 alone
     if not ranks.is_first:
         return
     measure_shift(job, dataset, card.temperature)
     save_checkpoint(job.run.model_file, job.model, card)
-    metrics = {"temperature": card.temperature, "tta": tta} | _measure(job, dataset, scored, folds)
+    metrics = {"temperature": card.temperature, "tta": tta} | _measure(
+        job, dataset, scored, folds.figures if folds else None
+    )
     write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
     _say_result(job, metrics)  # the model and its predictions are saved; pictures and page take seconds
     metrics |= _advise(job, dataset, metrics)
@@ -71,6 +76,7 @@ def finish_run(job: Job, dataset: Dataset) -> None:
     write_model_card(job.run.path, content)
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
+    remove_fold_folders(job.run)
     say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
     say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")
 
@@ -93,16 +99,6 @@ def _content(
         photos=job.photos.result() if job.photos else {},
         preprocessing=job.preprocessing,
     )
-
-
-def _with_folds(
-    job: Job, dataset: Dataset, scored: list[SplitPredictions]
-) -> tuple[list[SplitPredictions], dict[str, Any] | None]:
-    """Return the predictions with those of `--folds` in place of the test images, and what is said of the folds."""
-    if not job.config.folds:
-        return scored, None
-    tested, folds = fold_predictions(job, dataset)
-    return [*scored[:-1], tested], folds
 
 
 def _measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,20 @@ from MLPipeline.console.Console import note, say
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Features import Dataset
 from MLPipeline.Head import set_layer
+from MLPipeline.heads.Ensemble import NOT_COMPARED, Ensemble
 from MLPipeline.heads.Folds import assign_folds
 from MLPipeline.heads.GatherFeatures import gather, gather_images
 from MLPipeline.heads.HeadImages import HeadImages, plain_images
 from MLPipeline.heads.LinearHead import LinearHead
-from MLPipeline.heads.SolveHead import NUM_FOLDS, Candidate, Ensemble, Solution, solve
+from MLPipeline.heads.SolveHead import NUM_FOLDS, Candidate, Solution, solve
 from MLPipeline.images.ScanFolders import TRAIN, VAL
 from MLPipeline.report.Report import epoch_line
 from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.steps.Job import Job
 from MLPipeline.training.TrainState import EpochRecord, TrainState
+
+_AVERAGE_OR_OWN = "the average of the heads of all folds", "the head fitted on all training images"
 
 
 def solved_epochs(job: Job, dataset: Dataset, config: Config, state: TrainState) -> Iterator[EpochRecord]:
@@ -59,7 +62,7 @@ def _fit(job: Job, dataset: Dataset, config: Config) -> tuple[Solution, tuple[fl
     fitted, val = images.only(~images.is_view), index.positions(VAL)
     if not len(val):
         if config.ensemble:
-            note("--ensemble: there are no validation images to compare the average with, so it is not used")
+            note(NOT_COMPARED)
         return solution, (*_score(solution.head, fitted), np.nan, np.nan)
     rows, labels = gather(job.model, dataset, val, config.precision), index.labels[val].astype(np.int64)
     held_out = plain_images(rows, labels, images.num_classes)
@@ -100,14 +103,8 @@ def solution_lines(solution: Solution) -> list[str]:
     return [
         f"head     {_scored(solution.chosen)} out of fold ({solution.num_images:,} images, {NUM_FOLDS} folds)",
         *(f"         {_scored(each)}" for each in others),
-        *([_ensemble_line(solution.ensemble)] if solution.ensemble else []),
+        *([solution.ensemble.to_line(*_AVERAGE_OR_OWN)] if solution.ensemble else []),
     ]
-
-
-def _ensemble_line(found: Ensemble) -> str:
-    kept = "the average of the heads of all folds" if found.is_better else "the head fitted on all training images"
-    better, worse = sorted((found.loss, found.alone))
-    return f"         kept {kept}: validation loss {better:.4f}, not {worse:.4f}"
 
 
 def _scored(candidate: Candidate) -> str:
@@ -123,7 +120,7 @@ def head_figures(config: Config, solution: Solution | None) -> dict[str, Any]:
         "chosen": solution.chosen.kind,
         "penalty": solution.chosen.penalty,
         "num_images": solution.num_images,
-        "ensemble": asdict(solution.ensemble) | {"is_kept": solution.ensemble.is_better} if solution.ensemble else None,
+        "ensemble": solution.ensemble.to_plain() if solution.ensemble else None,
         "out_of_fold": [
             {"kind": each.kind, "penalty": each.penalty, "loss": each.loss, "accuracy": each.accuracy}
             for each in solution.candidates

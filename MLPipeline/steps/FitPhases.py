@@ -39,15 +39,25 @@ _PROBED_STEPS = 6  # training steps measured to estimate how long an epoch takes
 _RESERVE = 0.1  # share of `--time` kept for evaluation and plots
 
 
-def remaining_phases(job: Job) -> list[Phase]:
-    """Return the phases still to be trained; of a run to resume, from the one in which it was stopped."""
+def fit_phases(job: Job) -> Dataset:
+    """Train the head, then, with `--unfreeze-after`, more layers; return the images as the last phase takes them.
+
+    A run to resume continues in the phase in which it was stopped. The model then has the weights of the best epoch.
+    """
+    for phase in _remaining_phases(job):
+        dataset = _store_features(job, phase)
+        _fit_phase(job, dataset, phase)
+    return dataset
+
+
+def _remaining_phases(job: Job) -> list[Phase]:
     if job.config.resume:
         job.standing = load_standing(job.run.path, job.identity)
     return plan(job.config, find_model(job.config.model))[job.standing.phase if job.standing else 0 :]
 
 
-def store_features(job: Job, phase: Phase) -> Dataset:
-    """Return the images with what the frozen stages give for each of them, computed once and kept in the cache."""
+def _store_features(job: Job, phase: Phase) -> Dataset:
+    """Return the images with what the frozen stages give for each of them, cached or computed now."""
     config, started = phase.config, time.perf_counter()
     job.model.freeze(config.freeze)
     dataset = extract(
@@ -59,7 +69,7 @@ def store_features(job: Job, phase: Phase) -> Dataset:
         config.workers,
         progress,
         job.row_keys,
-        _stored_views(phase),
+        _stored_views(job, phase),
         config.cache_limit,
         job.preprocessing,
     )
@@ -69,7 +79,10 @@ def store_features(job: Job, phase: Phase) -> Dataset:
     dataset = replace(dataset, notes=job.inspection.notes(job.index))
     job.features_s = round(job.features_s + time.perf_counter() - started, 2)
     if not job.history:
-        _show_inputs(job, dataset, config)
+        if not job.is_fold:
+            _show_inputs(job, dataset, config)
+        if not (_is_notebook_style(config) or is_solved(config)):
+            say(epoch_line(None))
     return dataset
 
 
@@ -85,12 +98,10 @@ def _show_inputs(job: Job, dataset: Dataset, config: Config) -> None:
         digests = job.inspection.prints["digest"]
         write_inputs(job.run.path, dataset, digests, job.preprocessing, positions, augmentation, config.seed)
         job.photos = order_photos(dataset.index, job.preprocessing.levels)
-    if not (_is_notebook_style(config) or is_solved(config)):
-        say(epoch_line(None))
 
 
-def fit_phase(job: Job, dataset: Dataset, phase: Phase) -> None:
-    """Train what the phase does not freeze, saving as it goes; the model ends with the best weights so far."""
+def _fit_phase(job: Job, dataset: Dataset, phase: Phase) -> None:
+    """Train what the phase does not freeze through all its epochs, saving as it goes."""
     train, val = _batches(dataset, phase)
     # Where the cache has no room for the output of the frozen stages, they run in every epoch.
     part = job.model if dataset.rows.are_pixels else job.model.trainable_part()
@@ -172,15 +183,16 @@ def _print_epoch(job: Job, record: EpochRecord) -> None:
         say(f"Validation loss decreased ({before:.6f} --> {record.val_loss:.6f}).  Saving model...")
 
 
-def _stored_views(phase: Phase) -> Views:
+def _stored_views(job: Job, phase: Phase) -> Views:
     """Return the augmented views to store of each training image, where frozen stages run only once per image."""
     config, num_epochs = phase.config, phase.config.epochs - phase.first_epoch
     augmentation = make_augmentation(config.augment)
     if not augmentation or config.freeze == "none":
         return NO_VIEWS
     number = config.views or (min(TUNED_VIEWS, num_epochs) if phase.number else DEFAULT_VIEWS)
-    used = "the head is fitted on all of them" if is_solved(config) else "each epoch uses the next one"
-    say(f"views    {number} augmented views of each training image are stored; {used}")
+    if not job.is_fold:
+        used = "the head is fitted on all of them" if is_solved(config) else "each epoch uses the next one"
+        say(f"views    {number} augmented views of each training image are stored; {used}")
     return Views(number, augmentation, config.seed)
 
 
@@ -193,7 +205,7 @@ def _batches(dataset: Dataset, phase: Phase) -> tuple[Batches, Batches]:
 
 
 def _save(job: Job) -> None:
-    if not ranks.is_first:
+    if not ranks.is_first or job.is_fold:
         return
     save_checkpoint(job.run.model_file, job.model, job.card)
     write_history(job.run.path, job.history)
@@ -201,6 +213,8 @@ def _save(job: Job) -> None:
 
 def _save_best(job: Job) -> None:
     """Save the best weights so far, which the model has again, of a training that was interrupted."""
+    if job.is_fold:  # the model of the run is trained and saved; `last.pt` has the state of the fold
+        return
     if job.history:
         _save(job)
         note(f"stopped: the best weights so far are in {job.run.model_file}")

@@ -1,17 +1,16 @@
-"""`--folds K`: the accuracy over all images, each tested once by a head that was fitted without its fold."""
+"""`--folds K` where the backbone is frozen: each image is tested by a head that was fitted without its fold."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from MLPipeline.Config import Config
-from MLPipeline.console.Console import say
 from MLPipeline.CreateDataset import Batches
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Evaluate import SplitPredictions
@@ -22,7 +21,6 @@ from MLPipeline.heads.GatherFeatures import gather_images
 from MLPipeline.heads.HeadImages import HeadImages
 from MLPipeline.heads.SolveHead import solve
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL
-from MLPipeline.report.Report import counted
 from MLPipeline.scoring.Calibrate import fit_temperature
 from MLPipeline.scoring.Predictions import Predictions, in_eval_mode, predict_batches
 from MLPipeline.steps.Job import Job
@@ -30,7 +28,6 @@ from MLPipeline.Train import fit
 from MLPipeline.training.Phases import is_solved
 
 _NUM_PARTS = 5  # one of which chooses the epoch, where the head of a fold is trained by gradient descent
-_MAX_NAMED = 5  # classes with fewer folds
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,8 @@ class FoldRows:
         return self.features[torch.from_numpy(positions)]
 
 
-def fold_predictions(job: Job, dataset: Dataset) -> tuple[SplitPredictions, dict[str, Any]]:
-    """Return the predictions for all images, in place of those for test images, and the entry `folds` of metrics.json.
+def fit_fold_heads(job: Job, dataset: Dataset) -> tuple[SplitPredictions, Mapping[int, int]]:
+    """Return the predictions for all images, and the classes of fewer folds, with their numbers.
 
     The model of the run is not changed, nor does it make these predictions: it was fitted on most of the images.
     """
@@ -65,23 +62,7 @@ def fold_predictions(job: Job, dataset: Dataset) -> tuple[SplitPredictions, dict
     else:
         found = cross_validate(images, _descender(job), config.folds, config.seed)
     tested, labels = positions[found.tested], torch.from_numpy(images.labels[found.tested])
-    predictions = Predictions(torch.from_numpy(found.logits), labels)
-    names = {index.classes[label]: number for label, number in found.short.items()}
-    for line in fold_lines(config.folds, len(tested), names):
-        say(line)
-    figures = {"number": config.folds, "num_images": len(tested), "classes_of_fewer_folds": names}
-    return SplitPredictions(TEST, tested, predictions), figures
-
-
-def fold_lines(num_folds: int, num_images: int, short: dict[str, int]) -> list[str]:
-    """Return the lines for the console about the folds; `short` has the classes of fewer folds, with their numbers."""
-    lines = [f"folds    {counted(num_images, 'image')} tested once each, in {num_folds} folds"]
-    for name, number in list(short.items())[:_MAX_NAMED]:
-        how = f"only {counted(number, 'fold')} test it" if number > 1 else "it is not tested, as it has nothing else"
-        lines.append(f"         class {name} has too few images that are not copies: {how}")
-    if len(short) > _MAX_NAMED:
-        lines.append(f"         and {len(short) - _MAX_NAMED} more classes")
-    return lines
+    return SplitPredictions(TEST, tested, Predictions(torch.from_numpy(found.logits), labels)), found.short
 
 
 def _solver(config: Config) -> Fit:
@@ -91,7 +72,7 @@ def _solver(config: Config) -> Fit:
 
 def _descender(job: Job) -> Fit:
     """Return what trains the head of a fold as that of the run: from the same weights, with an epoch chosen inside."""
-    config, first = job.config, job.first_head
+    config, first = job.config, job.initial
     assert first is not None
 
     def fit_head(images: HeadImages) -> Answer:

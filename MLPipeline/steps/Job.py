@@ -28,6 +28,7 @@ from MLPipeline.report.Report import summary_lines
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.steps.Prepare import preprocessing_of
 from MLPipeline.steps.Quantize import NOT_QUANTIZED, Quantization
+from MLPipeline.training.Phases import folds_are_heads
 from MLPipeline.training.Resume import Standing
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
@@ -53,14 +54,16 @@ class Job:
     photos: Order | None = None  # of the images that the report will show
     solution: Solution | None = None  # the head, where it was solved
     standing: Standing | None = None  # where the run to resume was stopped
-    first_head: nn.Module | None = None  # with its initial weights, from which the head of each fold is trained
+    initial: nn.Module | None = None  # with --folds: what each fold trains, the head or the model, before any training
+    is_fold: bool = False  # one of the trainings of --folds
     test_size: int | None = None  # of the images that are tested and predicted, where it is another than in training
     sizes: list[dict[str, Any]] | None = None  # what the validation images say of each image size that was tried
     exchange: str | None = None  # which classes mirroring left to right exchanges; "": none, None: not tested
     head: Predictions | None = None  # of the best head on the validation images, once more than the head is trained
 
     def __post_init__(self) -> None:
-        self.first_head = copy.deepcopy(self.model.head) if self.config.folds else None
+        if self.config.folds:
+            self.initial = copy.deepcopy(self.model.head if folds_are_heads(self.config) else self.model)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

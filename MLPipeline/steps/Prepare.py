@@ -81,18 +81,24 @@ def build(config: Config, num_classes: int, device: torch.device) -> tuple[Class
             weights = load_weights(model, spec, config.weights)
         model.head = make_head(model.head, config.hidden, config.dropout, config.seed)
     if weights.kind == "none" and config.freeze != "none":
+        _check_repeats(config)
         if freeze_is_stated:
             note(f"--freeze {config.freeze} keeps random weights: the head is trained on meaningless features")
         else:
             config = replace(config, freeze="none", unfreeze_after=None)
-    if config.folds and config.freeze == "none":
-        what = f"--folds {config.folds}: needs a frozen backbone, but all layers are trained, from random weights"
-        raise UsageError(what, "Use --model efficientnet_lite0, whose weights need no network")
     config = _suit_head(config, model, stated_head)
     _check_test_size(config, num_classes)
     model.freeze(config.freeze)
     model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
     return model, config, weights
+
+
+def _check_repeats(config: Config) -> None:
+    """Make sure that no long training that was not asked for is repeated for `--folds`."""
+    if config.folds and config.weights == "auto":
+        what = f"--folds {config.folds}: {config.model} has no weights here, so all of its layers would be trained"
+        hint = "Use --model efficientnet_lite0, whose weights need no network, or give --weights none"
+        raise UsageError(f"{what}, {config.folds + 1} times", hint)
 
 
 def _check_test_size(config: Config, num_classes: int) -> None:

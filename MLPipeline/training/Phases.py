@@ -73,9 +73,8 @@ def resolve(config: Config, spec: ModelSpec) -> Config:
         and spec.defaults["freeze"] == "backbone"
     ):
         config = replace(config, unfreeze_after=HEAD_EPOCHS)
-    _check_folds(config, spec)
     if config.unfreeze_after is None:
-        return _check_views(_suit_rate(config, spec.defaults).resolve(spec.defaults).resolve(NEUTRAL))
+        return _checked(_suit_rate(config, spec.defaults).resolve(spec.defaults).resolve(NEUTRAL))
     config = _suit_rate(config, {**spec.defaults, **FINE_TUNE, **spec.fine_tune})
     config = config.resolve(spec.fine_tune).resolve(FINE_TUNE).resolve(spec.defaults).resolve(NEUTRAL)
     if config.freeze == "backbone":
@@ -83,7 +82,7 @@ def resolve(config: Config, spec: ModelSpec) -> Config:
     if (config.unfreeze_after or 0) >= config.epochs:
         what = f"--unfreeze-after {config.unfreeze_after}: not before the last of {config.epochs} epochs"
         raise UsageError(what, "Give more --epochs")
-    return _check_views(config)
+    return _checked(config)
 
 
 def is_solved(config: Config) -> bool:
@@ -142,7 +141,9 @@ def _suit_rate(config: Config, defaults: Mapping[str, Any]) -> Config:
     return replace(config, lr=USUAL_RATES[stated])
 
 
-def _check_views(config: Config) -> Config:
+def _checked(config: Config) -> Config:
+    """Return the resolved settings, once they are known not to contradict each other."""
+    _check_folds(config)
     augmentation = make_augmentation(config.augment)
     if config.views and (not augmentation or config.freeze == "none"):
         what, hint = "no views can be stored", "Add --augment NAMES, and freeze at least some stages"
@@ -153,20 +154,21 @@ def _check_views(config: Config) -> Config:
     return config
 
 
-def _check_folds(config: Config, spec: ModelSpec) -> None:
-    if config.ensemble and not (config.folds and is_solved(config)):
+def folds_are_heads(config: Config) -> bool:
+    """Return whether `--folds` of these resolved settings fits heads on stored features, and repeats no training."""
+    return config.freeze == "backbone" and not make_augmentation(config.augment)
+
+
+def _check_folds(config: Config) -> None:
+    """Make sure that the resolved settings leave something to do for `--folds` and `--ensemble`."""
+    if config.folds and config.time:
+        what = f"--folds {config.folds}: repeats a training, and --time plans a single one"
+        raise UsageError(what, "Leave one of the two out, and give --unfreeze-after 3 to fine-tune")
+    if config.ensemble and not config.folds:
+        raise UsageError("--ensemble: averages what --folds trains", "Give it with --folds 5")
+    if config.ensemble and folds_are_heads(config) and not is_solved(config):
         what = "--ensemble: averages the heads of the folds, each of a single layer and fitted in closed form"
-        raise UsageError(what, "Give it with --folds 5 and --head auto")
-    if not config.folds:
-        return
-    hint = "Leave one of the two out"
-    if config.unfreeze_after is not None:
-        what = f"--folds {config.folds}: tests heads on a frozen backbone, and --unfreeze-after or --time trains more"
-        raise UsageError(what, hint)
-    if (freeze := config.freeze or spec.defaults.get("freeze")) != "backbone":
-        raise UsageError(f"--folds {config.folds}: needs a frozen backbone, not --freeze {freeze}", hint)
-    if make_augmentation(config.augment or NEUTRAL["augment"]):
-        raise UsageError(f"--folds {config.folds}: has no use for --augment {config.augment}", hint)
+        raise UsageError(what, "Give it with --head auto")
 
 
 def plan(config: Config, spec: ModelSpec) -> list[Phase]:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from MLPipeline.Config import Config
 from MLPipeline.Device import training_dtype
 from MLPipeline.training.Compile import compiled
 from MLPipeline.training.Optimizer import make_optimizer
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
+from MLPipeline.training.WeightAverage import averaged, equal, moving
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class TrainState:
         self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.dtype = training_dtype(device, model, config.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.average = _average(model, _moving(config.ema)) if config.ema else None  # after every step
-        self.epoch_average = _average(model, _equal) if config.swa else None  # over the last epochs
+        self.average = averaged(model, moving(config.ema)) if config.ema else None  # after every step
+        self.epoch_average = averaged(model, equal) if config.swa else None  # over the last epochs
         self.history = list(history)
         self.first_epoch = self.epoch = len(history)  # epochs that are done
         self.batch = 0  # batches done of the epoch after those
@@ -184,33 +182,3 @@ class TrainState:
 def _loss(record: EpochRecord) -> float:
     """Return the loss that decides which epoch is best."""
     return record.train_loss if math.isnan(record.val_loss) else record.val_loss
-
-
-def _average(model: nn.Module, weight_of: Callable[[int], float]) -> AveragedModel:
-    """Return an average of the weights of `model`, BatchNorm's statistics included.
-
-    `weight_of` returns the weight of the newest ones, given the number of those averaged before.
-    """
-
-    @torch.no_grad()
-    def move(averages: Tensors, currents: Tensors, number: Tensor | int) -> None:
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, currents, weight_of(int(number)))
-        else:  # BatchNorm's counter of batches
-            torch._foreach_copy_(averages, currents)
-
-    return AveragedModel(model, multi_avg_fn=move, use_buffers=True)
-
-
-def _moving(decay: float) -> Callable[[int], float]:
-    """Return the weights of an exponential moving average over steps.
-
-    Early on it follows the weights more closely, since it would otherwise keep the random initial ones for long: the
-    decay grows with the number of steps n as (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
-    """
-    return lambda number: 1 - min(decay, (1 + number) / (10 + number))
-
-
-def _equal(number: int) -> float:
-    """Return the weight with which all are averaged equally."""
-    return 1 / (number + 1)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 
@@ -38,7 +39,13 @@ def content(output: Path, name: str) -> dict[str, Any]:
 def test_123_classes_smaller_than_the_number_of_folds_are_in_fewer_folds(output: Path) -> None:
     """A class with fewer images than folds is tested in fewer folds, a single image in none; this is said."""
     found = content(output, "alone")
-    assert found["folds"] == {"number": 4, "num_images": 19, "classes_of_fewer_folds": {"owl": 3, "yak": 1}}
+    assert found["folds"] == {
+        "number": 4,
+        "num_images": 19,
+        "classes_of_fewer_folds": {"owl": 3, "yak": 1},
+        "of": "head",
+        "ensemble": None,
+    }
     supports = {name: each["support"] for name, each in found["test"]["per_class"].items()}
     assert supports == {"cat": 8, "dog": 8, "owl": 3, "yak": 0}
     log = (output / "001-alone" / "train.log").read_text(encoding="utf-8")
@@ -65,14 +72,20 @@ def test_124_folds_of_a_resumed_run(output: Path) -> None:
     assert content(output, "resumed")["test"] == content(output, "alone")["test"]
 
 
-@pytest.mark.parametrize("flags", [["--head", "ridge"], ["--epochs", "2"]], ids=str)
+@pytest.mark.parametrize(
+    "flags", [["--head", "ridge"], ["--epochs", "2"], ["--unfreeze-after", "1", "--epochs", "2"]], ids=str
+)
 def test_124_folds_under_torchrun(output: Path, data: Path, tmp_path: Path, flags: list[str]) -> None:
     """`--folds` under torchrun tests the same images as in one process, with the same accuracy."""
     argv = [*LITE, "--data", data, "--output", tmp_path / "output", "--folds", "4", *flags, "--name", "together"]
     code, _, err = launch(argv, tmp_path).wait()
     assert code == 0, err
     found = content(tmp_path / "output", "together")
-    assert found["folds"] == content(output, "alone")["folds"]
+    whole = content(output, "alone")["folds"]
+    if "--unfreeze-after" in flags:  # validation images choose the epochs, and are not tested
+        whole |= {"of": "network", "num_images": whole["num_images"] - found["val"]["n"]}
+        whole["classes_of_fewer_folds"]["owl"] = 2  # the third is a validation image
+    assert found["folds"] == whole
     if "ridge" in flags:
         assert found["test"]["accuracy"] == content(output, "alone")["test"]["accuracy"]
 
@@ -80,15 +93,25 @@ def test_124_folds_under_torchrun(output: Path, data: Path, tmp_path: Path, flag
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--unfreeze-after", "2"], "--folds 5: tests heads on a frozen backbone"),
-        (["--time", "3"], "--folds 5: tests heads on a frozen backbone"),
-        (["--freeze", "none"], "--folds 5: needs a frozen backbone, not --freeze none"),
-        (["--augment", "hflip"], "--folds 5: has no use for --augment hflip"),
-        (["--weights", "none"], "--folds 5: needs a frozen backbone, but all layers are trained"),
+        (["--time", "3"], "--folds 5: repeats a training, and --time plans a single one"),
         (["--ensemble", "--head", "linear"], "--ensemble: averages the heads"),
     ],
     ids=str,
 )
 def test_124_what_folds_cannot_do_is_refused(data: Path, tmp_path: Path, flags: list[str], message: str) -> None:
-    """`--folds` with flags that train more than a head: exit code 2 before the first step, naming both."""
+    """`--folds` with `--time`, or `--ensemble` with heads by gradient descent: exit code 2 before the first step."""
     refuse([*LITE, "--data", data, "--output", tmp_path, "--folds", "5", *flags], 2, message)
+
+
+def test_124_no_training_is_repeated_for_lack_of_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--folds` where the weights of the backbone cannot be had: exit code 2 before all its layers are trained."""
+
+    def fail(url: str, timeout: float) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("MLPipeline.files.Download.urlopen", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    flags = ["--model", "resnet18", "--data", data, "--output", tmp_path / "output", "--folds", "5"]
+    refuse(flags, 2, "--folds 5: resnet18 has no weights here, so all of its layers would be trained, 6 times")

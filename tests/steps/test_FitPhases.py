@@ -91,14 +91,14 @@ def test_the_head_is_remembered_for_the_comparison(
 ) -> None:
     """What the head said of the validation images is there after a resume in the second phase, too."""
     seen = []
-    fit_phase = FitPhases.fit_phase
+    fit_phase = FitPhases._fit_phase
 
     def spied(job: Any, *arguments: Any) -> None:
         seen.append(None if job.head is None else job.head.logits.clone())
         fit_phase(job, *arguments)
         seen.append(job.head.logits.clone())
 
-    monkeypatch.setattr(FitPhases, "fit_phase", spied)
+    monkeypatch.setattr(FitPhases, "_fit_phase", spied)
     succeed([*command.flags, "--output", tmp_path / "whole"])
     command.interrupt(tmp_path / "stopped", SignalAt("step", 5, signal=signal.SIGINT))
     succeed(resuming(tmp_path / "stopped" / "001-run"))

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from MLPipeline.Checkpoint import load_checkpoint
-from MLPipeline.steps.FoldHead import fold_lines
-from tests.support.harness import SMALL, Outcome, refuse, succeed
+from MLPipeline.steps.CrossValidateRun import fold_lines
+from tests.support.harness import Outcome, refuse, succeed
 
 MakeImages = Callable[..., Path]
 LITE = ["--model", "efficientnet_lite0", "--image-size", "32", "-j", "1", "--precision", "fp32"]
@@ -43,7 +43,8 @@ def content(output: Path, name: str) -> dict[str, Any]:
 
 def test_all_images_are_tested(folded: Outcome, output: Path) -> None:
     found = content(output, "folded")
-    assert found["folds"] == {"number": 4, "num_images": 27, "classes_of_fewer_folds": {"owl": 3}}
+    figures = {"number": 4, "num_images": 27, "classes_of_fewer_folds": {"owl": 3}, "of": "head", "ensemble": None}
+    assert found["folds"] == figures
     assert (found["test"]["n"], found["test"]["per_class"]["owl"]["support"]) == (27, 3)
     assert "folds    27 images tested once each, in 4 folds" in folded.out
     assert "class owl has too few images that are not copies: only 3 folds test it" in folded.out
@@ -86,7 +87,6 @@ def test_a_run_with_few_test_images_recommends_folds(folded: Outcome, output: Pa
 
 def test_an_ensemble_needs_folds(data: Path, tmp_path: Path) -> None:
     refuse([*LITE, "--data", data, "--output", tmp_path, "--ensemble"], 2, "--ensemble: averages")
-    refuse([*SMALL, "--data", data, "--output", tmp_path, "--folds", "5"], 2, "--folds 5: needs a frozen backbone")
 
 
 def test_many_short_classes_are_counted() -> None:

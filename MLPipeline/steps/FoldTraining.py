@@ -1,0 +1,141 @@
+"""`--folds K` where more than a head is trained: the training is repeated without each fold, and tested on it.
+
+The validation images choose the epochs of every fold, as those of the run itself, and are not tested. Each fold has a
+folder inside that of the run, so that a run that was stopped continues in the fold in which it was stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from MLPipeline.Classifier import Classifier
+from MLPipeline.console.Console import note, say
+from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.Evaluate import Scorer, SplitPredictions, predict_split
+from MLPipeline.Features import Dataset
+from MLPipeline.files.AtomicFile import unwritable
+from MLPipeline.files.RunFolder import Run
+from MLPipeline.heads.Ensemble import NOT_COMPARED, Ensemble
+from MLPipeline.heads.Folds import Fold, make_folds
+from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL
+from MLPipeline.report.Page import duration
+from MLPipeline.report.Report import counted
+from MLPipeline.scoring.Calibrate import calibrated, fit_temperature
+from MLPipeline.scoring.Predictions import Predictions
+from MLPipeline.steps.ChooseSize import choose_size
+from MLPipeline.steps.FitPhases import fit_phases
+from MLPipeline.steps.Job import Job
+from MLPipeline.training.WeightAverage import averaged, equal
+
+_FOLDER = "folds"
+
+
+def train_folds(job: Job, dataset: Dataset) -> tuple[SplitPredictions, Mapping[int, int], Ensemble | None]:
+    """Return the predictions for all images but those of validation, each by a network trained without its fold.
+
+    Also returns the classes of fewer folds, with their numbers, and with `--ensemble` what came of it: the model of the
+    run then has the mean weights of these networks, if they validate better.
+
+    Raises:
+        DivergedError: the loss of a fold is not finite.
+        ResourceError: the folder of a fold cannot be written.
+    """
+    config, index, positions = job.config, job.index, job.index.positions(TRAIN)
+    groups = positions if index.groups is None else index.groups[positions]
+    assert config.folds is not None
+    folds = make_folds(index.labels[positions], groups, len(index.classes), config.folds, config.seed)
+    seconds = duration(sum(record.seconds for record in job.history))
+    say(f"folds    the training is repeated {len(folds.parts)} times, about {seconds} each")
+    average, found = averaged(job.model, equal), []
+    for number, fold in enumerate(folds.parts, start=1):
+        part = _fold_job(job, number, replace(fold, others=positions[fold.others], tested=positions[fold.tested]))
+        found.append(_test(part))
+        average.update_parameters(part.model)
+        accuracy = f"accuracy {100 * found[-1].predictions.accuracy:.1f} %"
+        say(f"fold     {number} of {len(folds.parts)}: {accuracy} of {counted(len(found[-1].positions), 'image')}")
+    ensemble = _keep_better(job, dataset, average.module) if config.ensemble else None
+    return _in_order(found), folds.short, ensemble
+
+
+def remove_fold_folders(run: Run) -> None:
+    """Delete what the folds of a finished run have stored."""
+    shutil.rmtree(run.path / _FOLDER, ignore_errors=True)
+
+
+def _fold_job(job: Job, number: int, fold: Fold) -> Job:
+    """Return the training of one fold: that of the run, from the same initial weights, on other images."""
+    splits = np.where(job.index.splits == VAL, VAL, UNSPLIT).astype(np.int8)
+    splits[fold.others], splits[fold.tested] = TRAIN, TEST
+    folder = job.run.path / _FOLDER / str(number)
+    _make_folder(folder)
+    return Job(
+        replace(job.run, path=folder),
+        replace(job.config, resume=str(folder), folds=None, ensemble=False),
+        replace(job.index, splits=splits),
+        job.inspection,
+        cast(Classifier, copy.deepcopy(job.initial)),
+        job.weights,
+        job.device,
+        job.start,
+        is_fold=True,
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    error = None
+    if ranks.is_first:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as caught:
+            error = unwritable(folder, caught)
+    if error := ranks.from_first(error):
+        raise error
+
+
+def _test(job: Job) -> SplitPredictions:
+    """Return the calibrated predictions for the images of a fold, after its training."""
+    dataset = choose_size(job, fit_phases(job))
+    scorer = Scorer(job.model, dataset, job.config.precision)
+    val, test = scorer.predict(VAL), scorer.predict(TEST)
+    logits = test.predictions.logits / fit_temperature(val.predictions)
+    return replace(test, predictions=Predictions(logits, test.predictions.labels))
+
+
+def _in_order(found: list[SplitPredictions]) -> SplitPredictions:
+    """Return the predictions of all folds in the order of the images."""
+    positions = np.concatenate([each.positions for each in found])
+    order = np.argsort(positions)
+    logits, labels = (
+        torch.cat([getattr(each.predictions, name) for each in found])[torch.from_numpy(order)]
+        for name in ("logits", "labels")
+    )
+    return SplitPredictions(TEST, positions[order], Predictions(logits, labels))
+
+
+def _keep_better(job: Job, dataset: Dataset, average: nn.Module) -> Ensemble | None:
+    """Give the model of the run the weights of `average`, if its calibrated validation loss is lower; return both.
+
+    Returns None without validation images.
+
+    Source: Wortsman et al., Model soups, arXiv:2203.05482.
+    """
+    if not len(dataset.index.positions(VAL)):
+        note(NOT_COMPARED)
+        return None
+    own = copy.deepcopy(job.model.state_dict())
+    alone = calibrated(predict_split(job.model, dataset, VAL, job.config.precision).predictions)
+    job.model.load_state_dict(average.state_dict())
+    together = calibrated(predict_split(job.model, dataset, VAL, job.config.precision).predictions)
+    ensemble = Ensemble(alone.loss, together.loss)
+    if not ensemble.is_better:
+        job.model.load_state_dict(own)
+    return ensemble
