@@ -6,12 +6,16 @@ within rounding, without its overhead. Logits are stored class by class, since a
 image in turn takes as long as a product with all features (0.49 ms for 2,454 images of 10 classes; 0.09 ms this way),
 and so is their gradient, whose product with the features takes half the time in that order.
 
-N images, R coordinates (see PrincipalAxes), C classes.
+The heads of all folds are fitted in one search: a product with the weights of five heads of ten classes takes little
+longer than with those of one, since most of the time is needed to read the features (1.0 s instead of 2.5 s for 25
+heads). The sum of their losses is lowest where each of them is.
+
+N images, R coordinates (see PrincipalAxes), K heads, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +27,7 @@ from MLPipeline.heads.LinearHead import LinearHead
 _MAX_STEPS = 100
 _TOLERANCE = 1e-3  # of the gradient: at 1e-5 it takes three times as many steps, for the same accuracy
 _CURVATURE = 0.1  # roughly the mean of p (1 - p), by which the loss curves
+_LOGITS_AT_ONCE = 10**7  # of all heads that are fitted in one search
 
 
 def fit_logistic(
@@ -31,54 +36,74 @@ def fit_logistic(
     weights: np.ndarray,
     variances: np.ndarray,
     penalty: float,
-    start: LinearHead | None = None,
-) -> LinearHead:
-    """Return the head with the lowest weighted mean cross-entropy plus penalty / 2 times its squared weights.
+    starts: Sequence[LinearHead] | None = None,
+) -> list[LinearHead]:
+    """Return K heads, each with the lowest weighted mean cross-entropy plus penalty / 2 times its squared weights.
 
     Args:
         rows: coordinates (N, R) float32.
         targets: (N, C) float32, rows that sum to 1.
-        weights: (N,) float32, of each image in the loss; their mean is 1.
+        weights: (K, N) float32, of each image in the loss of each head; 0 leaves it out.
         variances: (R,) of the coordinates.
         penalty: positive.
-        start: where to begin; for instance the head of a larger penalty.
+        starts: where to begin, K heads; for instance those of a larger penalty.
 
     Source: Liu and Nocedal, On the Limited Memory BFGS Method for Large Scale Optimization, Mathematical Programming 45
     (1989).
     """
-    inputs, wanted, share = (torch.from_numpy(np.ascontiguousarray(each)) for each in (rows, targets, weights))
+    size, heads = max(1, _LOGITS_AT_ONCE // targets.size), []
+    for first in range(0, len(weights), size):
+        some = slice(first, first + size)
+        heads += _fit_together(rows, targets, weights[some], variances, penalty, starts and starts[some])
+    return heads
+
+
+def _fit_together(
+    rows: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    variances: np.ndarray,
+    penalty: float,
+    starts: Sequence[LinearHead] | None,
+) -> list[LinearHead]:
+    share = weights / weights.sum(1, dtype=np.float64)[:, None]
+    inputs, wanted = (torch.from_numpy(np.ascontiguousarray(each)) for each in (rows, targets))
     unit = torch.from_numpy(1 / np.sqrt(_CURVATURE * variances + penalty, dtype=np.float32))[:, None]  # (R, 1)
-    point = torch.zeros((rows.shape[1] + 1) * targets.shape[1])  # of the search
-    scaled, bias = _head_at(point, targets.shape[1])
-    if start is not None:
-        scaled.copy_(torch.from_numpy(start.weights) / unit)
-        bias.copy_(torch.from_numpy(start.bias))
+    number = weights.shape[0] * targets.shape[1]
+    point = torch.zeros((rows.shape[1] + 1) * number)  # of the search
+    scaled, bias = _heads_at(point, number)
+    if starts is not None:
+        scaled.copy_(torch.from_numpy(np.concatenate([head.weights for head in starts], 1)) / unit)
+        bias.copy_(torch.from_numpy(np.concatenate([head.bias for head in starts])))
     search = LBFGS([point], max_iter=_MAX_STEPS, tolerance_grad=_TOLERANCE, line_search_fn="strong_wolfe")
-    search.step(_cost(point, inputs, wanted, share, unit, penalty))
-    return LinearHead((unit * scaled).numpy(), bias.numpy())
+    search.step(_cost(point, inputs, wanted, torch.from_numpy(share).float(), unit, penalty))
+    slopes, biases = ((unit * scaled).split(targets.shape[1], 1), bias.split(targets.shape[1]))
+    return [LinearHead(each.contiguous().numpy(), own.numpy()) for each, own in zip(slopes, biases, strict=True)]
 
 
 def _cost(
     point: Tensor, inputs: Tensor, wanted: Tensor, share: Tensor, unit: Tensor, penalty: float
 ) -> Callable[[], Tensor]:
-    """Return a function that returns the loss at `point`, and writes its gradient to `point.grad`."""
-    scaled, bias = _head_at(point, wanted.shape[1])
+    """Return a function that returns the sum of all losses at `point`, and writes its gradient to `point.grad`."""
+    (number, num_images), num_classes = share.shape, wanted.shape[1]
+    scaled, bias = _heads_at(point, number * num_classes)
     point.grad = torch.zeros_like(point)
-    slopes_gradient, bias_gradient = _head_at(point.grad, wanted.shape[1])
-    wanted = wanted.T.contiguous()  # (C, N)
-    negative = -(share * torch.tensor(1 / len(share))) * wanted  # gradient for the logarithms (C, N)
+    slopes_gradient, bias_gradient = _heads_at(point.grad, number * num_classes)
+    negative = (-share[:, None] * wanted.T).contiguous()  # gradient for the logarithms (K, C, N)
 
     def cost() -> Tensor:
         slopes = unit * scaled
-        logarithms = torch.log_softmax(torch.addmm(bias, inputs, slopes).T.contiguous(), 0)
-        gradient = torch._log_softmax_backward_data(negative, logarithms, 0, torch.float32)  # for the logits (C, N)
+        logits = torch.addmm(bias, inputs, slopes).T.contiguous().view(number, num_classes, num_images)
+        logarithms = torch.log_softmax(logits, 1)
+        gradient = torch._log_softmax_backward_data(negative, logarithms, 1, torch.float32)  # for the logits
+        gradient = gradient.view(-1, num_images)  # (K C, N)
         torch.sum(gradient, 1, out=bias_gradient)
-        torch.mul((gradient @ inputs).T + torch.tensor(penalty / 2) * (2 * slopes), unit, out=slopes_gradient)
-        return -(logarithms * wanted).sum(0) @ share / len(share) + penalty / 2 * slopes.square().sum()
+        torch.mul((gradient @ inputs).T + penalty * slopes, unit, out=slopes_gradient)
+        return torch.dot(logarithms.view(-1), negative.view(-1)) + penalty / 2 * slopes.square().sum()
 
     return cost
 
 
-def _head_at(point: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return the weights (R, C) and the bias (C,) that a point of the search consists of."""
-    return point[:-num_classes].view(-1, num_classes), point[-num_classes:]
+def _heads_at(point: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Return the weights (R, K C) and the biases (K C,) that a point of the search consists of."""
+    return point[:-number].view(-1, number), point[-number:]

@@ -113,18 +113,19 @@ class Solver:
             return self._solve(kind)
 
     def _solve(self, kind: str) -> Solution:
-        fitter, axes = _Fitter(self._coordinates, self._axes), self._axes
+        axes = self._axes
+        fitter = _Fitter(self._coordinates, axes, np.ones((1, len(self._coordinates)), bool))
         kinds = [each for each in (RIDGE, LOGISTIC) if kind in (each, AUTO)]
         if not self._comparison.num_images:
             chosen = Candidate(kinds[-1], FALLBACK[kinds[-1]], np.nan, np.nan, 1.0)
-            return Solution(axes.in_features(fitter.fit(chosen.kind, FALLBACK[chosen.kind])), chosen, (), 0)
+            return Solution(axes.in_features(fitter.fit(chosen.kind, FALLBACK[chosen.kind])[0]), chosen, (), 0)
         found = [self._compared(each) for each in kinds]
         candidates = [candidate for candidate, _ in found]
         if len(found) == 2:
             candidates.append(self._comparison.average(found))
         chosen = min(candidates, key=lambda each: each.loss)
         parts = candidates[:2] if chosen.kind == AVERAGE else [chosen]
-        heads = [fitter.fit(each.kind, each.penalty or 0.0).scaled(1 / each.temperature) for each in parts]
+        heads = [fitter.fit(each.kind, each.penalty or 0.0)[0].scaled(1 / each.temperature) for each in parts]
         head = heads[0] if len(heads) == 1 else (heads[0] + heads[1]).scaled(0.5 / chosen.temperature)
         return Solution(axes.in_features(head), chosen, tuple(candidates), self._comparison.num_images)
 
@@ -135,25 +136,26 @@ class Solver:
 
 
 class _Fitter:
-    """Fits heads of both kinds on the same images, given by their coordinates."""
+    """Fits heads of both kinds, each on a part of the same images, which are given by their coordinates."""
 
-    def __init__(self, images: HeadImages, axes: PrincipalAxes) -> None:
-        self.images, self.axes = images, axes
-        self._last: LinearHead | None = None  # by logistic regression
+    def __init__(self, images: HeadImages, axes: PrincipalAxes, parts: np.ndarray) -> None:
+        self._images, self._axes = images, axes
+        self._parts = parts  # (K, N) bool: what each of K heads is fitted on
+        self._last: list[LinearHead] | None = None  # by logistic regression
 
     @cached_property
-    def _sums(self) -> Sums:
-        images = self.images
-        return sum_up(images.rows, images.labels, images.num_classes, np.arange(len(images)), images.weights)
+    def _sums(self) -> list[Sums]:
+        images = self._images
+        chosen = [np.flatnonzero(part) for part in self._parts]
+        return [sum_up(images.rows, images.labels, images.num_classes, each, images.weights) for each in chosen]
 
-    def fit(self, kind: str, penalty: float) -> LinearHead:
-        """Return the head for coordinates; logistic regression begins with its head for the penalty before."""
+    def fit(self, kind: str, penalty: float) -> list[LinearHead]:
+        """Return K heads for coordinates; logistic regression begins with its heads for the penalty before."""
         if kind == RIDGE:
-            head = self._sums.head(penalty)
-            return LinearHead(head.weights, np.maximum(head.bias, _LOWEST))
-        images = self.images
-        weights = images.weights / images.weights.mean()
-        self._last = fit_logistic(images.rows, images.targets, weights, self.axes.variances, penalty, self._last)
+            heads = [sums.head(penalty) for sums in self._sums]
+            return [LinearHead(head.weights, np.maximum(head.bias, _LOWEST)) for head in heads]
+        images, weights = self._images, self._parts * self._images.weights
+        self._last = fit_logistic(images.rows, images.targets, weights, self._axes.variances, penalty, self._last)
         return self._last
 
 
@@ -163,22 +165,24 @@ class _Comparison:
     def __init__(self, images: HeadImages, axes: PrincipalAxes, seed: int) -> None:
         images = images.only(_spread(images, seed))
         folds = assign_folds(images.labels, images.groups, NUM_FOLDS, seed)
-        self._parts: list[tuple[_Fitter, HeadImages]] = []  # fitted on these, and images left out
+        fitted, self._left = [], []
         for fold in np.unique(folds):
-            fitter = _Fitter(images.only(folds != fold), axes)
             # An image whose class is only in this fold could not be classified correctly.
-            is_known = np.isin(images.labels, fitter.images.labels) & (folds == fold) & ~images.is_view
+            is_known = np.isin(images.labels, images.labels[folds != fold]) & (folds == fold) & ~images.is_view
             if is_known.any():
-                self._parts.append((fitter, images.only(is_known)))
+                fitted.append(folds != fold)
+                self._left.append(images.only(is_known))
+        self._fitter = _Fitter(images, axes, np.array(fitted))
         empty = [np.empty(0, np.int64)]
-        self._labels = torch.from_numpy(np.concatenate([*empty, *(left.labels for _, left in self._parts)]))
+        self._labels = torch.from_numpy(np.concatenate([*empty, *(left.labels for left in self._left)]))
         self.num_images = len(self._labels)
 
     def best(self, kind: str) -> tuple[Candidate, np.ndarray]:
         """Return the penalty with the lowest loss, and its logits (N, C); the search ends when the loss rises again."""
         found: list[tuple[Candidate, np.ndarray]] = []
         for penalty in PENALTIES[kind]:
-            logits = np.concatenate([fitter.fit(kind, penalty).logits(left.rows) for fitter, left in self._parts])
+            heads = self._fitter.fit(kind, penalty)
+            logits = np.concatenate([head.logits(left.rows) for head, left in zip(heads, self._left, strict=True)])
             found.append((self._judge(kind, penalty, logits), logits))
             if len(found) > 1 and found[-1][0].loss > found[-2][0].loss:
                 break

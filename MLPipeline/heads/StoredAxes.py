@@ -6,13 +6,12 @@ training images are the same. N images, D features, R directions.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 
 import numpy as np
 
-from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
+from MLPipeline.files.StoredResult import result_file, stored_result
 from MLPipeline.heads.PrincipalAxes import MAX_DIRECTIONS, PrincipalAxes, principal_axes
 
 _FORMAT = 1  # increases with every change to how they are computed
@@ -26,14 +25,16 @@ def stored_axes(features: np.ndarray, cache: Path | None) -> PrincipalAxes:
     """
     if cache is None:
         return principal_axes(features)
-    about = f"{_FORMAT} {MAX_DIRECTIONS} {features.shape} {features.dtype.str}"
-    state = hashlib.blake2b(about.encode(), digest_size=12)
-    state.update(np.ascontiguousarray(features).data)
-    file = sound_cache(cache) / "axes" / f"{state.hexdigest()}.npz"
-    if (stored := read_signed(file)) is not None:
-        with np.load(io.BytesIO(stored)) as kept:
-            return PrincipalAxes(kept["mean"], kept["directions"], kept["variances"])
-    axes, archive = principal_axes(features), io.BytesIO()
+    file = result_file(cache, "axes", (_FORMAT, MAX_DIRECTIONS), features)
+    return stored_result(file, lambda: principal_axes(features), _encode, _decode)
+
+
+def _encode(axes: PrincipalAxes) -> bytes:
+    archive = io.BytesIO()
     np.savez(archive, **axes.__dict__)
-    write_signed(file, archive.getvalue())
-    return axes
+    return archive.getvalue()
+
+
+def _decode(stored: bytes) -> PrincipalAxes:
+    with np.load(io.BytesIO(stored)) as kept:
+        return PrincipalAxes(kept["mean"], kept["directions"], kept["variances"])

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from MLPipeline.advice.StoredFeatures import MAX_IMAGES, count_suspects, more_images, reduced
 from MLPipeline.advice.Suggestions import Known, Suggestion, suggestions
-from MLPipeline.Config import Config
 from MLPipeline.Device import threads
 from MLPipeline.Features import Dataset
-from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
 from MLPipeline.files.Json import dump_json, parse_json
+from MLPipeline.files.StoredResult import result_file, stored_result
 from MLPipeline.heads.GatherFeatures import gather
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL
 from MLPipeline.report.Report import too_few_tested
@@ -65,22 +62,14 @@ def _from_features(job: Job, dataset: Dataset) -> tuple[dict[str, Any] | None, i
     features = gather(job.model, dataset, positions, config.precision)
     labels = index.labels[positions].astype(np.int64)
     groups = positions if index.groups is None else index.groups[positions].astype(np.int64)
-    file = _file(config, index.classes, features, labels, groups)
-    if (stored := read_signed(file)) is not None:
-        known = parse_json(stored)
-        return known["learning_curve"], known["num_suspects"], len(positions)
-    rows = reduced(features, config.output / "cache")
-    found = more_images(rows, labels, groups, config.seed)
-    curve = found.to_plain(index.classes) if found else None
-    num_suspects = count_suspects(rows, labels, groups, config.seed)
-    write_signed(file, dump_json({"learning_curve": curve, "num_suspects": num_suspects}).encode())
-    return curve, num_suspects, len(positions)
+    cache = config.output / "cache"
 
+    def estimate() -> dict[str, Any]:
+        rows = reduced(features, cache)
+        found = more_images(rows, labels, groups, config.seed)
+        curve = found.to_plain(index.classes) if found else None
+        return {"learning_curve": curve, "num_suspects": count_suspects(rows, labels, groups, config.seed)}
 
-def _file(config: Config, classes: tuple[str, ...], *arrays: np.ndarray) -> Path:
-    """Return where the estimates from `arrays` (features, labels, groups) are kept in the cache."""
-    state = hashlib.blake2b(f"{_FORMAT} {config.seed} {classes}".encode(), digest_size=12)
-    for array in arrays:
-        state.update(f"{array.shape} {array.dtype.str}".encode())
-        state.update(np.ascontiguousarray(array).data)
-    return sound_cache(config.output / "cache") / "advice" / f"{state.hexdigest()}.json"
+    file = result_file(cache, "advice", (_FORMAT, config.seed, index.classes), features, labels, groups)
+    known = stored_result(file, estimate, lambda each: dump_json(each).encode(), parse_json)
+    return known["learning_curve"], known["num_suspects"], len(positions)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import read_images
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
+from MLPipeline.files.StoredResult import result_file, stored_result
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ReadAhead import decoding_threads
@@ -33,6 +35,7 @@ from MLPipeline.steps.Prepare import preprocessing_of
 MAX_IMAGES, MIN_PER_CLASS, MAX_PER_CLASS = 4000, 12, 200  # of the pictures that are in memory
 MAX_IMAGES_READ, MAX_PER_CLASS_READ = 400, 40  # of those that go through the network
 _AT_ONCE = 256
+_FORMAT = 1  # increases with every change to how exchanges are found
 
 # Of each augmentation the matrices of its variants, and for each of these the place of the inverse.
 _ANGLES = np.deg2rad([-ROTATE_DEGREES, ROTATE_DEGREES])
@@ -85,12 +88,21 @@ def check_mirrors(
     return replace(config, augment=kept), lines, exchange
 
 
-def mirrored_exchange(index: ImageIndex, inspection: Inspection) -> str:
-    """Return which classes mirroring left to right exchanges, by their edges; "" if none. No file is read."""
+def mirrored_exchange(index: ImageIndex, inspection: Inspection, cache: Path) -> str:
+    """Return which classes mirroring left to right exchanges, by their edges; "" if none. No image is read.
+
+    For the same images and labels, the `cache` has the answer.
+    """
     name = "hflip"
     positions = _spread(index, _most_per_class(index, MAX_PER_CLASS_READ))  # enough, in a fifth of the time
-    found = _exchanges([name], _edges_of(inspection, positions), index, positions)
-    return f"{SAID[name]}, {found[name].to_text(index.classes)}" if found else ""
+
+    def find() -> str:
+        found = _exchanges([name], _edges_of(inspection, positions), index, positions)
+        return f"{SAID[name]}, {found[name].to_text(index.classes)}" if found else ""
+
+    known = inspection.prints["digest"][positions], index.labels[positions]
+    file = result_file(cache, "mirrors", (_FORMAT, index.classes), *known)
+    return stored_result(file, find, str.encode, bytes.decode)
 
 
 def _most_per_class(index: ImageIndex, most: int) -> int:

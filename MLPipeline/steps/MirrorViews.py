@@ -145,7 +145,9 @@ def _refusal(job: Job, effect: MirrorEffect) -> str:
     """Return why mirror images must not be used; empty if they may be."""
     exchange = job.exchange
     if exchange is None:
-        exchange = ranks.from_first(mirrored_exchange(job.index, job.inspection) if ranks.is_first else "")
+        exchange = ranks.from_first(
+            mirrored_exchange(job.index, job.inspection, job.config.output / "cache") if ranks.is_first else ""
+        )
     if exchange:
         return exchange
     if effect.is_worse:

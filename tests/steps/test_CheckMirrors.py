@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from MLPipeline.steps import CheckMirrors
 from tests.audit.test_MirroredClasses import arrow, disc_or_square
 from tests.support.harness import Outcome, succeed
 
@@ -75,3 +77,23 @@ def test_fine_tuning_does_not_mirror_arrows_either(arrows: Path, tmp_path: Path)
     said = succeed(["--model", "efficientnet_lite0", "--data", arrows, "--output", tmp_path, "-j", "1", *flags]).out
     assert LEFT_OUT in said and "augment  crop in fine-tuning: " in said
     assert "validation loss: " in said and "head alone" in said
+
+
+def test_without_augmentation_the_answer_is_found_once_for_the_same_images_and_labels(
+    arrows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--tta` needs it at the end of every run."""
+    exchanges, asked = CheckMirrors._exchanges, []
+
+    def spied(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return exchanges(*arguments)
+
+    monkeypatch.setattr(CheckMirrors, "_exchanges", spied)
+    flags, said = ("--epochs", "1", "--augment", "none"), []
+    for seed in ("0", "0", "1"):
+        said.append(train(arrows, tmp_path / "output", *flags, "--seed", seed).out)
+    assert len(asked) == 2  # another seed has other training images
+    refusals = [next(line for line in each.splitlines() if line.startswith("tta ")) for each in said]
+    assert all("must not be used: mirrored left to right, " in line for line in refusals)
+    assert refusals[0] == refusals[1]
