@@ -29,14 +29,15 @@ def torchvisions(size: int) -> dict[str, v2.Transform]:
     translate = v2.RandomCrop(size, padding=int(Augment.TRANSLATE * size), padding_mode="symmetric")
     hue = Augment.HUE_DEGREES / 360
     jitter = v2.ColorJitter(Augment.BRIGHTNESS, Augment.CONTRAST, Augment.SATURATION, hue)
-    how = {"interpolation": Augment.BILINEAR, "fill": Augment.BARE}
+    bilinear = v2.InterpolationMode.BILINEAR
+    how = {"interpolation": bilinear, "fill": Augment.FILL}
     flip = v2.RandomHorizontalFlip(Augment.FLIP_CHANCE)
     return {
         "hflip": flip,
         "vflip": v2.RandomVerticalFlip(Augment.FLIP_CHANCE),
         "crop": crop,
         "translate": translate,
-        "rotate": v2.RandomRotation(Augment.ROTATE_DEGREES, Augment.BILINEAR),
+        "rotate": v2.RandomRotation(Augment.ROTATE_DEGREES, bilinear),
         "randaugment": v2.RandAugment(Augment.RANDAUGMENT_NUM, Augment.RANDAUGMENT_MAGNITUDE, **how),
         "trivial": v2.TrivialAugmentWide(**how),
         "jitter": jitter,

@@ -46,14 +46,14 @@ def problem_of(flags: argparse.Namespace) -> Problem:
     """Return the features of the images below `--data`, computed or from the cache."""
     config = Config(model=flags.model, data=flags.data, output=flags.output, head="linear")
     index = list_images(config)
-    model, config, _ = build(config, len(index.classes))
-    model.to(memory_format=torch.channels_last)
+    model, config, _ = build(config, len(index.classes), torch.device("cpu"))
     inspection, _ = inspect(index, model, config)
     index = split(index, inspection, config)
     how = preprocessing_of(config, index, inspection)
     cache, keys = config.output / "cache", inspection.row_keys(how.levels)
     dataset = extract(model, index, config.image_size, cache, config.precision, contents=keys, preprocessing=how)
     positions = np.flatnonzero(dataset.index.splits >= 0)
+    assert index.groups is not None
     labels, groups = (each[positions].astype(np.int64) for each in (index.labels, index.groups))
     images = plain_images(gather(model, dataset, positions), labels, len(index.classes), groups)
     return Problem(images, model.head, index, config)
@@ -66,8 +66,8 @@ def by_descent(problem: Problem, images: HeadImages, is_val: np.ndarray, seed: i
     head = nn.Sequential(nn.Dropout(own_dropout(problem.head)), nn.Linear(images.rows.shape[1], len(index.classes)))
     part = nn.Sequential(nn.Sequential(), head)
     rows, config = FoldRows(torch.from_numpy(images.rows)), replace(problem.config, seed=seed)
-    batches = [Batches(rows, index, each, config.batch_size, seed) for each in (TRAIN, VAL)]
-    for _ in fit(part, *batches, config, torch.device("cpu")):
+    train, val = (Batches(rows, index, each, config.batch_size, seed) for each in (TRAIN, VAL))
+    for _ in fit(part, train, val, config, torch.device("cpu")):
         pass
     with torch.inference_mode():
         return part.eval()(torch.from_numpy(problem.images.rows)).numpy()
@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     flags = parser.parse_args()
     problem = problem_of(flags)
-    images, found = problem.images, {name: [] for name in ("linear", *KINDS)}
+    images = problem.images
+    found: dict[str, list[float]] = {name: [] for name in ("linear", *KINDS)}
     for seed in range(flags.draws):
         order = np.random.default_rng(seed).permutation(len(images))
         members = [order[images.labels[order] == label][: flags.per_class] for label in range(images.num_classes)]

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from MLPipeline.Config import Config
 from MLPipeline.decoding.EncodeImage import encode_jpeg
@@ -65,8 +66,8 @@ def measure(folder: Path, output: Path) -> list[dict[str, int]]:
     config, found = Config(model="cnn", image_size=16, data=folder / "Data", output=output, workers=1), []
     index = list_images(config)
     found.append(memory())
-    model, config, _ = build(config, len(index.classes))
-    inspection = inspect(index, model, config)
+    model, config, _ = build(config, len(index.classes), torch.device("cpu"))
+    inspection, _ = inspect(index, model, config)
     found.append(memory())
     index = split(index, inspection, config)
     found.append(memory())

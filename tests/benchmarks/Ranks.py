@@ -23,10 +23,11 @@ import torch
 from torch import nn
 
 from MLPipeline.Config import NEUTRAL, Config
-from MLPipeline.Device import decoding_threads, join_ranks
+from MLPipeline.Device import join_ranks
 from MLPipeline.distributed.Ranks import ranks
-from MLPipeline.Features import extract
+from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.Inspect import inspect_images
+from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, VAL, scan_folders
 from MLPipeline.images.SplitImages import split_images
 from MLPipeline.Models import build_model
@@ -79,7 +80,7 @@ def measure(flags: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def epoch_s(part: nn.Module, dataset: object, flags: argparse.Namespace, epochs: int, device: torch.device) -> float:
+def epoch_s(part: nn.Module, dataset: Dataset, flags: argparse.Namespace, epochs: int, device: torch.device) -> float:
     stated = {"epochs": epochs, "batch_size": flags.batch_size, "optimizer": "adamw", "lr": 0.001}
     train, val = dataset.batches(TRAIN, flags.batch_size, seed=0), dataset.batches(VAL, flags.batch_size)
     return min(record.seconds for record in fit(part, train, val, Config(**{**NEUTRAL, **stated}), device))

@@ -72,7 +72,8 @@ def send_all(port: int, bodies: Sequence[bytes], num_clients: int) -> tuple[list
             if body is None:
                 return
             status, taken = client.send(body)
-            statuses.append(status), seconds.append(taken)
+            statuses.append(status)
+            seconds.append(taken)
 
     threads = [threading.Thread(target=work) for _ in range(num_clients)]
     start = time.perf_counter()

@@ -67,7 +67,7 @@ def run(command: list[str], project: Path, limit_s: float) -> Taken:
             start_new_session=True,
         )
         try:
-            code = process.wait(limit_s)
+            code: int | str = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             code = f"killed after {limit_s:g} s"
         except KeyboardInterrupt:

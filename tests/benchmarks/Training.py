@@ -38,7 +38,9 @@ def plain_rate(flags: argparse.Namespace) -> float:
     command = [sys.executable, PLAIN, "--train-all", "--model", flags.model, "--train", flags.data]
     command += ["--limit", flags.limit, "--image-size", flags.image_size, "--batch-size", flags.batch_size]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
-    return float(re.search(r"images_per_s=([\d.]+)", done.stdout)[1])
+    found = re.search(r"images_per_s=([\d.]+)", done.stdout)
+    assert found, done.stdout
+    return float(found[1])
 
 
 def our_rates(flags: argparse.Namespace, freeze: str, cache: Path) -> tuple[float, float]:

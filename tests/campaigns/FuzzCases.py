@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def prepare(folder: Path, images: list[bytes]) -> None:
         (folder / "Data" / ("cat", "dog")[number % 2] / f"{number:03}.png").write_bytes(content)
     for rate in ("0.1", "0.01"):
         flags = ["--data", folder / "Data", "--output", folder / "output", "--lr", rate]
-        code, error = _quietly(lambda flags=flags: Engine.main([*SMALL, *map(str, flags)]))
+        code, error = _quietly(partial(Engine.main, [*SMALL, *map(str, flags)]))
         assert code == 0, error
     weights = torch.load(folder / "output" / "001-cnn" / "model.pt", weights_only=True)["state_dict"]
     torch.save(weights, folder / "weights.pth")
@@ -246,8 +247,7 @@ def main(words: list[str]) -> None:
     limit = used + 2**32  # the machine is not ours alone
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for number in range(first, last):
-        sys.__stdout__.write(json.dumps(asdict(run_case(kind, number, seed, folder))) + "\n")
-        sys.__stdout__.flush()
+        print(json.dumps(asdict(run_case(kind, number, seed, folder))), file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":

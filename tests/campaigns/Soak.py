@@ -47,7 +47,15 @@ def soak_runs(root: Path, number: int) -> list[str]:
 
     def train(seed: int) -> str:
         flags = f"--model cnn --epochs 1 -b 8 --device cpu -j 1 --seed {seed} --cache-limit {CACHE_LIMIT_GB}".split()
-        argv = [*flags, "--image-size", str(SIZES[seed % len(SIZES)]), "--data", data, "--output", output]
+        argv: list[str | Path] = [
+            *flags,
+            "--image-size",
+            str(SIZES[seed % len(SIZES)]),
+            "--data",
+            data,
+            "--output",
+            output,
+        ]
         ended = run_in_process(argv, root / f"log{seed}.txt")
         return "" if ended.code == 0 else f"run with seed {seed} exited with {ended.codes}: {ended.text}"
 

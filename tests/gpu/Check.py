@@ -17,11 +17,12 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.functional import cosine_similarity
 
+from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import NEUTRAL, Config
 from MLPipeline.CreateDataset import Batches
 from MLPipeline.Device import choose_device, fast_dtypes
@@ -52,13 +53,14 @@ def engine(*words: object, code: int = 0) -> str:
     return done.stdout
 
 
-def model_of(name: str, device: torch.device) -> torch.nn.Module:
+def model_of(name: str, device: torch.device) -> Classifier:
     torch.manual_seed(0)
     model = build_model(name, 3, SIZE)
     if name == "efficientnet_lite0":
         load_weights(model, find_model(name), "auto")
     model.freeze("backbone")
-    return model.to(device).to(memory_format=torch.channels_last).eval()
+    model.to(device).to(memory_format=torch.channels_last)
+    return model.eval()
 
 
 def features(folder: Path) -> dict[str, Any]:
@@ -134,7 +136,9 @@ def resume(folder: Path) -> dict[str, Any]:
     run = next((folder / "stopped").glob("001-*"))
     if process.returncode == 143:
         engine("--resume", run, "--output", folder / "stopped")
-    whole, resumed = (load_file(next((folder / name).glob("001-*")) / "model.pt") for name in ("whole", "stopped"))
+    whole, resumed = (
+        cast(Any, load_file(next((folder / name).glob("001-*")) / "model.pt")) for name in ("whole", "stopped")
+    )
     pairs = [(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"]]
     differing = sum(not torch.equal(first, second) for first, second in pairs)
     largest = max((first.double() - second.double()).abs().max().item() for first, second in pairs)
