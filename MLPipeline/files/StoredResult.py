@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,3 +40,16 @@ def result_file(cache: Path, kind: str, about: object, *arrays: np.ndarray) -> P
         state.update(f"{array.shape} {array.dtype.str}".encode())
         state.update(np.ascontiguousarray(array).data)
     return sound_cache(cache) / kind / state.hexdigest()
+
+
+def encode_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return named arrays as a result to keep."""
+    archive = io.BytesIO()
+    np.savez(archive, **arrays)  # type: ignore[arg-type]  # its other parameter is not an array
+    return archive.getvalue()
+
+
+def decode_arrays(stored: bytes) -> dict[str, np.ndarray]:
+    """Return what `encode_arrays` was given."""
+    with np.load(io.BytesIO(stored)) as kept:
+        return dict(kept)

@@ -6,12 +6,11 @@ training images are the same. N images, D features, R directions.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
-from MLPipeline.files.StoredResult import result_file, stored_result
+from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_file, stored_result
 from MLPipeline.heads.PrincipalAxes import MAX_DIRECTIONS, PrincipalAxes, principal_axes
 
 _FORMAT = 1  # increases with every change to how they are computed
@@ -26,15 +25,5 @@ def stored_axes(features: np.ndarray, cache: Path | None) -> PrincipalAxes:
     if cache is None:
         return principal_axes(features)
     file = result_file(cache, "axes", (_FORMAT, MAX_DIRECTIONS), features)
-    return stored_result(file, lambda: principal_axes(features), _encode, _decode)
-
-
-def _encode(axes: PrincipalAxes) -> bytes:
-    archive = io.BytesIO()
-    np.savez(archive, **axes.__dict__)
-    return archive.getvalue()
-
-
-def _decode(stored: bytes) -> PrincipalAxes:
-    with np.load(io.BytesIO(stored)) as kept:
-        return PrincipalAxes(kept["mean"], kept["directions"], kept["variances"])
+    found = stored_result(file, lambda: principal_axes(features).__dict__, encode_arrays, decode_arrays)
+    return PrincipalAxes(**found)

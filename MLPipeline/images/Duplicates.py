@@ -10,7 +10,6 @@ on one form, frames in which one object has moved, and different shirts on one t
 
 from __future__ import annotations
 
-import io
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.Cache import digest
-from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
+from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_file, stored_result
+from MLPipeline.images.Candidates import MAX_DISTANCE, NUM_NEIGHBOURS, NUM_ORDERS, find_candidates
 from MLPipeline.images.ConfirmCopies import confirm_copies
 from MLPipeline.images.Fingerprint import GREY, IDENTITY
 from MLPipeline.images.GroupPattern import match_paths
@@ -33,9 +32,6 @@ from MLPipeline.images.ScanFolders import SPLITS, ImageIndex
 if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
     import pandas as pd
 
-NUM_ORDERS, NUM_NEIGHBOURS = 32, 8  # find 98 % of the pairs cropped by 3 % on every side among 54,000 images
-MAX_DISTANCE = 32  # bits of 128 that may differ; cropping by 3 % on every side changes up to 30
-MAX_CANDIDATES, MIN_CANDIDATES = 8, 1000  # per image, in total: limits the time where all images look alike
 MIN_LIKENESS = 0.95  # of pairs worth reading again: copies of text reach 0.96, of photographs 0.98
 MAX_TINT = 0.12  # difference in the share of red, green or blue; more contrast in a dark image gives 0.08
 MIN_CONTRAST = 4  # standard deviation of the grey values, below which there is nothing to compare
@@ -88,18 +84,9 @@ def find_duplicates(
     """
     if cache is None:
         return _search(index, inspection, progress)
-    columns = (inspection.prints["digest"], index.labels, index.splits)
-    contents = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
-    file = sound_cache(cache) / "duplicates" / f"{digest(_SEARCH.encode() + contents).hex()}.npz"
-    if (signed := read_signed(file)) is not None:
-        with np.load(io.BytesIO(signed)) as kept:
-            return Pairs(kept["first"], kept["second"], kept["likeness"])
-    pairs = _search(index, inspection, progress)
-    if ranks.is_first:
-        archive = io.BytesIO()
-        np.savez(archive, **pairs.__dict__)
-        write_signed(file, archive.getvalue())
-    return pairs
+    file = result_file(cache, "duplicates", _SEARCH, inspection.prints["digest"], index.labels, index.splits)
+    found = stored_result(file, lambda: _search(index, inspection, progress).__dict__, encode_arrays, decode_arrays)
+    return Pairs(**found)
 
 
 def _search(index: ImageIndex, inspection: Inspection, progress: Progress) -> Pairs:
@@ -194,10 +181,11 @@ def _copies(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _near_duplicates(index: ImageIndex, inspection: Inspection, compared: np.ndarray, progress: Progress) -> Pairs:
-    prints = inspection.prints[compared]
-    first, second = _candidates(np.stack([prints["phash"], prints["dhash"]], axis=1))
+    prints = inspection.prints
+    first, second = find_candidates(np.stack([prints[name][compared] for name in ("phash", "dhash")], axis=1))
+    first, second = compared[first], compared[second]
     is_alike = _same_tint(prints[first], prints[second])
-    first, second = compared[first[is_alike]], compared[second[is_alike]]
+    first, second = first[is_alike], second[is_alike]
     likeness = np.zeros(len(first), np.float32)
 
     def look(start: int) -> None:
@@ -218,40 +206,6 @@ def _shared_classes(index: ImageIndex, first: np.ndarray, second: np.ndarray) ->
     """Return the class (K,) of each pair; -1 if a copy would be a finding: two labels, or two of the user's splits."""
     is_shared = (index.labels[first] == index.labels[second]) & (index.splits[first] == index.splits[second])
     return np.where(is_shared, index.labels[first].astype(np.int64), -1)
-
-
-def _candidates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return nearly all pairs of positions (first < second) whose hashes (N, 2) uint64 differ in few bits.
-
-    When hashes are sorted by randomly permuted bits, those that agree in the leading bits are neighbours; 32 random
-    orders give 32 chances (Charikar 2002, "Similarity estimation techniques from rounding algorithms", section 3).
-    """
-    number = len(hashes)
-    bits = np.ascontiguousarray(np.unpackbits(hashes.view(np.uint8), axis=1).T)
-    generator = np.random.default_rng(0)
-    found = np.empty(0, np.int64)  # (distance, first, second) in one number each
-    for _ in range(NUM_ORDERS if number > 1 else 0):
-        leading = np.packbits(bits[generator.permutation(len(bits))[:64]], axis=0)
-        order = np.argsort(np.ascontiguousarray(leading.T).view(np.uint64)[:, 0], kind="stable")
-        ordered, new = hashes[order], [found]
-        for step in range(1, min(NUM_NEIGHBOURS + 1, number)):
-            differing = _count_bits(ordered[step:] ^ ordered[:-step])
-            distance = (differing[:, 0] + differing[:, 1]).astype(np.int64)
-            near = np.flatnonzero(distance <= MAX_DISTANCE)
-            one, other = order[near], order[near + step]
-            new.append((distance[near] * number + np.minimum(one, other)) * number + np.maximum(one, other))
-        limit = max(MAX_CANDIDATES * number, MIN_CANDIDATES)
-        found = np.unique(np.concatenate(new))[:limit]  # the closest pairs first
-    first, second = np.divmod(found, max(number, 1))
-    return first % max(number, 1), second
-
-
-def _count_bits(numbers: np.ndarray) -> np.ndarray:
-    """Return the number of bits set in each uint64, like `np.bitwise_count`, which requires NumPy 2.0."""
-    pairs, nibbles, bytes_ = (np.uint64(0x0101010101010101 * byte) for byte in (0x55, 0x33, 0x0F))
-    numbers = numbers - ((numbers >> np.uint64(1)) & pairs)
-    numbers = (numbers & nibbles) + ((numbers >> np.uint64(2)) & nibbles)
-    return ((numbers + (numbers >> np.uint64(4))) & bytes_) * np.uint64(0x0101010101010101) >> np.uint64(56)
 
 
 def _same_tint(first: np.ndarray, second: np.ndarray) -> np.ndarray:
