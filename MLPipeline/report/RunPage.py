@@ -145,6 +145,7 @@ def _on_training(content: ReportContent) -> dict[str, Any]:
     return {
         "best": best,
         "is_average": is_tuned and bool(content.config.swa),
+        "keeps_fold_average": keeps_fold_average(content.metrics),
         "curves": _curves(content.history, best),
         "tuning": " ".join(filter(None, (head, _tuning(content), _size(content), _mirror(content)))),
     }
@@ -205,6 +206,12 @@ def _suggestions(content: ReportContent, scores: Mapping[str, Any] | None) -> di
     }
 
 
+def keeps_fold_average(metrics: Mapping[str, Any]) -> bool:
+    """Return whether the saved network has the mean weights of the networks of all folds."""
+    ensemble = (metrics.get("folds") or {}).get("ensemble")
+    return bool(ensemble and ensemble["is_kept"])
+
+
 def _folds(content: ReportContent) -> str:
     """Return the sentence on cross-validation; empty without it."""
     found = content.metrics.get("folds")
@@ -212,15 +219,14 @@ def _folds(content: ReportContent) -> str:
         return ""
     is_head = found["of"] == "head"
     what, how = ("head", "fitted") if is_head else ("network", "trained")
-    others = "" if is_head else ", which choose the epochs of all folds and are not tested"
-    saved = f"The saved model is {how} on all images but the validation images{others}"
-    if (found["ensemble"] or {}).get("is_kept"):
-        saved = "The saved network has the mean weights of the networks of all folds, which validated better than one "
-        saved += f"trained on all images but the validation images{others}"
+    left_out = "" if is_head else " The validation images choose the epochs of all folds and are not tested."
+    saved = f"The saved model is {how} on all images but the validation images."
+    if keeps_fold_average(content.metrics):
+        saved = "The saved network has the mean weights of the networks of all folds, which validate better."
     return (
         f"The figures are of {count(found['num_images'], 'image')}, each classified once by a {what} {how} without its "
-        f"fold ({found['number']} folds). {saved}; the intervals "
-        f"take into account that the {what}s of the folds share most of their images (Nadeau and Bengio, 2003)."
+        f"fold ({found['number']} folds).{left_out} {saved} The intervals take into account that the {what}s of the "
+        "folds share most of their images (Nadeau and Bengio, 2003)."
     )
 
 

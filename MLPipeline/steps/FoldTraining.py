@@ -55,14 +55,16 @@ def train_folds(job: Job, dataset: Dataset) -> tuple[SplitPredictions, Mapping[i
     folds = make_folds(index.labels[positions], groups, len(index.classes), config.folds, config.seed)
     seconds = duration(sum(record.seconds for record in job.history))
     say(f"folds    the training is repeated {len(folds.parts)} times, about {seconds} each")
-    average, found = averaged(job.model, equal), []
+    average = averaged(job.model, equal) if config.ensemble else None
+    found = []
     for number, fold in enumerate(folds.parts, start=1):
         part = _fold_job(job, number, replace(fold, others=positions[fold.others], tested=positions[fold.tested]))
-        found.append(_test(part))
-        average.update_parameters(part.model)
+        found.append(_train_and_test(part))
+        if average:
+            average.update_parameters(part.model)
         accuracy = f"accuracy {100 * found[-1].predictions.accuracy:.1f} %"
         say(f"fold     {number} of {len(folds.parts)}: {accuracy} of {counted(len(found[-1].positions), 'image')}")
-    ensemble = _keep_better(job, dataset, average.module) if config.ensemble else None
+    ensemble = _keep_better(job, dataset, average.module) if average else None
     return _in_order(found), folds.short, ensemble
 
 
@@ -101,8 +103,8 @@ def _make_folder(folder: Path) -> None:
         raise error
 
 
-def _test(job: Job) -> SplitPredictions:
-    """Return the calibrated predictions for the images of a fold, after its training."""
+def _train_and_test(job: Job) -> SplitPredictions:
+    """Train without a fold, and return the calibrated predictions for its images."""
     dataset = choose_size(job, fit_phases(job))
     scorer = Scorer(job.model, dataset, job.config.precision)
     val, test = scorer.predict(VAL), scorer.predict(TEST)

@@ -45,14 +45,14 @@ def parts() -> list[Job]:
 @pytest.fixture(scope="module")
 def tuned(data: Path, output: Path, parts: list[Job]) -> Outcome:
     """A fine-tuning in folds, with their average."""
-    test = FoldTraining._test
+    test = FoldTraining._train_and_test
 
     def spied(job: Job) -> Any:
         parts.append(job)
         return test(job)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FoldTraining, "_test", spied)
+        patch.setattr(FoldTraining, "_train_and_test", spied)
         return succeed([*TUNING, "--ensemble", "--data", data, "--output", output, "--name", "tuned"])
 
 
@@ -94,14 +94,14 @@ def test_the_console_and_the_figures(tuned: Outcome, output: Path) -> None:
 def test_the_average_has_the_mean_weights_of_the_folds_if_it_validates_better(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    states, test = [], FoldTraining._test
+    states, test = [], FoldTraining._train_and_test
 
     def spied(job: Job) -> Any:
         found = test(job)
         states.append({name: value.clone() for name, value in job.model.state_dict().items()})
         return found
 
-    monkeypatch.setattr(FoldTraining, "_test", spied)
+    monkeypatch.setattr(FoldTraining, "_train_and_test", spied)
     saved = {}
     for is_better in (True, False):
         monkeypatch.setattr(Ensemble, "is_better", property(lambda self, answer=is_better: answer))
@@ -110,8 +110,10 @@ def test_the_average_has_the_mean_weights_of_the_folds_if_it_validates_better(
         (folder,) = tmp_path.glob(f"*-{name}")
         saved[is_better] = load_checkpoint(folder / "model.pt")[0].state_dict()
         kept = content(tmp_path, name)["folds"]["ensemble"]["is_kept"]
-        sentence = "has the mean weights of the networks of all folds"
-        assert kept == is_better == (sentence in (folder / "report.html").read_text(encoding="utf-8"))
+        page, card = ((folder / each).read_text(encoding="utf-8") for each in ("report.html", "MODEL_CARD.md"))
+        assert kept == is_better == ("has the mean weights of the networks of all folds" in page)
+        assert is_better == ("The saved weights are the mean of those of all folds." in page)
+        assert is_better == ("2 epochs, in 3 folds, whose networks are averaged" in card)
     for name, value in saved[True].items():
         mean = torch.stack([state[name].double() for state in states[:3]]).mean(0)
         assert torch.allclose(value.double(), mean, atol=1e-6), name
