@@ -202,7 +202,7 @@ def _suggestions(content: ReportContent, scores: Mapping[str, Any] | None) -> di
     return {
         "next_steps": content.metrics.get("next_steps") or [],
         "learning_curve": _learning_curve(content.metrics.get("learning_curve")),
-        "advice": advice(scores, content.history, content.config.epochs, num_skipped),
+        "advice": advice(scores, content.history, content.config, num_skipped),
     }
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from MLPipeline.Augment import make_augmentation
+from MLPipeline.Config import Config
 from MLPipeline.report.Page import count, percent
 from MLPipeline.training.TrainState import EpochRecord
 
@@ -13,6 +15,7 @@ WIDE_INTERVAL = 0.2
 OVERFITTED = 0.1  # training accuracy minus validation accuracy
 MISCALIBRATED = 0.1
 MAX_ADVICE = 4
+AUGMENTATION = "--augment crop,jitter"  # no mirroring: it may exchange classes
 
 
 def verdict(scores: Mapping[str, Any] | None, baseline: float | None) -> str:
@@ -41,30 +44,33 @@ class Advice:
 
 
 def advice(
-    scores: Mapping[str, Any] | None, history: Sequence[EpochRecord], epochs: int, num_skipped: int
+    scores: Mapping[str, Any] | None, history: Sequence[EpochRecord], config: Config, num_skipped: int
 ) -> list[Advice]:
     """Return up to four suggestions on what to do next, the most useful first.
 
     Args:
         scores: the metrics of the evaluated split, as `Metrics.evaluate` returns them; None if there are none.
         history: the epochs that were trained.
-        epochs: how many were planned.
+        config: the settings of the run.
         num_skipped: files that were not used.
     """
     found = []
     if scores and scores.get("weakest_class_taken_for"):
         found.append(_on_the_weakest(scores))
     best = next((record for record in reversed(history) if record.is_best), None)
-    if best and best.epoch == epochs > 1:
-        found.append(
-            Advice("The last epoch had the lowest validation loss. Train for longer:", f"--epochs {2 * epochs}")
+    if best and best.epoch == config.epochs > 1 and not config.swa:  # an average is usually best at its end
+        text, flags = (
+            "The last epoch had the lowest validation loss. Train for longer:",
+            f"--epochs {2 * config.epochs}",
         )
+        found.append(Advice(text, flags))
     if best and best.train_accuracy - best.val_accuracy > OVERFITTED:  # NaN without validation images: no
         text = (
             f"The model overfits: {percent(best.train_accuracy)} accuracy on training images, "
-            f"{percent(best.val_accuracy)} on validation images. Add images, or use augmentation:"
+            f"{percent(best.val_accuracy)} on validation images. Add images"
         )
-        found.append(Advice(text, "--augment crop,jitter"))
+        is_augmented = bool(make_augmentation(config.augment))
+        found.append(Advice(f"{text}.") if is_augmented else Advice(f"{text}, or use augmentation:", AUGMENTATION))
     if scores and (scores.get("ece") or 0) > MISCALIBRATED:
         text = (
             f"The confidence differs from the accuracy by {percent(scores['ece'], 0)} on average (expected calibration "

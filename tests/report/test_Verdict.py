@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from MLPipeline.Config import Config
 from MLPipeline.report.Verdict import advice, verdict
 from MLPipeline.training.TrainState import EpochRecord
 
@@ -38,13 +39,17 @@ def test_the_verdict_follows_from_interval_and_baseline(given: dict, baseline: f
 
 
 def test_advice_is_given_only_where_figures_call_for_it() -> None:
-    assert advice(None, EPOCHS, 3, num_skipped=0) == []
+    plain = Config(model="cnn", epochs=3, swa=0.0, augment="none")
+    assert advice(None, EPOCHS, plain, num_skipped=0) == []
     last_is_best = [*EPOCHS[:2], replace(EPOCHS[2], is_best=True)]
-    (more,) = advice(None, last_is_best, 3, 0)
+    (more,) = advice(None, last_is_best, plain, 0)
     assert (more.text[:34], more.flags) == ("The last epoch had the lowest vali", "--epochs 6")
-    assert advice(None, last_is_best, 9, 0) == []  # stopped early: patience has had its reason
-    (augment,) = advice(None, [replace(EPOCHS[0], train_accuracy=0.99)], 3, 0)
+    assert advice(None, last_is_best, replace(plain, epochs=9), 0) == []  # stopped early: patience has had its reason
+    assert advice(None, last_is_best, replace(plain, swa=0.8), 0) == []  # an average is usually best at its end
+    (augment,) = advice(None, [replace(EPOCHS[0], train_accuracy=0.99)], plain, 0)
     assert "99.0\N{NO-BREAK SPACE}% accuracy on training images, 75.0" in augment.text
     assert augment.flags == "--augment crop,jitter"  # no mirroring: it may exchange classes
-    assert advice(None, [replace(EPOCHS[0], train_accuracy=0.99, val_accuracy=math.nan)], 3, 0) == []
-    assert advice(None, EPOCHS, 3, 2)[0].text.startswith("2\N{NO-BREAK SPACE}files could not be read")
+    (images,) = advice(None, [replace(EPOCHS[0], train_accuracy=0.99)], replace(plain, augment="hflip,crop"), 0)
+    assert images.text.endswith("on validation images. Add images.") and not images.flags
+    assert advice(None, [replace(EPOCHS[0], train_accuracy=0.99, val_accuracy=math.nan)], plain, 0) == []
+    assert advice(None, EPOCHS, plain, 2)[0].text.startswith("2\N{NO-BREAK SPACE}files could not be read")
