@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import torch
 
 from MLPipeline.audit.Judgement import Suspects
 from MLPipeline.Errors import ResourceError, is_out_of_memory
 from MLPipeline.heads.Folds import assign_folds
 from MLPipeline.heads.LinearHead import sum_up
+from MLPipeline.scoring.Calibrate import fit_temperature
+from MLPipeline.scoring.Predictions import Predictions
 
 NUM_FOLDS = 5
 # The label of a suspect has a probability below the first limit, and another class one above the second. Of 60 wrong
 # labels planted among 3,781, this finds 51 to 54, and 52 others; without the limits, cleanlab finds 55, and 120 others.
 DOUBT, BELIEF = 0.05, 0.4
 MIN_IMAGES = 10  # of a class: with fewer, the classifier hardly learns the class, and all of its labels look wrong
-_TEMPERATURES = np.geomspace(0.1, 100, 61)
 _IMAGES_FOR_TEMPERATURE = 20_000
 
 
@@ -60,23 +62,10 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, se
     logits = np.empty((len(labels), num_classes))
     for part, held_out in zip(parts, members, strict=True):
         logits[held_out] = (total - part).head().logits(np.asarray(features[held_out], np.float32))
-    return _softmax(logits / fit_temperature(logits, labels, seed))
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Return the temperature that calibrates the probabilities (arXiv:1706.04599)."""
     chosen = np.random.default_rng(seed).permutation(len(labels))[:_IMAGES_FOR_TEMPERATURE]
-
-    def loss(temperature: float) -> float:
-        of_labels = _softmax(logits[chosen] / temperature)[np.arange(len(chosen)), labels[chosen]]
-        return float(-np.log(np.maximum(of_labels, 1e-12)).mean())
-
-    return min(_TEMPERATURES, key=loss)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
+    found = Predictions(torch.from_numpy(logits), torch.from_numpy(labels))
+    sample = Predictions(found.logits[chosen], found.labels[chosen])
+    return found.scaled(fit_temperature(sample)).probabilities.numpy()
 
 
 def _cleanlab() -> tuple:

@@ -26,7 +26,7 @@ def run(config: Config) -> None:
         ResourceError: a package is missing, the port is in use, or `--collect` cannot be written.
         Interrupted: a signal has come.
     """
-    require_web_packages("serve")
+    require_web_packages("serve", has_api=True)
     from MLPipeline.serve.Batcher import Batcher
     from MLPipeline.serve.Collection import Collection
     from MLPipeline.serve.Metrics import ServerMetrics

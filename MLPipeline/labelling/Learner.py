@@ -16,10 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from MLPipeline.audit.LabelSuspects import fit_temperature
 from MLPipeline.heads.Folds import assign_folds
 from MLPipeline.heads.LinearHead import LinearHead, Sums, head_of_few, sum_up
+from MLPipeline.scoring.Calibrate import fit_temperature
+from MLPipeline.scoring.Predictions import Predictions
 
 UNLABELLED = -1
 _NUM_FITS = 3
@@ -99,7 +101,7 @@ class Learner:
             if len(np.unique(others[others != UNLABELLED])) < 2:
                 return _FIRST_TEMPERATURE
             logits[halves == half] = self.fit(others, num_classes).logits(self._features[known[halves == half]])
-        return fit_temperature(logits, labels[known], seed=0)
+        return fit_temperature(Predictions(torch.from_numpy(logits), torch.from_numpy(labels[known])))
 
 
 def _class_sums(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

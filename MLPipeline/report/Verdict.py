@@ -59,11 +59,8 @@ def advice(
         found.append(_on_the_weakest(scores))
     best = next((record for record in reversed(history) if record.is_best), None)
     if best and best.epoch == config.epochs > 1 and not config.swa:  # an average is usually best at its end
-        text, flags = (
-            "The last epoch had the lowest validation loss. Train for longer:",
-            f"--epochs {2 * config.epochs}",
-        )
-        found.append(Advice(text, flags))
+        text = "The last epoch had the lowest validation loss. Train for longer:"
+        found.append(Advice(text, f"--epochs {2 * config.epochs}"))
     if best and best.train_accuracy - best.val_accuracy > OVERFITTED:  # NaN without validation images: no
         text = (
             f"The model overfits: {percent(best.train_accuracy)} accuracy on training images, "

@@ -6,20 +6,21 @@ from importlib.util import find_spec
 
 from MLPipeline.Errors import ResourceError
 
-_PACKAGES = {  # as imported: as installed
-    "fastapi": "fastapi",
-    "uvicorn": "uvicorn",
-    "python_multipart": "python-multipart",
-    "prometheus_client": "prometheus-client",
-}
+# As imported: as installed.
+_FOR_PAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn"}
+_FOR_THE_API = {"python_multipart": "python-multipart", "prometheus_client": "prometheus-client"}
 
 
-def require_web_packages(verb: str) -> None:
-    """Check that what `serve/` imports is installed; call it before importing `serve/Web`.
+def require_web_packages(verb: str, has_api: bool = False) -> None:
+    """Check that what a served page imports is installed, or also what the API does; call it before `serve/Web`.
 
     Raises:
         ResourceError: a package is missing.
     """
-    missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
+    missing = [
+        package
+        for module, package in (_FOR_PAGES | (_FOR_THE_API if has_api else {})).items()
+        if find_spec(module) is None
+    ]
     if missing:
         raise ResourceError(f"{verb}: needs {' and '.join(missing)}", f"Run pip install {' '.join(missing)}")
