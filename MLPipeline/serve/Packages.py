@@ -17,10 +17,7 @@ def require_web_packages(verb: str, has_api: bool = False) -> None:
     Raises:
         ResourceError: a package is missing.
     """
-    missing = [
-        package
-        for module, package in (_FOR_PAGES | (_FOR_THE_API if has_api else {})).items()
-        if find_spec(module) is None
-    ]
+    needed = _FOR_PAGES | (_FOR_THE_API if has_api else {})
+    missing = [package for module, package in needed.items() if find_spec(module) is None]
     if missing:
         raise ResourceError(f"{verb}: needs {' and '.join(missing)}", f"Run pip install {' '.join(missing)}")
