@@ -107,6 +107,11 @@ def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
     write_rows(folder / "history.csv", table, zip(*table.values(), strict=True))
 
 
+def draw_history(folder: Path, history: Sequence[EpochRecord]) -> None:
+    """Start drawing `history.png`, for which `drawing.finish` waits."""
+    drawing.draw("Plots.plot_history", _history_table(history), folder / "history.png")
+
+
 def measure(index: ImageIndex, scored: Sequence[SplitPredictions]) -> dict[str, Any]:
     """Return the metrics of each split by its name, and the accuracy and class of the majority-class baseline."""
     metrics: dict[str, Any] = {SPLITS[each.split]: each.metrics(index.classes) for each in scored}
@@ -121,7 +126,6 @@ def write_results(
     index: ImageIndex,
     scored: Sequence[SplitPredictions],
     metrics: Mapping[str, Any],
-    history: Sequence[EpochRecord],
     image_size: int,
     preprocessing: Preprocessing = PLAIN,
 ) -> None:
@@ -129,7 +133,6 @@ def write_results(
 
     `metrics.json` is left to the caller, who writes it last.
     """
-    drawing.draw("Plots.plot_history", _history_table(history), folder / "history.png")
     evaluated = _evaluated(scored)
     predicted, labels = evaluated.predictions.predicted.numpy(), evaluated.predictions.labels.numpy()
     probabilities = evaluated.predictions.probabilities.numpy()

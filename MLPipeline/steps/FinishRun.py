@@ -26,7 +26,7 @@ from MLPipeline.heads.CrossValidate import widened
 from MLPipeline.images.ScanFolders import VAL
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.report.ModelCard import write_model_card
-from MLPipeline.report.Report import closing_lines, measure, stored_metrics, write_json, write_results
+from MLPipeline.report.Report import closing_lines, draw_history, measure, stored_metrics, write_json, write_results
 from MLPipeline.report.RunPage import ReportContent, prepare_report, write_report
 from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Explain import explain_images
@@ -52,6 +52,8 @@ def finish_run(job: Job, dataset: Dataset, folds: CrossValidation | None) -> Non
     `metrics.json` is written last and marks the run as finished.
     """
     config = job.config
+    if ranks.is_first:
+        draw_history(job.run.path, job.history)  # while the best weights are evaluated
     card, scored = calibrate_and_score(job.model, dataset, job.card, config.precision, config.target_precision)
     card, tta = measure_mirror(job, dataset, card, scored[0])
     scored = [*scored[:-1], folds.tested] if folds else scored
@@ -63,7 +65,7 @@ def finish_run(job: Job, dataset: Dataset, folds: CrossValidation | None) -> Non
     metrics = {"temperature": card.temperature, "tta": tta} | _measure(
         job, dataset, scored, folds.figures if folds else None
     )
-    write_results(job.run.path, dataset.index, scored, metrics, job.history, dataset.image_size, job.preprocessing)
+    write_results(job.run.path, dataset.index, scored, metrics, dataset.image_size, job.preprocessing)
     _say_result(job, metrics)  # the model and its predictions are saved; pictures and page take seconds
     metrics |= _advise(job, dataset, metrics)
     content = _content(job, dataset, scored, metrics)

@@ -73,7 +73,7 @@ def test_without_test_images_the_validation_images_are_judged(index: ImageIndex,
     scored = [scores_of(index, VAL, [0, 1, 1]), SplitPredictions(TEST, np.empty(0, np.int64), empty())]
     metrics = measure(index, scored)
     assert metrics["test"]["accuracy"] is None and metrics["baseline_accuracy"] == 2 / 3
-    write_results(tmp_path, index, scored, metrics, [RECORD], 16)
+    write_results(tmp_path, index, scored, metrics, 16)
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 3
     lines = closing_lines(metrics)
     assert lines[0].startswith("result   val accuracy 66.7 % (95 % interval 20.8 to 93.9 %, 3 images)")
@@ -89,7 +89,7 @@ def test_with_no_images_at_all_it_says_so(index: ImageIndex, tmp_path: Path) -> 
     scored = [SplitPredictions(split, np.empty(0, np.int64), empty()) for split in (VAL, TEST)]
     metrics = measure(index, scored)
     assert metrics["baseline_accuracy"] is None
-    write_results(tmp_path, index, scored, metrics, [], 16)
+    write_results(tmp_path, index, scored, metrics, 16)
     assert closing_lines(metrics) == ["result   accuracy unknown: there are no validation or test images"]
     assert cv2.imread(str(tmp_path / "confusion_matrix.png")) is not None
 
@@ -120,7 +120,7 @@ def test_mistakes_and_their_captions_go_together(
     drawn = {}
     monkeypatch.setattr(Plots, "plot_mistakes", lambda *given: drawn.update(given=given))
     scored = [scores_of(index, TEST, [1, 0, 0])]
-    write_results(tmp_path, index, scored, measure(index, scored), [RECORD], 8)
+    write_results(tmp_path, index, scored, measure(index, scored), 8)
     images, true, predicted, confidence, number, _ = drawn["given"]
     positions = scored[0].positions[[0, 2]]
     assert (true, predicted, number) == (["cat", "dog"], ["dog", "cat"], 3)
@@ -220,7 +220,7 @@ def test_many_classes_make_small_files(tmp_path: Path, monkeypatch: pytest.Monke
     scored = SplitPredictions(TEST, np.arange(num_images), Predictions(logits, torch.arange(num_images)))
     monkeypatch.setattr(drawing, "draw", lambda *_: None)
     metrics = measure(index, [scored])
-    write_results(tmp_path, index, [scored], metrics, [RECORD], 8)
+    write_results(tmp_path, index, [scored], metrics, 8)
     assert (tmp_path / "predictions.csv").stat().st_size < 0.4e6
     assert (tmp_path / "predictions.npz").stat().st_size < 4.5e6
     with np.load(tmp_path / "predictions.npz") as arrays:
