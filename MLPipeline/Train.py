@@ -30,6 +30,7 @@ from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.scoring.Calibrate import fit_temperature
 from MLPipeline.scoring.Predictions import joined, predict_batches
 from MLPipeline.training.Balance import class_weights
+from MLPipeline.training.DepthwiseGradient import fast_depthwise
 from MLPipeline.training.Optimizer import SCHEDULES, set_learning_rate
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 
@@ -68,7 +69,7 @@ def fit(
     try:
         while state.epoch < config.epochs and not _out_of_patience(state, config):
             start = time.perf_counter()
-            with threads_for(model), whole_batch(model):  # not around the `yield`: the caller has threads of its own
+            with threads_for(model), whole_batch(model), fast_depthwise(model):  # the caller has threads of its own
                 _train_epoch(state, train, config, weights, progress, after_step)
                 state.average_epochs(config)
                 val_batches, is_tuned = _with_stops(val, after_step, state), config.unfreeze_after is not None
