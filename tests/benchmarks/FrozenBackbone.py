@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--limit", type=int, default=400, help="training images for the other scripts")
+    parser.add_argument("--precision", default="auto", help="of ours: with random weights, int8 may not be safe")
     parser.add_argument("--fastai", metavar="PYTHON", help="an interpreter that has fastai")
     flags = parser.parse_args()
     num_images = sum(1 for path in (flags.data / "train").rglob("*") if path.is_file())
@@ -91,7 +92,7 @@ def main() -> None:
         weights = "auto" if flags.model == "efficientnet_lite0" else made_up_weights(flags.model, folder)
         data = shutil.copytree(flags.data, Path(folder) / "data")
         ours = [str(PROJECT / "Engine.py"), "--model", flags.model, "--weights", weights, "--freeze", "backbone"]
-        ours += ["--epochs", "10", "--data", str(data), "--output"]
+        ours += ["--epochs", "10", "--precision", flags.precision, "--data", str(data), "--output"]
         times, plain = [], []
         for output in ("first", "second"):
             times.append(run(*ours, f"{folder}/{output}")[0])

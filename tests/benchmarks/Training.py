@@ -6,6 +6,7 @@
 plain: PlainWay.py --train-all (ImageFolder, PIL, fp32, default memory format). ours: every layer, from stored pixels.
 stage: only the layers after `--stage`, from stored activations. For both, the rate of the network alone is shown:
 repeated forward and backward passes over one batch, without loading images, computing metrics or moving weights.
+whole: with torch's own gradients of wide depthwise filters, instead of those in strips (`training/DepthwiseGradient`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +44,12 @@ def plain_rate(flags: argparse.Namespace) -> float:
     found = re.search(r"images_per_s=([\d.]+)", done.stdout)
     assert found, done.stdout
     return float(found[1])
+
+
+def whole_rate(flags: argparse.Namespace, cache: Path) -> float:
+    """Return the images per second of training the last layers with torch's own gradients of depthwise filters."""
+    with patch("MLPipeline.Train.fast_depthwise", lambda model: nullcontext()):
+        return our_rates(flags, flags.stage or "none", cache)[0]
 
 
 def our_rates(flags: argparse.Namespace, freeze: str, cache: Path) -> tuple[float, float]:
@@ -89,6 +98,8 @@ def main() -> None:
             if flags.stage:
                 name = f"after {flags.stage}"
                 found[name], found[f"{name}, network alone"] = our_rates(flags, flags.stage, Path(cache))
+            if flags.model.startswith("efficientnet"):
+                found[f"{f'after {flags.stage}' if flags.stage else 'ours'}, whole"] = whole_rate(flags, Path(cache))
             rates = {name: max(rate, rates.get(name, 0.0)) for name, rate in found.items()}
     print(f"{flags.model}, {flags.image_size} pixels, batch {flags.batch_size}, torch {torch.__version__}")
     for name, rate in rates.items():
