@@ -160,7 +160,8 @@ def result(output: Path) -> dict[str, Any]:
     metrics = json.loads((path / "metrics.json").read_text())
     del metrics["timing"]
     for step in metrics["next_steps"]:
-        step["command"] = ["OUTPUT" if word == str(path.parent) else word for word in shlex.split(step["command"])]
+        words = shlex.split(step["command"])
+        step["command"] = [word.replace(str(path), "RUN").replace(str(path.parent), "OUTPUT") for word in words]
     runs = pd.read_csv(output / "runs.csv").drop(columns=["run", "seconds"])
     tables = ("predictions.csv", "splits.csv", "skipped.csv", "classes.txt")
     return {
