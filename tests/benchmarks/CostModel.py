@@ -38,11 +38,11 @@ OPEN_STORE_BYTES = 24 + 8
 # In every rank: the rows of the features before they are shared, all positions, and the rank's share of them; a mark
 # for each row of an open store. An epoch takes less: a position and a place in the order (4 + 4).
 PRIVATE_BYTES, SHARE_BYTES = 8 + 8 + 1, 8
-# In the first rank of each machine: hashes and their bits, fingerprints, sorted copies and pairs of the search for
-# duplicates; listing and splitting take less. On return, Linux gets them back.
-COMPUTING_BYTES = 450
+# In the first rank of each machine: hashes and their bits, sorted copies and pairs of the search for duplicates; listing
+# and splitting take less. On return, Linux gets them back.
+COMPUTING_BYTES = 110
 FINGERPRINT_BYTES = 4400  # on disk, with the small grey image
-LINKED = 100_000  # images whose memory `--check` measures
+LINKED = 1_000_000  # images whose memory `--check` measures
 COPIES_OF_WEIGHTS = 5  # weights, gradients, two averages of AdamW, best weights
 TABLE = [(10**5, 2), (10**6, 16), (10**7, 64), (10**8, 512), (10**9, 2048)]
 
@@ -114,6 +114,8 @@ def check(flags: argparse.Namespace, rate: Mapping[str, float]) -> None:
         f"check: {large} images, predicted {predicted_s:.0f} s, took {large_s:.0f} s ({predicted_s / large_s - 1:+.0%})"
     )
     for num_ranks, growth in growths(flags.data, LINKED):
+        if num_ranks == 1:  # what ranks share counts as private there
+            continue
         private, shared = growth[-1, -1]  # of the last rank, which has computed nothing for the others
         print(f"check: {LINKED:,} images, {num_ranks} ranks, bytes per image of the last rank:")
         print(f"  private, predicted {PRIVATE_BYTES + SHARE_BYTES / num_ranks:.0f} at most, measured {private:.0f}")
