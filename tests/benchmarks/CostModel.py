@@ -38,8 +38,8 @@ OPEN_STORE_BYTES = 24 + 8
 # In every rank: the rows of the features before they are shared, all positions, and the rank's share of them; a mark
 # for each row of an open store. An epoch takes less: a position and a place in the order (4 + 4).
 PRIVATE_BYTES, SHARE_BYTES = 8 + 8 + 1, 8
-# In the first rank of each machine: hashes and their bits, sorted copies and pairs of the search for duplicates; listing
-# and splitting take less. On return, Linux gets them back.
+# In the first rank of each machine: hashes and their bits, sorted copies and pairs of the search for duplicates; the
+# listing and the split take less. On return, Linux gets them back.
 COMPUTING_BYTES = 110
 FINGERPRINT_BYTES = 4400  # on disk, with the small grey image
 LINKED = 1_000_000  # images whose memory `--check` measures
