@@ -26,6 +26,7 @@ from MLPipeline.report.Report import epoch_line
 from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.steps.Job import Job
+from MLPipeline.training.Phases import folds_are_heads
 from MLPipeline.training.TrainState import EpochRecord, TrainState
 
 _AVERAGE_OR_OWN = "the average of the heads of all folds", "the head fitted on all training images"
@@ -60,13 +61,14 @@ def _fit(job: Job, dataset: Dataset, config: Config) -> tuple[Solution, tuple[fl
     cache = None if dataset.rows.are_pixels else config.output / "cache"  # there was no room for features
     solution = solve(images, config.head, config.seed, cache)
     fitted, val = images.only(~images.is_view), index.positions(VAL)
+    averages_heads = config.ensemble and folds_are_heads(job.config)  # else the networks of the folds are averaged
     if not len(val):
-        if config.ensemble:
+        if averages_heads:
             note(NOT_COMPARED)
         return solution, (*_score(solution.head, fitted), np.nan, np.nan)
     rows, labels = gather(job.model, dataset, val, config.precision), index.labels[val].astype(np.int64)
     held_out = plain_images(rows, labels, images.num_classes)
-    if config.ensemble:
+    if averages_heads:
         solution = _with_ensemble(solution, images, held_out, config)
     is_tuned = config.unfreeze_after is not None  # its epochs are compared by the calibrated loss; see Train.score
     return solution, (*_score(solution.head, fitted), *_score(solution.head, held_out, is_tuned))

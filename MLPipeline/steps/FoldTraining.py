@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 from torch import nn
 
 from MLPipeline.Classifier import Classifier
@@ -30,7 +29,7 @@ from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL
 from MLPipeline.report.Page import duration
 from MLPipeline.report.Report import counted
 from MLPipeline.scoring.Calibrate import calibrated, fit_temperature
-from MLPipeline.scoring.Predictions import Predictions
+from MLPipeline.scoring.Predictions import Predictions, joined
 from MLPipeline.steps.ChooseSize import choose_size
 from MLPipeline.steps.FitPhases import fit_phases
 from MLPipeline.steps.Job import Job
@@ -115,12 +114,8 @@ def _train_and_test(job: Job) -> SplitPredictions:
 def _in_order(found: list[SplitPredictions]) -> SplitPredictions:
     """Return the predictions of all folds in the order of the images."""
     positions = np.concatenate([each.positions for each in found])
-    order = np.argsort(positions)
-    logits, labels = (
-        torch.cat([getattr(each.predictions, name) for each in found])[torch.from_numpy(order)]
-        for name in ("logits", "labels")
-    )
-    return SplitPredictions(TEST, positions[order], Predictions(logits, labels))
+    order, together = np.argsort(positions), joined([each.predictions for each in found])
+    return SplitPredictions(TEST, positions[order], Predictions(together.logits[order], together.labels[order]))
 
 
 def _keep_better(job: Job, dataset: Dataset, average: nn.Module) -> Ensemble | None:

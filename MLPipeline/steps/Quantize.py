@@ -8,7 +8,6 @@ N images, S side of the square images, C classes, D features.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -26,8 +25,8 @@ from MLPipeline.CreateDataset import read_images
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.decoding.ReadImage import DECODER
 from MLPipeline.Errors import UsageError
-from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
 from MLPipeline.files.Json import dump_json, parse_json
+from MLPipeline.files.StoredResult import result_file, stored_result
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.frozen.FrozenStages import frozen_hash
 from MLPipeline.heads.CrossValidate import Answer, cross_validate
@@ -36,7 +35,7 @@ from MLPipeline.heads.LinearHead import head_of_few
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
-from MLPipeline.quantized.Backbone import NotQuantizableError, quantize_backbone
+from MLPipeline.quantized.Backbone import NotQuantizableError, QuantizedBackbone, quantize_backbone
 from MLPipeline.quantized.Int8Network import TO_MAKE, Int8Network
 from MLPipeline.scoring.Intervals import paired_interval
 from MLPipeline.steps.Prepare import preprocessing_of
@@ -123,15 +122,14 @@ class _TrainingImages:
         members = [training[index.labels[training] == label] for label in range(len(index.classes))]
         self.checked = np.concatenate([each[:: max(1, -(-len(each) // per_class))] for each in members])
 
-    def file(self, positions: np.ndarray, model: Classifier, suffix: str) -> Path:
+    def file(self, positions: np.ndarray, model: Classifier, kind: str) -> Path:
         """Return where what depends on the backbone and on the images at `positions` is kept."""
         config = self.config
         versions = [version(package) for package in (*TO_MAKE, "torch")]
         machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        about = f"{METHOD} {config.image_size} {config.fit} {DECODER} {versions} {machine} {frozen_hash(model)}"
-        state = hashlib.blake2b(about.encode(), digest_size=12)
-        state.update(self._keys[positions].tobytes() + self.index.labels[positions].tobytes())
-        return sound_cache(config.output / "cache") / "quantized" / f"{state.hexdigest()}.{suffix}"
+        about = kind, METHOD, config.image_size, config.fit, DECODER, versions, machine, frozen_hash(model)
+        images = self._keys[positions], self.index.labels[positions]
+        return result_file(config.output / "cache", "quantized", about, *images)
 
     def batches(self, positions: np.ndarray, size: int) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield positions with pixels (B, S, S, 3) uint8, without files that cannot be read any more."""
@@ -144,23 +142,34 @@ def _network(config: Config, images: _TrainingImages, model: Classifier) -> tupl
     Raises:
         NotQuantizableError: the backbone cannot be quantized.
     """
-    file = images.file(images.calibration, model, "onnx")
-    if (stored := read_signed(file)) is not None:
-        num_int8, num_fp32 = np.frombuffer(stored[:8], "<i4").tolist()
-        return Int8Network(stored[8:]), (num_int8, num_fp32)
-    (_, pixels) = next(images.batches(images.calibration, NUM_CALIBRATED))
-    found = quantize_backbone(model.backbone, model.mean, model.std, pixels)
-    layers = found.num_int8, found.num_fp32
-    write_signed(file, np.array(layers, "<i4").tobytes() + found.network.content)
-    return found.network, layers
+
+    def quantize() -> QuantizedBackbone:
+        (_, pixels) = next(images.batches(images.calibration, NUM_CALIBRATED))
+        return quantize_backbone(model.backbone, model.mean, model.std, pixels)
+
+    def encode(found: QuantizedBackbone) -> bytes:
+        return np.array([found.num_int8, found.num_fp32], "<i4").tobytes() + found.network.content
+
+    def decode(stored: bytes) -> QuantizedBackbone:
+        return QuantizedBackbone(Int8Network(stored[8:]), *np.frombuffer(stored[:8], "<i4").tolist())
+
+    found = stored_result(images.file(images.calibration, model, "network"), quantize, encode, decode)
+    return found.network, (found.num_int8, found.num_fp32)
 
 
 def _check(config: Config, images: _TrainingImages, model: Classifier, network: Int8Network) -> Check:
     """Return how a head on features in 8 bits compares with one on features in fp32; from the cache if known."""
-    file = images.file(np.concatenate([images.calibration, images.checked]), model, "json")
-    if (stored := read_signed(file)) is not None:
-        known = parse_json(stored)
-        return Check(known["num_images"], known["fp32"], known["int8"], tuple(known["ci95"]))
+    file = images.file(np.concatenate([images.calibration, images.checked]), model, "check")
+    known = stored_result(
+        file,
+        lambda: asdict(_compare(config, images, model, network)),
+        lambda found: dump_json(found).encode(),
+        parse_json,
+    )
+    return Check(known["num_images"], known["fp32"], known["int8"], tuple(known["ci95"]))
+
+
+def _compare(config: Config, images: _TrainingImages, model: Classifier, network: Int8Network) -> Check:
     is_right = []
     for quantized, precision in ((None, "fp32"), (network, "int8")):
         model.quantized = quantized
@@ -171,9 +180,7 @@ def _check(config: Config, images: _TrainingImages, model: Classifier, network: 
     first, second = is_right
     both, lost, won = (int(each.sum()) for each in (first & second, first & ~second, ~first & second))
     interval = paired_interval(both, lost, won, len(first) - both - lost - won)
-    check = Check(len(first), float(first.mean()), float(second.mean()), interval)
-    write_signed(file, dump_json(asdict(check)).encode())
-    return check
+    return Check(len(first), float(first.mean()), float(second.mean()), interval)
 
 
 def read_batches(

@@ -7,18 +7,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from MLPipeline.decoding.ReadImage import DECODER
-from MLPipeline.Features import Dataset
-from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_file, stored_result
-from MLPipeline.frozen.FastForward import FastForward, forward_batch
-from MLPipeline.frozen.FrozenStages import METHOD, frozen_hash
-from MLPipeline.images.ScanFolders import VAL
+from MLPipeline.console.Console import progress
+from MLPipeline.Features import Dataset, extract
+from MLPipeline.images.ScanFolders import UNSPLIT, VAL
 from MLPipeline.quantized.Int8Network import Shift
 from MLPipeline.steps.Job import Job
-from MLPipeline.steps.Quantize import features_of, read_batches
 
 MAX_COMPARED = 200  # validation images
-_FORMAT = 1  # increases with every change to what is kept
 
 
 def measure_shift(job: Job, dataset: Dataset, temperature: float) -> None:
@@ -27,20 +22,26 @@ def measure_shift(job: Job, dataset: Dataset, temperature: float) -> None:
     chosen = positions[:: max(1, -(-len(positions) // MAX_COMPARED))]
     if job.model.quantized is None or not len(chosen):
         return
-    about = _FORMAT, METHOD, config.image_size, config.fit, DECODER, frozen_hash(job.model), torch.__version__
-    file = result_file(config.output / "cache", "in-fp32", about, job.row_keys[chosen].view(np.uint8))
-    known = stored_result(file, lambda: _features(job, dataset, chosen), encode_arrays, decode_arrays)
-    found = chosen[known["places"]]
+    splits = np.full(len(dataset.index), UNSPLIT, np.int8)
+    splits[chosen] = VAL
+    exact = extract(
+        job.model,
+        replace(dataset.index, splits=splits),
+        dataset.image_size,
+        config.output / "cache",
+        "fp32",
+        config.workers,
+        progress,
+        job.row_keys,
+        cache_limit=config.cache_limit,
+        preprocessing=job.preprocessing,
+    )
+    if exact.rows.are_pixels:  # the cache has no room for more features
+        return
+    found = exact.index.positions(VAL)
     with torch.inference_mode():
-        rows = torch.from_numpy(known["features"]), dataset.rows.take(found)
+        rows = exact.rows.take(found), dataset.rows.take(found)
         first, second = ((job.model.head(each) / temperature).softmax(dim=1) for each in rows)
     changed = (first.argmax(dim=1) != second.argmax(dim=1)).float().mean().item()
     shift = Shift(len(found), changed, (first - second).abs().max().item())
     job.model.quantized = replace(job.model.quantized, shift=shift)
-
-
-def _features(job: Job, dataset: Dataset, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the features in fp32 of the images at `chosen` (N,), and the places of those that can still be read."""
-    batches = read_batches(job.config, dataset.index, job.preprocessing, chosen, forward_batch(job.device))
-    found, features = features_of(FastForward(job.model, job.config.image_size, "fp32"), batches)
-    return {"places": np.searchsorted(chosen, found), "features": features}

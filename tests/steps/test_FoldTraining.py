@@ -160,6 +160,17 @@ def test_without_validation_images_all_are_tested_and_no_average_is_kept(data: P
     assert "--ensemble: there are no validation images to compare the average with" in outcome.err
 
 
+@pytest.mark.parametrize("flags", [["--unfreeze-after", "1", "--epochs", "2"], ["--augment", "hflip"]], ids=str)
+def test_only_the_networks_are_averaged_where_a_solved_head_comes_first(
+    data: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    command = [*LITE, "--head", "ridge", "--folds", "2", "--ensemble", *flags, "--data", data, "--output", tmp_path]
+    succeed(command)
+    found = content(tmp_path, "efficientnet_lite0")
+    assert found["head"]["ensemble"] is None
+    assert found["folds"]["of"] == "network" and set(found["folds"]["ensemble"]) == {"alone", "loss", "is_kept"}
+
+
 def test_an_average_needs_folds(data: Path, tmp_path: Path) -> None:
     refuse(
         [*LITE, "--unfreeze-after", "1", "--ensemble", "--data", data, "--output", tmp_path], 2, "--ensemble: averages"

@@ -14,8 +14,9 @@ import torch
 from MLPipeline.Checkpoint import load_checkpoint
 from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
+from MLPipeline.frozen import FrozenStages
 from MLPipeline.Models import build_model, find_model
-from MLPipeline.steps import PlanInt8, Quantize, ShiftInFp32
+from MLPipeline.steps import PlanInt8, Quantize
 from MLPipeline.steps.PlanInt8 import count_operations, plans_int8, seconds_saved
 from MLPipeline.steps.Quantize import Check
 from MLPipeline.training.Phases import resolve
@@ -105,9 +106,11 @@ def test_auto_checks_once_and_trains_in_8_bits(
     assert "int8     1 of 2 layers in 8 bits, calibrated on training images" in done.out
     assert "out of fold (42 images, 95 % interval of the difference" in done.out
 
-    for module, name in ((Quantize, "quantize_backbone"), (Quantize, "cross_validate"), (ShiftInFp32, "_features")):
-        monkeypatch.setattr(module, name, None)  # none of them is computed again
-    assert train(tmp_path, data, "second")[1] == found
+    monkeypatch.setattr(Quantize, "quantize_backbone", None)  # neither network nor check is computed again
+    monkeypatch.setattr(Quantize, "cross_validate", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenStages, "FastForward", None)  # nor any features, in 8 bits or in fp32
+        assert train(tmp_path, data, "second")[1] == found
 
     monkeypatch.setattr(Quantize, "MAX_LOSS", -1.0)
     done, found, model_file = train(tmp_path, data, "third")
