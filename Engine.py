@@ -63,6 +63,7 @@ def train(config: Config) -> None:
     from MLPipeline.steps.Job import Job, introduce
     from MLPipeline.steps.Prepare import build, inspect, list_images, split, with_data
     from MLPipeline.steps.Quantize import quantize_frozen
+    from MLPipeline.steps.RepeatTraining import repeat_training
     from MLPipeline.steps.ShowRates import show_rates
 
     device = join_ranks(config.device)
@@ -81,6 +82,7 @@ def train(config: Config) -> None:
         introduce(job, [*keep_choice(choice, run, config), *remarks])
         with reported_if_stopped(job):
             dataset = fit_phases(job)  # the head; then, with --unfreeze-after, more layers
+            repeat_training(job, dataset)  # with --repeats: other seeds, and the mean of the weights
             folds = cross_validate_run(job, dataset)  # with --folds
             dataset = choose_size(job, dataset)  # after fine-tuning on crops, a larger size may validate better
         finish_run(job, dataset, folds)  # evaluate, calibrate, save, draw, report

@@ -182,6 +182,13 @@ class Config:
         low=2,
         high=100,
     )
+    repeats: int = _flag(
+        1,
+        "train this many times in all, with other seeds, and keep the mean of the weights where it validates better",
+        "training",
+        low=1,
+        high=100,
+    )
     ensemble: bool = _flag(
         False,
         "with --folds: keep the average of the heads or networks of all folds where it validates better",

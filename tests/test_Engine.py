@@ -94,10 +94,12 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
             "choice",
             "image_size",
             "sizes",
+            "repeats",
             "timing",
         )
     }
     assert metrics["fine_tuning"] is metrics["folds"] is metrics["choice"] is metrics["sizes"] is None
+    assert metrics["repeats"] is None
     assert metrics["image_size"] == 16
     assert metrics["head"] == {"setting": "linear"} and metrics["precision"] == {"setting": "auto", "int8": None}
     assert 0.05 <= metrics["temperature"] <= 20

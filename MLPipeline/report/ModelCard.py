@@ -24,7 +24,7 @@ from MLPipeline.Models import find_model
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Report import HEAD_NAMES, counted
-from MLPipeline.report.RunPage import SPLIT_NAMES, ReportContent, keeps_fold_average, split_name
+from MLPipeline.report.RunPage import SPLIT_NAMES, ReportContent, mean_of, split_name
 from MLPipeline.report.Verdict import MISCALIBRATED, WIDE_INTERVAL, verdict
 from MLPipeline.scoring.Metrics import shown_metrics
 from MLPipeline.scoring.Unknown import UnknownRule
@@ -154,8 +154,8 @@ def _training(content: ReportContent) -> str:
         part = f"the head for {counted(config.unfreeze_after, 'epoch')}, then {part}"
     best = max((record.epoch for record in content.history if record.is_best), default=0)
     kept = f"of which the weights of epoch {best} are kept"
-    if keeps_fold_average(content.metrics):
-        kept = f"in {content.metrics['folds']['number']} folds, whose networks are averaged"
+    if average := mean_of(content.metrics):
+        kept = f"with the weights averaged over {average}"
     return (
         f"{part}; {counted(len(content.history), 'epoch')}, {kept}; "
         f"{config.optimizer}, learning rate {config.lr:g}, batch {config.batch_size}, seed {config.seed}; "

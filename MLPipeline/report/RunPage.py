@@ -145,9 +145,9 @@ def _on_training(content: ReportContent) -> dict[str, Any]:
     return {
         "best": best,
         "is_average": is_tuned and bool(content.config.swa),
-        "keeps_fold_average": keeps_fold_average(content.metrics),
+        "mean_of": mean_of(content.metrics),
         "curves": _curves(content.history, best),
-        "tuning": " ".join(filter(None, (head, _tuning(content), _size(content), _mirror(content)))),
+        "tuning": " ".join(filter(None, (head, _tuning(content), _repeats(content), _size(content), _mirror(content)))),
     }
 
 
@@ -206,10 +206,12 @@ def _suggestions(content: ReportContent, scores: Mapping[str, Any] | None) -> di
     }
 
 
-def keeps_fold_average(metrics: Mapping[str, Any]) -> bool:
-    """Return whether the saved network has the mean weights of the networks of all folds."""
-    ensemble = (metrics.get("folds") or {}).get("ensemble")
-    return bool(ensemble and ensemble["is_kept"])
+def mean_of(metrics: Mapping[str, Any]) -> str:
+    """Return of what the saved weights are the mean: all folds, 2 trainings with different seeds; "" if of nothing."""
+    if ((metrics.get("folds") or {}).get("ensemble") or {}).get("is_kept"):
+        return "all folds"
+    number = len((metrics.get("repeats") or {}).get("averaged", ()))
+    return f"{number} trainings with different seeds" if number > 1 else ""
 
 
 def _folds(content: ReportContent) -> str:
@@ -221,12 +223,27 @@ def _folds(content: ReportContent) -> str:
     what, how = ("head", "fitted") if is_head else ("network", "trained")
     left_out = "" if is_head else " The validation images choose the epochs of all folds and are not tested."
     saved = f"The saved model is {how} on all images but the validation images."
-    if keeps_fold_average(content.metrics):
+    if mean_of(content.metrics):
         saved = "The saved network has the mean weights of the networks of all folds, which validate better."
     return (
         f"The figures are of {count(found['num_images'], 'image')}, each classified once by a {what} {how} without its "
         f"fold ({found['number']} folds).{left_out} {saved} The intervals take into account that the {what}s of the "
         "folds share most of their images (Nadeau and Bengio, 2003)."
+    )
+
+
+def _repeats(content: ReportContent) -> str:
+    """Return the sentence on trainings with other seeds; empty without them."""
+    found = content.metrics.get("repeats")
+    if not found:
+        return ""
+    losses = ", ".join(f"{loss:.4f}" for loss in found["losses"])
+    kept = f"the mean of the weights of {len(found['averaged'])} of them has {found['loss']:.4f} and is saved"
+    if len(found["averaged"]) == 1:
+        kept = "averaged with the weights of the first, none of the others lowered it"
+    return (
+        f"Validation loss of {found['number']} trainings with different seeds, of which the first is shown here: "
+        f"{losses}; {kept}."
     )
 
 

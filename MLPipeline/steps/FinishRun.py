@@ -35,9 +35,9 @@ from MLPipeline.scoring.Predictions import worst_mistakes
 from MLPipeline.steps.Advise import advise, stored_suggestions
 from MLPipeline.steps.CrossValidateRun import CrossValidation
 from MLPipeline.steps.FitHead import head_figures
-from MLPipeline.steps.FoldTraining import remove_fold_folders
 from MLPipeline.steps.Job import Job
 from MLPipeline.steps.MirrorViews import measure_mirror, mirror_line
+from MLPipeline.steps.PartOfRun import remove_parts
 from MLPipeline.steps.ShiftInFp32 import measure_shift
 from MLPipeline.training.Phases import head_epochs
 
@@ -78,7 +78,7 @@ def finish_run(job: Job, dataset: Dataset, folds: CrossValidation | None) -> Non
     write_model_card(job.run.path, content)
     record_run(config.output, job.run, metrics, total_s)
     write_json(job.run.path / "metrics.json", stored_metrics(metrics) | {"timing": timing})
-    remove_fold_folders(job.run)
+    remove_parts(job.run)
     say(f"saved    {job.run.path}, total time {total_s:.0f} s; open report.html there")
     say(f"next     python Engine.py predict IMAGE_OR_FOLDER --run {shlex.quote(str(job.run.path))}")
 
@@ -113,7 +113,7 @@ def _measure(
     if folds:
         metrics["test"] = widened(metrics["test"], folds["number"])
     metrics |= {"fine_tuning": _fine_tuning(job, scored), "precision": _precision(job)}
-    metrics |= {"image_size": dataset.image_size, "sizes": job.sizes}
+    metrics |= {"image_size": dataset.image_size, "sizes": job.sizes, "repeats": job.repeats}
     return metrics | {"choice": read_choice(job.run.path)}
 
 

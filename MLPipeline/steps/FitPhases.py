@@ -79,7 +79,7 @@ def _store_features(job: Job, phase: Phase) -> Dataset:
     dataset = replace(dataset, notes=job.inspection.notes(job.index))
     job.features_s = round(job.features_s + time.perf_counter() - started, 2)
     if not job.history:
-        if not job.is_fold:
+        if not job.is_part:
             _show_inputs(job, dataset, config)
         if not (_is_notebook_style(config) or is_solved(config)):
             say(epoch_line(None))
@@ -190,7 +190,7 @@ def _stored_views(job: Job, phase: Phase) -> Views:
     if not augmentation or config.freeze == "none":
         return NO_VIEWS
     number = config.views or (min(TUNED_VIEWS, num_epochs) if phase.number else DEFAULT_VIEWS)
-    if not job.is_fold:
+    if not job.is_part:
         used = "the head is fitted on all of them" if is_solved(config) else "each epoch uses the next one"
         say(f"views    {number} augmented views of each training image are stored; {used}")
     return Views(number, augmentation, config.seed)
@@ -205,7 +205,7 @@ def _batches(dataset: Dataset, phase: Phase) -> tuple[Batches, Batches]:
 
 
 def _save(job: Job) -> None:
-    if not ranks.is_first or job.is_fold:
+    if not ranks.is_first or job.is_part:
         return
     save_checkpoint(job.run.model_file, job.model, job.card)
     write_history(job.run.path, job.history)
@@ -213,7 +213,7 @@ def _save(job: Job) -> None:
 
 def _save_best(job: Job) -> None:
     """Save the best weights so far, which the model has again, of a training that was interrupted."""
-    if job.is_fold:  # the model of the run is trained and saved; `last.pt` has the state of the fold
+    if job.is_part:  # the model of the run is trained and saved; `last.pt` has the state of the part
         return
     if job.history:
         _save(job)

@@ -1,28 +1,20 @@
 """`--folds K` where more than a head is trained: the training is repeated without each fold, and tested on it.
 
-The validation images choose the epochs of every fold, as those of the run itself, and are not tested. Each fold has a
-folder inside that of the run, so that a run that was stopped continues in the fold in which it was stopped.
+The validation images choose the epochs of every fold, as those of the run itself, and are not tested.
 """
 
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import cast
 
 import numpy as np
 from torch import nn
 
-from MLPipeline.Classifier import Classifier
 from MLPipeline.console.Console import note, say
-from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Evaluate import Scorer, SplitPredictions, predict_split
 from MLPipeline.Features import Dataset
-from MLPipeline.files.AtomicFile import unwritable
-from MLPipeline.files.RunFolder import Run
 from MLPipeline.heads.Ensemble import NOT_COMPARED, Ensemble
 from MLPipeline.heads.Folds import Fold, make_folds
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL
@@ -33,9 +25,8 @@ from MLPipeline.scoring.Predictions import Predictions, joined
 from MLPipeline.steps.ChooseSize import choose_size
 from MLPipeline.steps.FitPhases import fit_phases
 from MLPipeline.steps.Job import Job
+from MLPipeline.steps.PartOfRun import part_of
 from MLPipeline.training.WeightAverage import averaged, equal
-
-_FOLDER = "folds"
 
 
 def train_folds(job: Job, dataset: Dataset) -> tuple[SplitPredictions, Mapping[int, int], Ensemble | None]:
@@ -67,39 +58,11 @@ def train_folds(job: Job, dataset: Dataset) -> tuple[SplitPredictions, Mapping[i
     return _in_order(found), folds.short, ensemble
 
 
-def remove_fold_folders(run: Run) -> None:
-    """Delete what the folds of a finished run have stored."""
-    shutil.rmtree(run.path / _FOLDER, ignore_errors=True)
-
-
 def _fold_job(job: Job, number: int, fold: Fold) -> Job:
     """Return the training of one fold: that of the run, from the same initial weights, on other images."""
     splits = np.where(job.index.splits == VAL, VAL, UNSPLIT).astype(np.int8)
     splits[fold.others], splits[fold.tested] = TRAIN, TEST
-    folder = job.run.path / _FOLDER / str(number)
-    _make_folder(folder)
-    return Job(
-        replace(job.run, path=folder),
-        replace(job.config, resume=str(folder), folds=None, ensemble=False),
-        replace(job.index, splits=splits),
-        job.inspection,
-        cast(Classifier, copy.deepcopy(job.initial)),
-        job.weights,
-        job.device,
-        job.start,
-        is_fold=True,
-    )
-
-
-def _make_folder(folder: Path) -> None:
-    error = None
-    if ranks.is_first:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as caught:
-            error = unwritable(folder, caught)
-    if error := ranks.from_first(error):
-        raise error
+    return part_of(job, f"fold-{number}", replace(job.index, splits=splits), job.config.seed)
 
 
 def _train_and_test(job: Job) -> SplitPredictions:

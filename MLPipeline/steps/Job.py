@@ -54,15 +54,16 @@ class Job:
     photos: Order | None = None  # of the images that the report will show
     solution: Solution | None = None  # the head, where it was solved
     standing: Standing | None = None  # where the run to resume was stopped
-    initial: nn.Module | None = None  # with --folds: what each fold trains, the head or the model, before any training
-    is_fold: bool = False  # one of the trainings of --folds
+    initial: nn.Module | None = None  # what each fold or repetition trains, the head or the model, before any training
+    is_part: bool = False  # one of the trainings of --folds or --repeats
     test_size: int | None = None  # of the images that are tested and predicted, where it is another than in training
     sizes: list[dict[str, Any]] | None = None  # what the validation images say of each image size that was tried
+    repeats: dict[str, Any] | None = None  # which trainings of --repeats are averaged, by which validation losses
     exchange: str | None = None  # which classes mirroring left to right exchanges; "": none, None: not tested
     head: Predictions | None = None  # of the best head on the validation images, once more than the head is trained
 
     def __post_init__(self) -> None:
-        if self.config.folds:
+        if self.config.folds or self.config.repeats > 1:
             self.initial = copy.deepcopy(self.model.head if folds_are_heads(self.config) else self.model)
 
     @cached_property

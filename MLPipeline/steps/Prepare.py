@@ -80,8 +80,8 @@ def build(config: Config, num_classes: int, device: torch.device) -> tuple[Class
         with ranks.in_turn():
             weights = load_weights(model, spec, config.weights)
         model.head = make_head(model.head, config.hidden, config.dropout, config.seed)
+    _check_repetition(config, weights)
     if weights.kind == "none" and config.freeze != "none":
-        _check_repeats(config)
         if freeze_is_stated:
             note(f"--freeze {config.freeze} keeps random weights: the head is trained on meaningless features")
         else:
@@ -93,9 +93,14 @@ def build(config: Config, num_classes: int, device: torch.device) -> tuple[Class
     return model, config, weights
 
 
-def _check_repeats(config: Config) -> None:
-    """Make sure that no long training that was not asked for is repeated for `--folds`."""
-    if config.folds and config.weights == "auto":
+def _check_repetition(config: Config, weights: WeightsReport) -> None:
+    """Make sure that no long training that was not asked for is repeated, and no mean is taken of unlike networks."""
+    if weights.kind != "none":
+        return
+    if config.repeats > 1:
+        what = f"--repeats {config.repeats}: networks that are trained from random weights have no useful mean"
+        raise UsageError(what, "Use --model efficientnet_lite0, whose weights need no network")
+    if config.folds and config.freeze != "none" and config.weights == "auto":
         what = f"--folds {config.folds}: {config.model} has no weights here, so all of its layers would be trained"
         hint = "Use --model efficientnet_lite0, whose weights need no network, or give --weights none"
         raise UsageError(f"{what}, {config.folds + 1} times", hint)

@@ -144,6 +144,7 @@ def _suit_rate(config: Config, defaults: Mapping[str, Any]) -> Config:
 def _checked(config: Config) -> Config:
     """Return the resolved settings, once they are known not to contradict each other."""
     _check_folds(config)
+    _check_repeats(config)
     augmentation = make_augmentation(config.augment)
     if config.views and (not augmentation or config.freeze == "none"):
         what, hint = "no views can be stored", "Add --augment NAMES, and freeze at least some stages"
@@ -169,6 +170,20 @@ def _check_folds(config: Config) -> None:
     if config.ensemble and folds_are_heads(config) and not is_solved(config):
         what = "--ensemble: averages the heads of the folds, each of a single layer and fitted in closed form"
         raise UsageError(what, "Give it with --head auto")
+
+
+def _check_repeats(config: Config) -> None:
+    """Make sure that the resolved settings leave something to average for `--repeats`."""
+    what = f"--repeats {config.repeats}"
+    if config.repeats == 1:
+        return
+    if config.time:
+        raise UsageError(f"{what}: repeats a training, and --time plans a single one", "Leave one of the two out")
+    if config.folds:
+        raise UsageError(f"{what}: the folds would not test its average", "Leave it or --folds out")
+    if config.freeze == "backbone" and is_solved(config):
+        why = "a head that is fitted in closed form is the same each time"
+        raise UsageError(f"{what}: {why}", "Give --unfreeze-after 3 to fine-tune")
 
 
 def plan(config: Config, spec: ModelSpec) -> list[Phase]:

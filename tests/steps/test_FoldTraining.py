@@ -88,7 +88,7 @@ def test_the_console_and_the_figures(tuned: Outcome, output: Path) -> None:
     assert sum(sizes) == number and right == round(found["test"]["accuracy"] * number)
     page = (output / "001-tuned" / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
     assert "each classified once by a network trained without its fold (3 folds)" in page
-    assert not (output / "001-tuned" / "folds").exists()
+    assert not (output / "001-tuned" / "parts").exists()
 
 
 def test_the_average_has_the_mean_weights_of_the_folds_if_it_validates_better(
@@ -113,7 +113,7 @@ def test_the_average_has_the_mean_weights_of_the_folds_if_it_validates_better(
         page, card = ((folder / each).read_text(encoding="utf-8") for each in ("report.html", "MODEL_CARD.md"))
         assert kept == is_better == ("has the mean weights of the networks of all folds" in page)
         assert is_better == ("The saved weights are the mean of those of all folds." in page)
-        assert is_better == ("2 epochs, in 3 folds, whose networks are averaged" in card)
+        assert is_better == ("2 epochs, with the weights averaged over all folds;" in card)
     for name, value in saved[True].items():
         mean = torch.stack([state[name].double() for state in states[:3]]).mean(0)
         assert torch.allclose(value.double(), mean, atol=1e-6), name
@@ -136,15 +136,15 @@ def test_a_run_stopped_in_a_fold_continues_in_that_fold(
     outcome = run([*TUNING, "--ensemble", "--data", data, "--output", output, "--name", "stopped"])
     assert outcome.code == 130 and "to resume: python Engine.py --resume" in outcome.err
     (folder,) = output.glob("*-stopped")
-    assert sorted(path.name for path in (folder / "folds").iterdir()) == ["1", "2"]
-    assert (folder / "model.pt").exists() and not list((folder / "folds").rglob("model.pt"))
+    assert sorted(path.name for path in (folder / "parts").iterdir()) == ["fold-1", "fold-2"]
+    assert (folder / "model.pt").exists() and not list((folder / "parts").rglob("model.pt"))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "stopped" in page
     succeed(["--resume", folder, "--output", output])
     assert trained == [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3]
     again, whole = content(output, "stopped"), content(output, "tuned")
     assert (again["test"], again["folds"], again["val"]) == (whole["test"], whole["folds"], whole["val"])
-    assert not (folder / "folds").exists()
+    assert not (folder / "parts").exists()
 
 
 def test_a_network_without_pretrained_weights_is_tested_too(data: Path, tmp_path: Path) -> None:
