@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from MLPipeline.choosing.Backbones import Backbone
 from MLPipeline.choosing.Prober import NUM_FOLDS, Cost, Tested
 from MLPipeline.files.AtomicFile import write_text
-from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.CsvFile import write_rows
 from MLPipeline.files.Json import dump_json, read_json
 from MLPipeline.heads.CrossValidate import variance_factor
 from MLPipeline.scoring.Intervals import paired_interval
@@ -169,7 +167,8 @@ def write_tables(choice: Choice, folder: Path) -> None:
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
-    write_csv(pd.DataFrame([_plain(each) for each in choice.results]), folder / CHOICE_TABLE)
+    rows = [_plain(each) for each in choice.results]
+    write_rows(folder / CHOICE_TABLE, rows[0], (each.values() for each in rows))
     write_text(folder / CHOICE_FILE, dump_json(choice.to_plain(), indent=2) + "\n")
 
 

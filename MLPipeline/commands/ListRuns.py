@@ -27,7 +27,7 @@ def run(config: Config) -> None:
         DataError: the table of runs is damaged.
     """
     Reserved([]).check_folder("--output", config.output)
-    rows: dict[str, Any] = {row["run"]: row for row in read_runs(config.output).to_dict("records")}
+    rows = {row["run"]: row for row in read_runs(config.output)}
     runs = list_runs(config.output)
     if not runs:
         say(f"{config.output} has no runs yet. Train one: python Engine.py --model resnet50")

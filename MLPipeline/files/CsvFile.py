@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO
@@ -84,10 +84,10 @@ def append_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
             raise
 
 
-def write_answers(frame: pd.DataFrame, destination: Destination) -> None:
-    """Write `frame` as `write_csv` does, to where the user wants it."""
-    with open_csv(destination, list(frame.columns)) as add_row:
-        for row in frame.itertuples(index=False, name=None):
+def write_answers(table: Mapping[str, Sequence[object]], destination: Destination) -> None:
+    """Write the columns of `table` as `write_rows` does, to where the user wants it."""
+    with open_csv(destination, list(table)) as add_row:
+        for row in zip(*table.values(), strict=True):
             add_row(row)
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import io
+import csv
 import logging
+import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from MLPipeline.Errors import DataError, ResourceError
-from MLPipeline.files.CsvFile import write_csv
+from MLPipeline.files.CsvFile import write_rows
 from MLPipeline.files.ErrnoHints import errno_hint
 from MLPipeline.files.PlainFile import read_bytes
 from MLPipeline.files.RunFolder import RUNS_TABLE, Run, locked_output
 
-if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
-    import pandas as pd
+Row = dict[str, Any]  # the cells of a run by the names of their columns: texts, and figures as float
 
-_TEXTS = {"run": str, "model": str, "weights": str}
+_TEXTS = ("run", "model", "weights")
 _SHARES = ("val_accuracy", "test_accuracy")
 _FIGURES = (*_SHARES, "test_images", "seconds")
+_RUN_NAME = re.compile(r"\d{3,}-.+")
 _MAX_BYTES = 64 * 10**6
 
 logger = logging.getLogger(__name__)
@@ -34,19 +34,19 @@ def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: floa
     Raises:
         ResourceError: the table cannot be written, or it is locked by another run.
     """
-    import pandas as pd
-
     table = output / RUNS_TABLE
     row = {"run": run.path.name, "model": metrics["model"], "weights": metrics["weights"]["kind"]}
     for split in ("val", "test"):
         row |= {f"{split}_accuracy": metrics[split]["accuracy"], f"{split}_images": metrics[split]["n"]}
     row |= {"macro_f1": metrics["test"]["macro_f1"], "baseline_accuracy": metrics["baseline_accuracy"]}
+    row |= {"seconds": seconds}
     with locked_output(output):
-        rows = _other_runs(table, run.path.name)
-        write_csv(pd.concat([rows, pd.DataFrame([row | {"seconds": seconds}])]), table)
+        rows = [*_other_runs(table, run.path.name), row]
+        columns = list(dict.fromkeys(name for each in rows for name in each))
+        write_rows(table, columns, ([each.get(name) for name in columns] for each in rows))
 
 
-def read_runs(output: Path) -> pd.DataFrame:
+def read_runs(output: Path) -> list[Row]:
     """Return `output/runs.csv` with one row per run, in the columns that `record_run` writes; empty without that file.
 
     Rows that are damaged are left out, which is logged; figures that are no numbers become NaN.
@@ -55,39 +55,63 @@ def read_runs(output: Path) -> pd.DataFrame:
         DataError: the file is not a table of runs.
         ResourceError: it cannot be read.
     """
-    import pandas as pd
-
     table = output / RUNS_TABLE
     if not os.path.lexists(table):
-        return pd.DataFrame()
+        return []
     try:
-        rows = pd.read_csv(io.BytesIO(read_bytes(table, _MAX_BYTES)), dtype=_TEXTS)
-        if missing := [name for name in (*_TEXTS, *_FIGURES) if name not in rows]:
-            raise ValueError(f"it lacks the column {missing[0]}")
-    except (OSError, ValueError) as error:
+        rows = _read_rows(table)
+    except (OSError, ValueError, csv.Error) as error:
         if isinstance(cause := error.__cause__ or error, OSError):  # the table may be good
             what = f"{table}: cannot be read ({cause.strerror or cause})"
             raise ResourceError(what, errno_hint(cause, "Give another --output")) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{table}: is not a table of runs ({reason})", "Move it away; a new one is written") from error
-    figures = rows[list(_FIGURES)].apply(pd.to_numeric, errors="coerce").astype(float)
-    is_sound = rows[list(_TEXTS)].notna().all(axis=1) & rows["run"].str.fullmatch(r"\d{3,}-.+").fillna(False)
-    is_sound &= np.isfinite(figures["seconds"]) & ~rows["run"].duplicated(keep="last")
-    is_sound &= ~(figures[list(_SHARES)] < 0).any(axis=1) & ~(figures[list(_SHARES)] > 1).any(axis=1)
-    if number := int((~is_sound).sum()):
+    sound = {row["run"]: row for row in rows if _is_sound(row)}  # the last row of a run counts
+    if number := len(rows) - len(sound):
         logger.warning("%s: %d of %d rows are damaged and left out", table, number, len(rows))
-    return rows.assign(**{name: figures[name] for name in _FIGURES})[is_sound]
+    return list(sound.values())
 
 
-def _other_runs(table: Path, name: str) -> pd.DataFrame:
+def _read_rows(table: Path) -> list[Row]:
+    """Return all rows of the table.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, not UTF-8, or lacks columns.
+        csv.Error: it is not CSV.
+    """
+    lines = read_bytes(table, _MAX_BYTES).decode("utf-8-sig").splitlines(keepends=True)
+    header, *rows = list(csv.reader(lines, strict=True)) or [[]]
+    if missing := [name for name in (*_TEXTS, *_FIGURES) if name not in header]:
+        raise ValueError(f"it lacks the column {missing[0]}")
+    return [_row(header, cells) for cells in rows if cells]
+
+
+def _row(header: Sequence[str], cells: Sequence[str]) -> Row:
+    row: Row = dict(zip(header, cells, strict=False))
+    return row | {name: _number(row.get(name, "")) for name in header if name not in _TEXTS}
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _is_sound(row: Row) -> bool:
+    is_named = all(row.get(name) for name in _TEXTS) and _RUN_NAME.fullmatch(row["run"])
+    shares = [row[name] for name in _SHARES if not math.isnan(row[name])]
+    return bool(is_named) and math.isfinite(row["seconds"]) and all(0 <= share <= 1 for share in shares)
+
+
+def _other_runs(table: Path, name: str) -> list[Row]:
     """Return the rows of all runs except `name`; a damaged table is renamed, so that a new one can be written."""
-    import pandas as pd
-
     try:
         rows = read_runs(table.parent)
     except DataError as error:
         renamed = table.with_name(table.name + ".damaged")
         os.replace(table, renamed)
         logger.warning("%s; renamed to %s", error.what, renamed)
-        return pd.DataFrame()
-    return rows[rows["run"] != name] if len(rows) else rows
+        return []
+    return [row for row in rows if row["run"] != name]

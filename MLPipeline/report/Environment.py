@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from MLPipeline.files.Machine import memory_bytes, num_cores
@@ -11,7 +13,8 @@ from MLPipeline.files.Machine import memory_bytes, num_cores
 _PACKAGES = ("torch", "torchvision", "opencv-python-headless", "numpy", "pandas", "matplotlib")
 
 
-def package_versions() -> dict[str, str | None]:
+@functools.cache
+def package_versions() -> Mapping[str, str | None]:
     """Return the installed version of each package that results depend on; None if it has another name."""
     versions: dict[str, str | None] = {}
     for name in _PACKAGES:

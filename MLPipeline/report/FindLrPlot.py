@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from MLPipeline.report.PlotStyle import BLUE, GREY, ORANGE, save_figure, styled
+from MLPipeline.report.PlotStyle import BLUE, GREY, ORANGE, panels, save_figure, styled
 
 
 def plot_find_lr(rates: Sequence[float], losses: Sequence[float], suggested: float, path: Path) -> None:
@@ -18,8 +18,7 @@ def plot_find_lr(rates: Sequence[float], losses: Sequence[float], suggested: flo
 @styled
 def find_lr_figure(rates: Sequence[float], losses: Sequence[float], suggested: float) -> Figure:
     """Return the loss against the learning rate; the suggested rate is marked."""
-    figure = Figure(figsize=(6, 3.6))
-    axes = figure.subplots()
+    figure, axes = panels(6, 3.6)
     axes.plot(rates, losses, color=BLUE, linewidth=1.8)
     axes.axvline(suggested, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set(

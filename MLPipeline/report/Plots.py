@@ -15,12 +15,12 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from MLPipeline.report.Names import drawable, width
+from MLPipeline.report.Names import drawable
 from MLPipeline.report.PlotStyle import (
     BLUE,
     BLUES,
@@ -29,15 +29,21 @@ from MLPipeline.report.PlotStyle import (
     ORANGE,
     ORANGES,
     PALE,
+    POINTS,
+    Margins,
+    panels,
     percent,
     save_figure,
     styled,
+    widest,
 )
 
 Names = Sequence[str]
 
 MIN_CELL = 0.16  # inches: the smallest cell of a confusion matrix with a readable label
 MAX_CLASSES_WITH_COUNTS = 60  # with more, a cell is too small for its number
+_TITLE_SIZE = 11  # points
+_SCALES = 1.9  # inches: both colour bars
 
 
 def plot_history(history: Mapping[str, npt.ArrayLike], path: Path) -> None:
@@ -65,14 +71,13 @@ def history_figure(history: Mapping[str, npt.ArrayLike]) -> Figure:
         history: the columns `epoch, train_loss, train_accuracy, val_loss, val_accuracy`, a value per epoch; those of
             the validation are NaN where there is no validation set.
     """
-    figure = Figure(figsize=(9, 3.6))
+    figure, both = panels(9, 3.6, columns=2, margins=Margins(left=0.55), gap=(0.65, 0))
     columns = {name: np.asarray(values, float) for name, values in history.items()}
     val_loss = columns["val_loss"]
     best = int(np.nanargmin(val_loss)) if np.isfinite(val_loss).any() else None
     # A single epoch needs a marker to be seen; hundreds of markers hide the line.
     look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if len(val_loss) <= 30 else {"linewidth": 1.2}
-    panels: Any = figure.subplots(1, 2)
-    for axes, name, as_text in zip(panels, ("loss", "accuracy"), ("{:.4f}".format, percent), strict=True):
+    for axes, name, as_text in zip(both, ("loss", "accuracy"), ("{:.4f}".format, percent), strict=True):
         for split, label, color in (("train", "training", ORANGE), ("val", "validation", BLUE)):
             values = np.ma.masked_invalid(columns[f"{split}_{name}"])
             if values.count():
@@ -108,55 +113,77 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Names, is_normali
     counts = np.asarray(matrix, dtype=np.int64).reshape(len(classes), len(classes))
     supports = counts.sum(axis=1)
     shares = counts / np.maximum(supports, 1)[:, None]
-    names = [drawable(name, 24) for name in classes]
     cell = min(max(6 / len(classes), MIN_CELL), 0.7, 24 / len(classes))
     step = math.ceil(MIN_CELL / cell)  # with more than 150 classes only some can be labelled
-    font_size = min(9.0, 50 * cell * step)
-    longest = max(map(width, names)) * font_size * 0.6 / 72  # inches
-    figure = Figure(figsize=(cell * len(classes) + longest + 2, cell * len(classes) + longest + 1))
-    axes = figure.subplots()
-    on_diagonal = np.eye(len(classes), dtype=bool)
-    right = axes.imshow(np.ma.masked_where(~on_diagonal, shares), cmap=BLUES, vmin=0, vmax=1)
-    # The square root makes small shares visible: also one mistake in twenty images.
-    wrong = axes.imshow(np.ma.masked_where(on_diagonal, shares), cmap=ORANGES, norm=PowerNorm(0.5, 0, 1))
     title = "Confusion matrix, % of the true class" if is_normalized else "Confusion matrix"
-    axes.set(title=title, xlabel="Predicted class", ylabel="True class")
-    axes.spines[:].set_visible(False)
-    ticks = range(0, len(names), step)
-    axes.set_xticks(ticks, names[::step], rotation=0 if longest < cell else 90, fontsize=font_size)
-    axes.set_yticks(ticks, names[::step], fontsize=font_size)
-    _write_recalls(axes, ticks, shares.diagonal(), supports, font_size)
-    axes.grid(False)
+    rows = range(0, len(classes), step)
+    names = [drawable(classes[row], 24) for row in rows]
+    recalls = [_recall(float(shares[row, row]), int(supports[row])) for row in rows]
+    has_counts = len(classes) <= MAX_CLASSES_WITH_COUNTS
+    figure, axes = _matrix_axes(len(classes), cell, rows, names, recalls, title, 0.0 if has_counts else _SCALES)
+    # The square root makes small shares visible: also one mistake in twenty images.
+    on_diagonal = np.eye(len(classes), dtype=bool)[..., None]
+    axes.imshow(np.where(on_diagonal, BLUES(shares), ORANGES(np.sqrt(shares))))
     if step == 1:
-        _part_cells(axes, len(names))
-    if len(classes) <= MAX_CLASSES_WITH_COUNTS:
+        _part_cells(axes, len(classes))
+    if has_counts:
         _write_cells(axes, counts, shares, cell, is_normalized)
     else:
-        _add_scale(figure, axes, right, "Share of the true class, correct")
-        _add_scale(figure, axes, wrong, "Share of the true class, wrong")
+        _add_scale(figure, Normalize(0, 1), BLUES, "Share of the true class, correct", 1.75)
+        _add_scale(figure, PowerNorm(0.5, 0, 1), ORANGES, "Share of the true class, wrong", 0.85)
     return figure
 
 
+def _recall(share: float, support: int) -> str:
+    """Return `83 % of 30`; with 100 images or more, recall has a decimal."""
+    return f"{percent(share, 0 if support < 100 else 1)} of {support:,}" if support else "–"
+
+
+def _matrix_axes(
+    num_classes: int, cell: float, rows: range, names: Names, recalls: Names, title: str, scales: float
+) -> tuple[Figure, Axes]:
+    """Return a figure with axes in units of cells, and the texts around them: title, names, recalls on the right.
+
+    All are texts at known places: with Matplotlib's ticks and labels, a picture takes twice as long.
+
+    Args:
+        num_classes: rows and columns of the matrix.
+        cell: the side of a cell in inches.
+        rows: those that are named.
+        names: of these rows.
+        recalls: of these rows.
+        title: of the figure.
+        scales: the width of the colour bars on the right, in inches.
+    """
+    size, side, gap = min(9.0, 50 * cell * rows.step), cell * num_classes, 0.08
+    longest, recall = widest(names, size), widest(recalls, size)
+    is_upright = longest < cell * rows.step - gap
+    below = size / POINTS if is_upright else longest
+    right = max(gap + recall + 0.35 + scales, widest([title], _TITLE_SIZE) * 1.15 - side)  # it is bold
+    left, bottom, top = longest + gap + 0.45, below + gap + 0.4, 0.4
+    width, height = left + side + right, bottom + side + top
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+    axes.set_axis_off()
+    start, end, centre = -0.5, num_classes - 0.5, num_classes / 2 - 0.5
+    axes.text(start, start - gap / cell, title, va="bottom", fontsize=_TITLE_SIZE, weight="bold")
+    for row, name, text in zip(rows, names, recalls, strict=True):
+        axes.text(start - gap / cell, row, name, ha="right", va="center", fontsize=size)
+        axes.text(row, end + gap / cell, name, ha="center", va="top", rotation=0 if is_upright else 90, fontsize=size)
+        axes.text(end + gap / cell, row, text, va="center", fontsize=size, color=BLUE)
+    look: Any = {"ha": "center", "va": "center"}
+    axes.text(centre, end + (bottom - 0.2) / cell, "Predicted class", **look)
+    axes.text(start - (left - 0.2) / cell, centre, "True class", rotation=90, **look)
+    axes.text(end + (gap + recall + 0.2) / cell, centre, "Recall", rotation=90, color=BLUE, **look)
+    return figure, axes
+
+
 def _part_cells(axes: Axes, num_classes: int) -> None:
-    """Draw thin lines between rows and columns; as the grid of minor ticks, they would take a fifth of the time."""
+    """Draw thin lines between rows and columns."""
     edges = np.arange(num_classes + 1) - 0.5
     look: Any = {"colors": PALE, "linewidths": matplotlib.rcParams["grid.linewidth"], "zorder": 1}
     axes.hlines(edges, edges[0], edges[-1], **look)
     axes.vlines(edges, edges[0], edges[-1], **look)
-
-
-def _write_recalls(
-    axes: Axes, rows: range, recalls: npt.NDArray[np.float64], supports: npt.NDArray[np.int64], font_size: float
-) -> None:
-    """Write recall and number of images of each class on the right; with 100 images or more, recall has a decimal."""
-    texts = [
-        f"{percent(recalls[row], 0 if supports[row] < 100 else 1)} of {supports[row]:,}" if supports[row] else "–"
-        for row in rows
-    ]
-    margin = axes.secondary_yaxis("right")
-    margin.set_yticks(rows, texts, fontsize=font_size, color=BLUE)
-    margin.spines[:].set_visible(False)
-    margin.set_ylabel("Recall", color=BLUE)
 
 
 def _write_cells(
@@ -164,18 +191,17 @@ def _write_cells(
 ) -> None:
     """Write the count, or the share in percent, into every cell that has one."""
     texts = (100 * shares).round().astype(int).astype(str) if is_normalized else counts.astype(str)
-    font_size = min(10.0, 72 * cell * 0.45, 72 * cell * 1.3 / max(map(len, texts.flat)))
+    font_size = min(10.0, POINTS * cell * 0.45, POINTS * cell * 1.3 / max(map(len, texts.flat)))
     for row, column in np.argwhere(counts):
         color = "white" if shares[row, column] > 0.8 else INK
-        look: Any = {"ha": "center", "va": "center", "fontsize": font_size, "color": color}
-        axes.text(
-            column, row, texts[row, column], in_layout=False, **look
-        )  # it fits into the cell: layout can ignore it
+        axes.text(column, row, texts[row, column], ha="center", va="center", fontsize=font_size, color=color)
 
 
-def _add_scale(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
-    """Add a colour bar for the shares, where the cells contain no counts."""
-    scale = figure.colorbar(image, ax=axes, shrink=0.3, pad=0.01, aspect=30, label=label)
+def _add_scale(figure: Figure, norm: Normalize, colours: Colormap, label: str, from_right: float) -> None:
+    """Add a colour bar for the shares, where the cells contain no counts, at a distance in inches from the right."""
+    width, height = figure.get_size_inches()
+    place = figure.add_axes((1 - from_right / width, 0.35, 0.1 / width, 0.3))
+    scale = figure.colorbar(ScalarMappable(norm, colours), cax=place, label=label)
     scale.ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
@@ -211,8 +237,7 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
     """Return `images` `(N, 3, H, W)` with their captions, or a picture of the text `if_none`."""
     pictures = np.asarray(images)
     if not len(pictures):
-        figure = Figure(figsize=(6, 2))
-        axes = figure.subplots(subplot_kw={"xticks": [], "yticks": []})
+        figure, axes = panels(6, 2, margins=Margins(0.12, 0.12, 0.12, 0.12), subplot_kw={"xticks": [], "yticks": []})
         axes.text(0.5, 0.5, if_none, transform=axes.transAxes, ha="center", va="center", fontsize=14, color=GREY)
         axes.spines[:].set(visible=True, color=PALE)
         return figure
@@ -224,11 +249,10 @@ def _image_grid(images: npt.ArrayLike, captions: Names, title: str, if_none: str
     row_height = caption_height + picture_height
     width, height = num_columns * (side + gap) + gap, top + num_rows * row_height + gap
     figure = Figure(figsize=(width, height), dpi=100)
-    figure.set_layout_engine("none")
     # One pair of axes in inches, from the upper left: separate axes for each picture take four times as long.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.text(gap, gap, title, ha="left", va="top", fontsize=11, weight="bold")
+    axes.text(gap, gap, title, ha="left", va="top", fontsize=_TITLE_SIZE, weight="bold")
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(number, num_columns)
         left, upper = gap + column * (side + gap), top + row * row_height + caption_height

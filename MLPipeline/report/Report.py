@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from MLPipeline.Errors import one_line
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.Features import Dataset
 from MLPipeline.files.AtomicFile import write_file, write_text
-from MLPipeline.files.CsvFile import write_csv, write_rows
+from MLPipeline.files.CsvFile import write_rows
 from MLPipeline.files.Json import dump_json
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, Gap, ImageIndex
@@ -33,14 +34,11 @@ from MLPipeline.report.Names import drawable
 from MLPipeline.report.Scores import Scores
 from MLPipeline.scoring.Metrics import baseline
 from MLPipeline.scoring.Predictions import worst_mistakes
-from MLPipeline.scoring.PredictionsTable import MAX_CLASS_COLUMNS, all_probabilities, predictions_table
+from MLPipeline.scoring.PredictionsTable import MAX_CLASS_COLUMNS, Columns, all_probabilities, predictions_table
 from MLPipeline.scoring.Unknown import UnknownRule
 from MLPipeline.training.Phases import folds_are_heads, is_solved
 from MLPipeline.training.TrainState import EpochRecord
 from MLPipeline.Weights import WeightsReport
-
-if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
-    import pandas as pd
 
 MAX_GRID_IMAGES = 16
 HEAD_NAMES = {
@@ -172,6 +170,7 @@ def summary_lines(index: ImageIndex, config: Config, weights: WeightsReport, dev
         f"on {device.type}",
         augment_line(config),
         *([_folds_line(config)] if config.folds else []),
+        *([_repeats_line(config.repeats)] if config.repeats > 1 else []),
     ]
 
 
@@ -179,6 +178,11 @@ def _folds_line(config: Config) -> str:
     if folds_are_heads(config):
         return f"folds    {config.folds}: afterwards every image is tested once, by a head fitted without it"
     return f"folds    {config.folds}: afterwards the training is repeated without each fold, which is then tested"
+
+
+def _repeats_line(number: int) -> str:
+    how = "once with another seed" if number == 2 else f"{number - 1} times with other seeds"
+    return f"repeats  {number}: afterwards the training is repeated {how}, and the weights are averaged"
 
 
 def _method(config: Config) -> str:
@@ -322,21 +326,23 @@ def stored_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {key: stored_metrics(value) if key in SPLITS and value else value for key, value in metrics.items()}
 
 
-def table_of(index: ImageIndex, scored: SplitPredictions) -> pd.DataFrame:
+def table_of(index: ImageIndex, scored: SplitPredictions) -> Columns:
     """Return the rows of `predictions.csv` for one split; with a rule for withholding answers, also `answered`."""
     names = [index.name(position) for position in scored.positions.tolist()]
     table = predictions_table(scored.predictions, names, SPLITS[scored.split], index.classes)
-    if scored.is_withheld is not None:
-        answered = np.where(scored.is_withheld.numpy(), "false", "true")
-        table.insert(list(table.columns).index("loss") + 1, "answered", answered)
-    return table
+    if scored.is_withheld is None:
+        return table
+    answered = ["false" if each else "true" for each in scored.is_withheld.tolist()]
+    place = list(table).index("loss") + 1
+    columns = list(table.items())
+    return dict([*columns[:place], ("answered", answered), *columns[place:]])
 
 
 def _write_predictions(folder: Path, index: ImageIndex, scored: Sequence[SplitPredictions]) -> None:
     """Write `predictions.csv`, and with many classes `predictions.npz`, which has all probabilities in its order."""
-    import pandas as pd
-
-    write_csv(pd.concat([table_of(index, each) for each in scored]), folder / "predictions.csv")
+    tables = [table_of(index, each) for each in scored]
+    rows = itertools.chain.from_iterable(zip(*table.values(), strict=True) for table in tables)
+    write_rows(folder / "predictions.csv", tables[0], rows)
     if len(index.classes) > MAX_CLASS_COLUMNS:
         probabilities = all_probabilities([each.predictions for each in scored])
         classes = np.array(index.classes, np.str_)

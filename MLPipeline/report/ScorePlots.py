@@ -18,13 +18,26 @@ from matplotlib.ticker import PercentFormatter
 
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Plots import confusion_figure
-from MLPipeline.report.PlotStyle import BLUE, BLUES, GREY, INK, ORANGE, percent, save_figure, styled
+from MLPipeline.report.PlotStyle import (
+    BLUE,
+    BLUES,
+    GREY,
+    INK,
+    ORANGE,
+    Margins,
+    panels,
+    percent,
+    save_figure,
+    styled,
+    widest,
+)
 from MLPipeline.report.Scores import Scores
 
 MAX_BARS = 60  # classes in the per-class figure: the weakest
 NUM_WORST = 3  # classes whose own curve is drawn
 NUM_BINS = 10
 FEW = 10  # a bar of fewer images is drawn pale
+_LABEL_SIZE = 9
 _GRID = np.linspace(0, 1, 201)
 _COLOURS = (ORANGE, "#CC79A7", "#E69F00")  # of the worst classes; all of Okabe and Ito's
 
@@ -55,8 +68,9 @@ def per_class_figure(scores: Scores) -> Figure:
     per_class = scores.metrics["per_class"]
     known = {name: figures for name, figures in per_class.items() if figures["recall"] is not None}
     names = sorted(known, key=lambda name: known[name]["recall"])[:MAX_BARS]
-    figure = Figure(figsize=(8, 1.4 + 0.28 * max(len(names), 1)))
-    axes = figure.subplots()
+    labels = [f"{drawable(name, 30)} ({known[name]['support']:,})" for name in names]
+    margins = Margins(left=widest(labels, _LABEL_SIZE) + 0.45, top=0.45)
+    figure, axes = panels(8, 1.45 + 0.28 * max(len(names), 1), margins=margins)
     recalls = np.array([known[name]["recall"] for name in names])
     bounds = np.array([known[name]["recall_ci95"] for name in names]).reshape(-1, 2)
     rows = range(len(names))
@@ -67,7 +81,7 @@ def per_class_figure(scores: Scores) -> Figure:
     ]
     x, y = zip(*precise, strict=True) if precise else ((), ())
     axes.plot(x, y, "D", color="white", markeredgecolor=ORANGE, markeredgewidth=1.5, markersize=5, label="precision")
-    axes.set_yticks(rows, [f"{drawable(name, 30)} ({known[name]['support']:,})" for name in names])
+    axes.set_yticks(rows, labels, fontsize=_LABEL_SIZE)
     left_out = f"the weakest {MAX_BARS} of {len(known)}" if len(known) > MAX_BARS else "weakest first"
     axes.set(title=f"Recall and precision, {left_out}", xlabel="Share of images", ylabel="Class (number of images)")
     axes.set_xlim(0, 1.02)
@@ -90,8 +104,7 @@ def reliability_figure(scores: Scores) -> Figure:
     right = np.bincount(bins, weights=scores.is_right, minlength=NUM_BINS)
     shares = right / np.maximum(numbers, 1)
     edges = np.arange(NUM_BINS) / NUM_BINS
-    figure = Figure(figsize=(5, 5.6))
-    top, bottom = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    figure, (top, bottom) = panels(5, 5.6, rows=2, gap=(0, 0.15), height_ratios=(3, 1), sharex=True)
     look: dict[str, Any] = {"width": 0.092, "align": "edge"}
     for kind, alpha, label in (
         (numbers >= FEW, 1.0, "accuracy"),
@@ -126,8 +139,7 @@ def ranking_figure(scores: Scores) -> Figure:
         for label, name in enumerate(scores.classes)
         if 0 < (labels == label).sum() < len(labels)
     }
-    figure = Figure(figsize=(9, 4.5))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(9, 4.5, columns=2, gap=(0.8, 0))
     left.set(title="ROC curve", xlabel="False positive rate", ylabel="True positive rate (recall)")
     right.set(title="Precision-recall curve", xlabel="Recall", ylabel="Precision")
     for axes in (left, right):

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from MLPipeline.report.PlotStyle import BLUE, GREY, INK, ORANGE, save_figure, styled
+from MLPipeline.report.PlotStyle import BLUE, GREY, INK, ORANGE, Margins, panels, save_figure, styled
 from MLPipeline.tuning.Tune import LEVELS, Trial, nearest
 
 TITLES = {
@@ -39,24 +39,24 @@ def tune_figure(trials: Sequence[Trial]) -> Figure:
         trials: at least one of them complete.
     """
     complete = [trial for trial in trials if not trial.is_pruned]
-    figure = Figure(figsize=(11, 5.6))
-    panels: Any = figure.subplots(2, 4, sharey=True).flat
+    figure, grid = panels(11, 5.6, 2, 4, Margins(top=0.75), (0.15, 0.55), sharey=True)
+    parts = grid.flat
     losses = np.sort([trial.val_loss for trial in complete])
     low, high = losses[0], max(losses[math.ceil(_SHOWN * (len(losses) - 1))], complete[0].val_loss)
     margin = 0.08 * (high - low) or 0.1
-    panels[0].set(title=f"{len(trials):,} trials", ylim=(low - margin, high + margin))
-    _draw_points(panels[0], trials, [trial.number for trial in trials], high)
+    parts[0].set(title=f"{len(trials):,} trials", ylim=(low - margin, high + margin))
+    _draw_points(parts[0], trials, [trial.number for trial in trials], high)
     falling = np.minimum.accumulate([trial.val_loss for trial in complete])
     steps = [*(trial.number for trial in complete), trials[-1].number]
-    panels[0].step(steps, [*falling, falling[-1]], where="post", color=BLUE, label="best so far")
+    parts[0].step(steps, [*falling, falling[-1]], where="post", color=BLUE, label="best so far")
     look: Any = {"color": ORANGE, "linewidth": 1.2, "linestyle": (0, (4, 3))}
-    panels[0].axhline(complete[0].val_loss, label="the model's own settings", **look)
-    for axes, name in zip(panels[1:], TITLES, strict=True):
+    parts[0].axhline(complete[0].val_loss, label="the model's own settings", **look)
+    for axes, name in zip(parts[1:], TITLES, strict=True):
         axes.set_title(TITLES[name])
         _draw_points(axes, trials, _places(axes, trials, name), high)
-    for axes in (panels[0], panels[4]):
+    for axes in (parts[0], parts[4]):
         axes.set_ylabel("Validation loss")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=5)
+    figure.legend(*parts[0].get_legend_handles_labels(), loc="upper right", ncols=5)
     return figure
 
 

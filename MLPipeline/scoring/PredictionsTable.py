@@ -6,59 +6,52 @@ N images, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from MLPipeline.scoring.Predictions import Predictions
 
-if TYPE_CHECKING:  # imported where a table is made: pandas takes 0.3 s
-    import pandas as pd
-
 MAX_CLASS_COLUMNS = 100  # above this number of classes, tables have only the most probable ones
 NUM_TOP_CLASSES = 10
+_DECIMALS = 6
+
+Columns = dict[str, list[Any]]  # a table: its columns by their names
 
 
-def predictions_table(
-    predictions: Predictions, paths: Sequence[str], split: str, classes: Sequence[str]
-) -> pd.DataFrame:
+def predictions_table(predictions: Predictions, paths: Sequence[str], split: str, classes: Sequence[str]) -> Columns:
     """Return one row per image: path, split, true, predicted, confidence, loss, p_<class>...; figures to 6 decimals.
 
     With more than `MAX_CLASS_COLUMNS` classes, a column for each would make a table of many megabytes: instead of
     `p_<class>` there are class_2, confidence_2, ..., class_10, confidence_10, and `all_probabilities` has the rest.
     """
-    import pandas as pd
-
-    # dtype object: the string type of pandas may refuse the surrogates of a file name that is not UTF-8.
-    names = pd.Series(list(classes), dtype=object)
-    about = pd.DataFrame(
-        {
-            "path": pd.Series(list(paths), dtype=object),
-            "split": split,
-            "true": names.take(predictions.labels.numpy()).to_numpy(),
-            "predicted": names.take(predictions.predicted.numpy()).to_numpy(),
-            "confidence": predictions.confidence.numpy(),
-            "loss": predictions.losses.numpy(),
-        }
-    )
+    probabilities = predictions.probabilities
+    about: Columns = {
+        "path": list(paths),
+        "split": [split] * len(paths),
+        "true": [classes[label] for label in predictions.labels.tolist()],
+        "predicted": [classes[label] for label in predictions.predicted.tolist()],
+        "confidence": _figures(predictions.confidence),
+        "loss": _figures(predictions.losses),
+    }
     if len(classes) > MAX_CLASS_COLUMNS:
-        probabilities = _most_probable(predictions, names)
-    else:
-        probabilities = pd.DataFrame(predictions.probabilities.numpy(), columns=[f"p_{name}" for name in classes])
-    return pd.concat([about, probabilities], axis=1).round(6)
+        return about | _most_probable(probabilities, classes)
+    return about | {f"p_{name}": _figures(probabilities[:, place]) for place, name in enumerate(classes)}
 
 
-def _most_probable(predictions: Predictions, names: pd.Series) -> pd.DataFrame:
+def _most_probable(probabilities: torch.Tensor, classes: Sequence[str]) -> Columns:
     """Return the columns class_2, confidence_2, ... of the most probable classes after the first."""
-    import pandas as pd
-
-    best = predictions.probabilities.topk(NUM_TOP_CLASSES)
-    columns: dict[str, Any] = {}
+    best = probabilities.topk(NUM_TOP_CLASSES)
+    columns: Columns = {}
     for place in range(1, NUM_TOP_CLASSES):
-        columns[f"class_{place + 1}"] = names.take(best.indices[:, place].numpy()).to_numpy()
-        columns[f"confidence_{place + 1}"] = best.values[:, place].numpy()
-    return pd.DataFrame(columns)
+        columns[f"class_{place + 1}"] = [classes[label] for label in best.indices[:, place].tolist()]
+        columns[f"confidence_{place + 1}"] = _figures(best.values[:, place])
+    return columns
+
+
+def _figures(values: torch.Tensor) -> list[float]:
+    return np.round(values.numpy(), _DECIMALS).tolist()
 
 
 def all_probabilities(predictions: Sequence[Predictions]) -> np.ndarray:

@@ -18,10 +18,11 @@ def output_of(code: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_a_whole_run_does_without_it_and_leaves_figures_to_the_process_that_draws(tmp_path: Path) -> None:
+def test_a_whole_run_does_without_it_and_pandas_and_leaves_figures_to_the_process_that_draws(tmp_path: Path) -> None:
     flags = f"['--model', 'cnn', '--epochs', '1', '--output', {str(tmp_path)!r}]"
-    code = f"import Engine; print('exit', Engine.main({flags}))\n{IS_LOADED}print('matplotlib' in sys.modules)"
-    assert output_of(code)[-4:] == ["exit", "0", "False", "False"]
+    loaded = "print('matplotlib' in sys.modules, 'pandas' in sys.modules)"
+    code = f"import Engine; print('exit', Engine.main({flags}))\n{IS_LOADED}{loaded}"
+    assert output_of(code)[-5:] == ["exit", "0", "False", "False", "False"]
 
 
 STEP = """

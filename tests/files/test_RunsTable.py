@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,24 +25,48 @@ def metrics(accuracy: float | None) -> dict[str, object]:
 
 def test_each_run_has_one_row(tmp_path: Path) -> None:
     first, second = create_run(tmp_path, "a", DATA), create_run(tmp_path, "b", DATA)
-    assert read_runs(tmp_path).empty
+    assert read_runs(tmp_path) == []
     record_run(tmp_path, first, metrics(0.5), 10.0)
     record_run(tmp_path, second, metrics(None), 20.0)
     record_run(tmp_path, first, metrics(0.75), 11.0)  # again: it replaces its own row
     rows = read_runs(tmp_path)
-    assert rows["run"].tolist() == ["002-b", "001-a"]
-    assert rows["test_accuracy"].tolist()[1] == 0.75 and rows["test_accuracy"].isna().tolist() == [True, False]
-    assert rows["seconds"].tolist() == [20.0, 11.0]
-    assert rows.columns.tolist() == (
-        "run model weights val_accuracy val_images test_accuracy test_images macro_f1 baseline_accuracy seconds".split()
-    )
+    assert [row["run"] for row in rows] == ["002-b", "001-a"]
+    assert math.isnan(rows[0]["test_accuracy"]) and rows[1]["test_accuracy"] == 0.75
+    assert [row["seconds"] for row in rows] == [20.0, 11.0] and rows[1]["test_images"] == 7
+    names = "run model weights val_accuracy val_images test_accuracy test_images macro_f1 baseline_accuracy seconds"
+    assert [list(row) for row in rows] == [names.split()] * 2
 
 
 def test_runs_that_end_at_once_lose_no_row(tmp_path: Path) -> None:
     runs = [create_run(tmp_path, "a", DATA) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda run: record_run(tmp_path, run, metrics(0.5), 1.0), runs))
-    assert sorted(read_runs(tmp_path)["run"]) == [run.path.name for run in runs]
+    assert sorted(row["run"] for row in read_runs(tmp_path)) == [run.path.name for run in runs]
+
+
+def test_damaged_rows_are_left_out_and_columns_of_other_versions_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    header = "run,model,weights,val_accuracy,test_accuracy,test_images,seconds,colour\n"
+    rows = {
+        "001-good": "cnn,none,,0.5,10,3,3",
+        "002-short": "cnn,none",
+        "003-over": "cnn,none,1.5,0.5,10,3,4",
+        "004-timeless": "cnn,none,0.5,0.5,10,nan,4",
+        "5-name": "cnn,none,0.5,0.5,10,3,4",
+        "006-odd": "cnn,none,many,0.5,10,3,4",
+    }
+    text = header + "".join(f"{name},{cells}\n" for name, cells in rows.items()) + "\n001-good,cnn,none,,0.75,10,3,5\n"
+    (tmp_path / "runs.csv").write_text(text)
+    found = {row["run"]: row for row in read_runs(tmp_path)}
+    assert list(found) == ["001-good", "006-odd"]
+    assert found["001-good"]["test_accuracy"] == 0.75 and math.isnan(found["006-odd"]["val_accuracy"])
+    assert caplog.messages == [f"{tmp_path / 'runs.csv'}: 5 of 7 rows are damaged and left out"]
+    record_run(tmp_path, create_run(tmp_path, "a", DATA), metrics(0.5), 1.0)
+    first, *_, last = (tmp_path / "runs.csv").read_text().splitlines()
+    assert first == header.strip() + ",val_images,macro_f1,baseline_accuracy"
+    assert last == "001-a,cnn,none,0.5,0.5,7,1.0,,7,0.5,0.4"
+    assert read_runs(tmp_path)[0]["colour"] == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b'run\n"a', b"x,y\n1,2\n"])
@@ -51,7 +76,7 @@ def test_a_damaged_table_costs_no_run(tmp_path: Path, content: bytes, caplog: py
     with pytest.raises(DataError, match="runs.csv: is not a table of runs"):
         read_runs(tmp_path)
     record_run(tmp_path, create_run(tmp_path, "a", DATA), metrics(0.5), 1.0)
-    assert read_runs(tmp_path)["run"].tolist() == ["001-a"]
+    assert [row["run"] for row in read_runs(tmp_path)] == ["001-a"]
     assert (tmp_path / "runs.csv.damaged").read_bytes() == content
     (message,) = caplog.messages
     assert message.startswith(f"{table}: is not a table of runs (")

@@ -130,8 +130,8 @@ def test_mistakes_and_their_captions_go_together(
 
 def test_tables_name_the_image_of_each_row(index: ImageIndex) -> None:
     table = table_of(index, scores_of(index, TEST, [1, 0, 1]))
-    assert table["path"].tolist() == [index.name(position) for position in index.positions(TEST).tolist()]
-    assert table["true"].tolist() == ["cat", "cat", "dog"] and table["predicted"].tolist() == ["dog", "cat", "dog"]
+    assert table["path"] == [index.name(position) for position in index.positions(TEST).tolist()]
+    assert table["true"] == ["cat", "cat", "dog"] and table["predicted"] == ["dog", "cat", "dog"]
     assert set(table["split"]) == {SPLITS[TEST]}
 
 

@@ -305,17 +305,17 @@ def test_worst_mistakes_are_the_highest_losses_among_the_wrong() -> None:
 def test_predictions_table_names_and_figures() -> None:
     predictions = Predictions(torch.tensor([[0.0, 0.0], [0.0, math.log(3)]]), torch.tensor([0, 0]))
     table = predictions_table(predictions, ["a.jpg", "\udcff.jpg"], "test", ["cat", "=dog"])
-    assert list(table.columns) == ["path", "split", "true", "predicted", "confidence", "loss", "p_cat", "p_=dog"]
-    assert table.to_numpy().tolist() == [
-        ["a.jpg", "test", "cat", "cat", 0.5, 0.693147, 0.5, 0.5],
-        ["\udcff.jpg", "test", "cat", "=dog", 0.75, 1.386294, 0.25, 0.75],
+    assert list(table) == ["path", "split", "true", "predicted", "confidence", "loss", "p_cat", "p_=dog"]
+    assert list(zip(*table.values(), strict=True)) == [
+        ("a.jpg", "test", "cat", "cat", 0.5, 0.693147, 0.5, 0.5),
+        ("\udcff.jpg", "test", "cat", "=dog", 0.75, 1.386294, 0.25, 0.75),
     ]
 
 
 def test_predictions_table_of_no_images_has_its_columns() -> None:
     table = predictions_table(predict_batches(nn.Identity(), [], CPU, 2), [], "test", ["a", "b"])
-    assert list(table.columns) == ["path", "split", "true", "predicted", "confidence", "loss", "p_a", "p_b"]
-    assert len(table) == 0
+    assert list(table) == ["path", "split", "true", "predicted", "confidence", "loss", "p_a", "p_b"]
+    assert not any(table.values())
 
 
 def test_with_many_classes_the_table_has_the_ten_most_probable() -> None:
@@ -324,8 +324,9 @@ def test_with_many_classes_the_table_has_the_ten_most_probable() -> None:
     names = [f"class {number}" for number in range(101)]
     table = predictions_table(predictions, ["a", "b", "c"], "test", names)
     places = [f"{kind}_{place}" for place in range(2, 11) for kind in ("class", "confidence")]
-    assert list(table.columns) == ["path", "split", "true", "predicted", "confidence", "loss", *places]
-    for row, shares in zip(table.to_dict("records"), predictions.probabilities, strict=True):
+    assert list(table) == ["path", "split", "true", "predicted", "confidence", "loss", *places]
+    rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+    for row, shares in zip(rows, predictions.probabilities, strict=True):
         order = shares.argsort(descending=True).tolist()[:10]
         assert [row["predicted"], *(row[f"class_{place}"] for place in range(2, 11))] == [names[k] for k in order]
         figures = [row["confidence"], *(row[f"confidence_{place}"] for place in range(2, 11))]
