@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from MLPipeline.files.CacheFiles import read_signed, sound_cache, write_signed
 from MLPipeline.files.Json import dump_json, parse_json
 
-_FORMAT = 3  # incremented whenever the content of a judgement, or the way it is computed, changes
+FORMAT = 3  # incremented whenever the content of a judgement, or the way it is computed, changes
 
 
 @dataclass(frozen=True)
@@ -61,29 +58,15 @@ class Judgement:
     curve: LearningCurve | None
 
 
-def judgement_file(cache: Path, about: str, *arrays: np.ndarray) -> Path:
-    """Return the file of a judgement that depends on `about` (network, size, seed) and `arrays` (contents, labels)."""
-    state = hashlib.blake2b(f"{_FORMAT} {about}".encode(), digest_size=12)
-    for array in arrays:
-        state.update(f"{array.shape} {array.dtype.str}".encode() + array.tobytes())
-    return sound_cache(cache) / "judgements" / f"{state.hexdigest()}.json"
+def encode_judgement(judgement: Judgement) -> bytes:
+    """Return `judgement` as a result to keep."""
+    return dump_json(asdict(judgement), default=np.ndarray.tolist).encode()
 
 
-def write_judgement(file: Path, judgement: Judgement) -> None:
-    """Store `judgement` for later audits.
-
-    Raises:
-        ResourceError: it cannot be written.
-    """
-    write_signed(file, dump_json(asdict(judgement), default=np.ndarray.tolist).encode())
-
-
-def read_judgement(file: Path) -> Judgement | None:
-    """Return the judgement stored in `file`; None if there is none, or it is damaged."""
-    if (content := read_signed(file)) is None:
-        return None
-    stored = parse_json(content)
-    return Judgement(_suspects(stored["suspects"]), _curve(stored["curve"]))
+def decode_judgement(stored: bytes) -> Judgement:
+    """Return what `encode_judgement` was given."""
+    content = parse_json(stored)
+    return Judgement(_suspects(content["suspects"]), _curve(content["curve"]))
 
 
 def _suspects(stored: dict[str, Any] | None) -> Suspects | None:

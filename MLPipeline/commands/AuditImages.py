@@ -25,7 +25,7 @@ from MLPipeline.audit.Audit import (
 )
 from MLPipeline.audit.AuditPage import write_audit_page
 from MLPipeline.audit.Findings import describe, find_faults
-from MLPipeline.audit.Judgement import Judgement, judgement_file, read_judgement, write_judgement
+from MLPipeline.audit.Judgement import FORMAT, Judgement, decode_judgement, encode_judgement
 from MLPipeline.audit.Shortcuts import find_shortcuts, metadata_signals
 from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, progress, resumable_reading, say
@@ -35,6 +35,7 @@ from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.Json import dump_json
 from MLPipeline.files.RunFolder import check_output
+from MLPipeline.files.StoredResult import result_file, stored_result
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.images.Duplicates import find_duplicates, group_images
 from MLPipeline.images.Fixes import Fix, write_fixes
@@ -93,18 +94,38 @@ def _say_all(lines: Iterable[str]) -> None:
         say(line)
 
 
+class _Incomplete(Exception):  # noqa: N818  not an error: carries a judgement that is not to be kept
+    def __init__(self, reason: str, judgement: Judgement) -> None:
+        super().__init__(reason)
+        self.judgement = judgement
+
+
 def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np.ndarray) -> Judgement:
     """Return what the features say about the labels, from the cache if images, labels and groups are unchanged."""
-    about = f"{NETWORK} {IMAGE_SIZE} {config.seed}"
-    arrays = (inspection.row_keys(inspection.levels), index.labels, groups)
-    file = judgement_file(config.output / "cache", about, *arrays)
-    if (known := read_judgement(file)) is not None:
-        return known
+    about = FORMAT, NETWORK, IMAGE_SIZE, config.seed
+    arrays = inspection.row_keys(inspection.levels), index.labels, groups
+    file = result_file(config.output / "cache", "judgements", about, *arrays)
+
+    def evaluate() -> Judgement:
+        return _evaluate(config, index, inspection, groups)
+
+    try:
+        return stored_result(file, evaluate, encode_judgement, decode_judgement)
+    except _Incomplete as incomplete:
+        note(str(incomplete))
+        return incomplete.judgement
+
+
+def _evaluate(config: Config, index: ImageIndex, inspection: Inspection, groups: np.ndarray) -> Judgement:
+    """Return what the features say about the labels.
+
+    Raises:
+        _Incomplete: a package is missing, or there is no room for the features.
+    """
     try:
         positions, features = _features(config, index, inspection)
     except ResourceError as error:
-        note(f"labels are not checked: {error}")
-        return Judgement(None, None)
+        raise _Incomplete(f"labels are not checked: {error}", Judgement(None, None)) from error
     from MLPipeline.audit.LabelSuspects import find_suspects
     from MLPipeline.audit.LearningCurve import learning_curve
 
@@ -113,11 +134,8 @@ def _judge(config: Config, index: ImageIndex, inspection: Inspection, groups: np
     try:
         suspects = find_suspects(features, labels, of_groups, config.seed)
     except ResourceError as error:
-        note(str(error))
-        return Judgement(None, curve)
-    judgement = Judgement(replace(suspects, positions=positions[suspects.positions]), curve)
-    write_judgement(file, judgement)
-    return judgement
+        raise _Incomplete(str(error), Judgement(None, curve)) from error
+    return Judgement(replace(suspects, positions=positions[suspects.positions]), curve)
 
 
 def _keeper(config: Config, index: ImageIndex) -> RowKeeper:
