@@ -34,7 +34,6 @@ from MLPipeline.scoring.Intervals import paired_interval
 from MLPipeline.scoring.Predictions import worst_mistakes
 from MLPipeline.steps.Advise import advise, stored_suggestions
 from MLPipeline.steps.CrossValidateRun import CrossValidation
-from MLPipeline.steps.FitHead import head_figures
 from MLPipeline.steps.Job import Job
 from MLPipeline.steps.MirrorViews import measure_mirror, mirror_line
 from MLPipeline.steps.PartOfRun import remove_parts
@@ -109,7 +108,8 @@ def _measure(
     """Return the metrics of the run, except for the temperature and the times."""
     config = job.config
     about = {"model": config.model, "weights": asdict(job.weights), "freeze": config.freeze}
-    metrics = about | measure(dataset.index, scored) | {"head": head_figures(config, job.solution), "folds": folds}
+    metrics = about | measure(dataset.index, scored) | {"folds": folds}
+    metrics |= {"head": job.fitted or {"setting": config.head}}
     if folds:
         metrics["test"] = widened(metrics["test"], folds["number"])
     metrics |= {"fine_tuning": _fine_tuning(job, scored), "precision": _precision(job)}

@@ -44,10 +44,10 @@ def solved_epochs(job: Job, dataset: Dataset, config: Config, state: TrainState)
     start = time.perf_counter()
     found = ranks.from_first(_fit(job, dataset, config) if ranks.is_first else None)
     assert found is not None
-    job.solution, figures = found
-    head = job.solution.head
+    solution, figures = found
+    job.fitted, head = _figures(config, solution), solution.head
     set_layer(job.model.head, torch.from_numpy(head.weights), torch.from_numpy(head.bias))
-    for line in (*solution_lines(job.solution), epoch_line(None)):
+    for line in (*solution_lines(solution), epoch_line(None)):
         say(line)
     record = EpochRecord(1, *figures, lr=0.0, seconds=time.perf_counter() - start, is_best=True)
     state.end_epoch(record)
@@ -113,10 +113,8 @@ def _scored(candidate: Candidate) -> str:
     return f"{candidate.to_text()}: accuracy {100 * candidate.accuracy:.1f} %, loss {candidate.loss:.4f}"
 
 
-def head_figures(config: Config, solution: Solution | None) -> dict[str, Any]:
+def _figures(config: Config, solution: Solution) -> dict[str, Any]:
     """Return the entry `head` of `metrics.json`: the setting, what was chosen, and the figures out of fold."""
-    if solution is None:
-        return {"setting": config.head}
     return {
         "setting": config.head,
         "chosen": solution.chosen.kind,

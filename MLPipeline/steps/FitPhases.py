@@ -112,7 +112,8 @@ def _fit_phase(job: Job, dataset: Dataset, phase: Phase) -> None:
     elif job.config.time and (phase.number or phase.config.freeze != "backbone"):
         phase = _plan_within(job, phase, seconds_per_epoch(part, train, val, phase.config, job.device))
     job.history = state.history
-    saver = Saver(job.run.path, job.identity, phase.number, phase.config.epochs, job.head, stop_signals.check)
+    about = job.run.path, job.identity, phase.number, phase.config.epochs
+    saver = Saver(*about, job.head, stop_signals.check, job.fitted)
     try:
         with stop_signals.deferred():
             if is_closed:
@@ -135,7 +136,7 @@ def _resume(job: Job, standing: Standing, state: TrainState, phase: Phase) -> Ph
         what = f"--resume {job.run.path}: the cache has not the room it had when the run was stopped"
         raise UsageError(what, "Give the same --cache-limit, and the disk as much space")
     restore(job.run.path, standing, state)
-    job.head, job.history = standing.head, state.history
+    job.head, job.fitted, job.history = standing.head, standing.fitted, state.history
     for record in state.history:
         _print_epoch(job, record)
     return replace(phase, config=replace(phase.config, epochs=standing.num_epochs))

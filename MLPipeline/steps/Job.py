@@ -20,7 +20,6 @@ from MLPipeline.console.Console import say
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.RunFolder import Run
-from MLPipeline.heads.SolveHead import Solution
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.report.Drawing import Order
@@ -52,7 +51,7 @@ class Job:
     history: list[EpochRecord] = field(default_factory=list)
     features_s: float = 0.0
     photos: Order | None = None  # of the images that the report will show
-    solution: Solution | None = None  # the head, where it was solved
+    fitted: dict[str, Any] | None = None  # how the head was fitted, where it was solved: an entry of metrics.json
     standing: Standing | None = None  # where the run to resume was stopped
     initial: nn.Module | None = None  # what each fold or repetition trains, the head or the model, before any training
     is_part: bool = False  # one of the trainings of --folds or --repeats

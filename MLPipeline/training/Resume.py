@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError, is_out_of_memory
+from MLPipeline.files.Json import dump_json, parse_json
 from MLPipeline.files.PlainValues import are_texts, is_whole
 from MLPipeline.files.TensorChecks import check_numbers
 from MLPipeline.files.TensorFile import load_file, save_file
@@ -32,6 +34,7 @@ class Standing:
     num_epochs: int  # the last epoch of that phase: `--time` may have shortened it
     state: Mapping[str, Any]  # of its TrainState
     head: Predictions | None  # of the best head on the validation images, once more than the head is trained
+    fitted: dict[str, Any] | None = None  # the entry `head` of metrics.json, once a head is solved
 
 
 def load_standing(folder: Path, identity: Mapping[str, str]) -> Standing | None:
@@ -54,7 +57,8 @@ def load_standing(folder: Path, identity: Mapping[str, str]) -> Standing | None:
         what = f"--resume {folder}: not the same {' and '.join(changed)} as when the run was stopped"
         raise DataError(what, "Put them back, or start a new run")
     head = Predictions(*stored["head"]) if stored["head"] else None
-    return Standing(stored["phase"], stored["num_epochs"], stored["state"], head)
+    fitted = _parsed(stored.get("fitted"))
+    return Standing(stored["phase"], stored["num_epochs"], stored["state"], head, fitted)
 
 
 def restore(folder: Path, standing: Standing, state: TrainState) -> None:
@@ -84,6 +88,7 @@ def _check(path: Path, outline: Any) -> None:
         or not is_whole(outline.get("num_epochs"), 1, _MAX_EPOCHS)
         or "head" not in outline
         or not _is_head(outline["head"])
+        or not isinstance(outline.get("fitted"), str | None)
         or not isinstance(outline.get("state"), Mapping)
         or not _are_outlines(outline["state"].get("model"))
     ):
@@ -105,6 +110,14 @@ def _is_head(stored: Any) -> bool:
     )
 
 
+def _parsed(text: str | None) -> dict[str, Any] | None:
+    """Return the entry `head` in `text`; None if it is none: a figure is missing then, but no training lost."""
+    with suppress(ValueError):
+        found = parse_json(text.encode()) if text else None
+        return found if isinstance(found, dict) else None
+    return None
+
+
 def _instead_of(path: Path) -> str:
     """Return what to do about a damaged `path`."""
     previous = path.with_name(path.name + ".prev")
@@ -122,10 +135,12 @@ class Saver:
         num_epochs: int,
         head: Predictions | None,
         check: Callable[[], None],
+        fitted: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = folder / LAST_FILE
         self._about = {"format": FORMAT, "identity": dict(identity), "phase": phase, "num_epochs": num_epochs}
         self._about |= {"head": [head.logits, head.labels] if head else None}
+        self._about |= {"fitted": dump_json(fitted) if fitted else None}
         self._check = check  # raises if the run must stop
         self._saved = time.monotonic()
 

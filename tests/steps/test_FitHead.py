@@ -115,6 +115,15 @@ def test_fine_tuning_begins_with_the_head(train: Trainer) -> None:
     assert found["tuned_loss"] == pytest.approx(history["val_loss"][1], abs=1e-6)
 
 
+def test_a_run_stopped_in_its_fine_tuning_still_knows_its_head(train: Trainer) -> None:
+    resumed = train.output / "098-continued"
+    shutil.copytree(train.path("tuned"), resumed)
+    (resumed / "metrics.json").unlink()
+    succeed(["--resume", resumed, "--output", train.output])
+    assert train.metrics("continued")["head"] == train.metrics("tuned")["head"]
+    assert train.metrics("continued")["head"]["chosen"] == "ridge"
+
+
 def test_views_are_fitted_on_and_not_left_out(train: Trainer) -> None:
     said = train("views", "--head", "ridge", "--augment", "hflip,crop", "--views", "2").out
     assert "2 augmented views of each training image are stored; the head is fitted on all of them" in said

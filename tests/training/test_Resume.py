@@ -41,10 +41,10 @@ def saved(folder: Path, seed: int = 0) -> Path:
 
 def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     state = state_of()
-    Saver(tmp_path, IDENTITY, 1, 9, HEAD, never).save(state)
+    Saver(tmp_path, IDENTITY, 1, 9, HEAD, never, {"chosen": "ridge", "out_of_fold": [{"loss": 0.5}]}).save(state)
     standing = load_standing(tmp_path, IDENTITY)
     assert standing is not None and (standing.phase, standing.num_epochs) == (1, 9)
-    assert standing.head is not None
+    assert standing.head is not None and standing.fitted == {"chosen": "ridge", "out_of_fold": [{"loss": 0.5}]}
     assert torch.equal(standing.head.logits, HEAD.logits) and torch.equal(standing.head.labels, HEAD.labels)
     assert differences(content_of(state), dict(standing.state)) == []
     assert load_standing(tmp_path / "elsewhere", IDENTITY) is None
