@@ -24,7 +24,7 @@ from MLPipeline.export.ExportFolder import REPORT_FILE, export_path, new_export
 from MLPipeline.export.Formats import FORMATS, require_packages, write_model
 from MLPipeline.export.Network import ExportedNetwork, describe
 from MLPipeline.export.Origin import origin_of
-from MLPipeline.export.Parity import Answers, answers_of_predict, answers_of_script, compare, require_equal
+from MLPipeline.export.Parity import Answers, Parity, answers_of_predict, answers_of_script, compare, require_equal
 from MLPipeline.export.Script import standalone_script
 from MLPipeline.export.Speed import BATCH_SIZE, in_torch, measure
 from MLPipeline.export.StandalonePredictor import open_network
@@ -89,8 +89,7 @@ def _export(opened: OpenedRun, config: Config, folder: Path) -> dict[str, Any]:
             assert content is not None and chosen.save_onnx is not None
             quantized, found = _quantize(opened, config, content)
             chosen.save_onnx(quantized.content, about, folder / chosen.file)
-            again = compare(comparison.reference, comparison.answers())
-            say(f"         {again.to_text(comparison.kind)} of those of fp32")
+            again = _compare_int8(opened, config, comparison)
             if config.format != "onnx":
                 found |= {config.format: _score_as_saved(opened, config, content, folder / chosen.file)}
             report |= {"int8": found | {"script": asdict(again)}}
@@ -139,6 +138,22 @@ def _compare(opened: OpenedRun, config: Config, folder: Path, aside: Path) -> _C
     return _Comparison(files, kind, reference, script, opened.card, report)
 
 
+def _compare_int8(opened: OpenedRun, config: Config, comparison: _Comparison) -> Parity:
+    """Return, and print, how the script answers in 8 bits, beside `predict` in 8 bits if the model was trained so.
+
+    Raises:
+        GateMissedError: it has the network that `predict` computes, and answers differently.
+    """
+    found = comparison.answers()
+    again = compare(comparison.reference, found)
+    say(f"         {again.to_text(comparison.kind)} of those of fp32")
+    if opened.model.quantized and config.format == "onnx":  # other libraries round differently
+        own = compare(answers_of_predict(opened.model, opened.card, comparison.files, "int8", config.workers), found)
+        require_equal(own, "the model in 8 bits")
+        say(f"         {own.to_text(comparison.kind)} of those of predict, which computes the same in 8 bits")
+    return again
+
+
 def _quantize(opened: OpenedRun, config: Config, content: bytes) -> tuple[Quantized, dict[str, Any]]:
     """Return the model in 8 bits, and its accuracy on validation and test images, which is printed.
 
@@ -148,20 +163,24 @@ def _quantize(opened: OpenedRun, config: Config, content: bytes) -> tuple[Quanti
         GateMissedError: it loses more than a point of validation accuracy, which is no chance.
     """
     # These need the packages.
-    from MLPipeline.export.Int8 import compare_accuracy, has_layers_for_int8, quantize
+    from MLPipeline.export.Int8 import as_trained, compare_accuracy, has_layers_for_int8, quantize
     from MLPipeline.quantized.Quantizer import run_onnx
 
     if not has_layers_for_int8(content):
         what = f"--int8: {opened.card.model} has no layers for it: the first one and the head stay in fp32"
         raise UsageError(what, "Export without --int8")
 
-    calibration = labelled_pixels(opened, TRAIN, _NUM_CALIBRATED, config.workers).pixels
-    quantized = quantize(content, calibration, labelled_pixels(opened, VAL, _MAX_SCORED, config.workers))
-    if quantized.drop.is_too_large:
-        what = f"--int8: costs validation accuracy: {quantized.drop.to_text()}"
-        raise GateMissedError(what, "Nothing was exported; export without --int8")
-    layers = f"{quantized.num_int8} of {quantized.num_int8 + quantized.num_fp32} layers in 8 bits"
-    say(f"int8     {layers}, calibrated on {len(calibration)} training images ({quantized.method})")
+    validation = labelled_pixels(opened, VAL, _MAX_SCORED, config.workers)
+    if own := opened.model.quantized:
+        quantized, how = as_trained(content, own.content, validation), ", as the head was trained with them"
+    else:
+        calibration = labelled_pixels(opened, TRAIN, _NUM_CALIBRATED, config.workers).pixels
+        quantized = quantize(content, calibration, validation)
+        if quantized.drop.is_too_large:
+            what = f"--int8: costs validation accuracy: {quantized.drop.to_text()}"
+            raise GateMissedError(what, "Nothing was exported; export without --int8")
+        how = f", calibrated on {len(calibration)} training images ({quantized.method})"
+    say(f"int8     {quantized.num_int8} of {quantized.num_int8 + quantized.num_fp32} layers in 8 bits{how}")
     say(f"         validation accuracy {quantized.drop.to_text()}")
     test = labelled_pixels(opened, TEST, _MAX_SCORED, config.workers)
     first, second = (run_onnx(each, test.pixels, ["probabilities"])[0] for each in (content, quantized.content))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from MLPipeline.Checkpoint import load_checkpoint
@@ -117,3 +118,23 @@ def test_128_int8_for_a_model_in_fp32(data: Path, tmp_path: Path) -> None:
     succeed([*FROZEN, "--data", data, "--output", tmp_path])
     argv = ["predict", data, "--output", tmp_path, "--precision", "int8", "--device", "cpu"]
     refuse(argv, 2, "--precision int8: the model was not trained in 8 bits")
+
+
+def test_128_a_model_in_8_bits_is_exported_as_it_was_trained(output: Path, data: Path) -> None:
+    """`export --int8` of a model trained in 8 bits has its network: the script answers as `predict`, digit by digit."""
+    said = succeed(["export", "--int8", "--output", output]).out
+    assert "layers in 8 bits, as the head was trained with them\n" in said
+    (line,) = [line for line in said.splitlines() if "of those of predict, which computes the same in 8 bits" in line]
+    within = float(line.split("probabilities within ")[1].split()[0])
+    assert "same answers on 9 test images" in line and within < 1e-5
+    own = load_checkpoint(output / "001-cnn" / "model.pt")[0].quantized
+    assert own is not None
+    exported, trained = (
+        onnx.load(output / "export" / "001-cnn-onnx-int8" / "model.onnx"),
+        onnx.load_from_string(own.content),
+    )
+    assert [node.op_type for node in exported.graph.node][: len(trained.graph.node)] == [
+        node.op_type for node in trained.graph.node
+    ]
+    assert [each.name for each in exported.graph.output] == ["probabilities", "features", "distance"]
+    assert "classifier" in {each.key for each in exported.metadata_props}
