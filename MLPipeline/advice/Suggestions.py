@@ -24,8 +24,6 @@ LARGER_MODEL = "efficientnet_lite2"
 # The shares of the errors that were removed, the smallest and the largest on the sets in docs/benchmarks.md: clothing
 # (88.4 to 93.4 %) and 53 playing cards (59.4 to 96.0 %), both with EfficientNet-Lite0.
 BY_FINE_TUNING = (0.43, 0.90)
-# The same by the mean of the weights of two fine-tunings, of the errors of one.
-BY_REPEATING = (0.05, 0.16)
 _OF_IMAGES = ("data", "labels", "split_folders", "group", "fixes", "follow_links", "val_fraction", "test_fraction")
 _KEPT = (*_OF_IMAGES, "fit", "weights", "seed", "output")  # settings of the run that another training repeats
 
@@ -75,7 +73,6 @@ def suggestions(known: Known) -> list[Suggestion]:
     found = [
         _pretrained(known),
         _fine_tuning(known),
-        _repeats(known),
         _more_images(known),
         _labels(known),
         _views(known),
@@ -106,21 +103,6 @@ def _fine_tuning(known: Known) -> Suggestion | None:
     shares = " to ".join(f"{100 * share:.0f}" for share in BY_FINE_TUNING)
     return Suggestion(
         "fine-tuning", command, (low, high), f"on two other data sets it removed {shares} % of the errors"
-    )
-
-
-def _repeats(known: Known) -> Suggestion | None:
-    config = known.config
-    is_tuned = config.freeze != "backbone" and not known.from_scratch
-    if not is_tuned or known.accuracy is None or config.repeats > 1 or config.folds or config.time:
-        return None
-    low, high = ((1 - known.accuracy) * share for share in BY_REPEATING)
-    shares = " to ".join(f"{100 * share:.0f}" for share in BY_REPEATING)
-    return Suggestion(
-        "average two trainings with different seeds, in twice the time",
-        _again(known, "--repeats", 2),
-        (low, high),
-        f"on another data set it removed {shares} % of the errors",
     )
 
 
@@ -168,12 +150,8 @@ def _folds(known: Known) -> Suggestion | None:
     text = f"there are {known.few_tested}: test every image once, for a narrower interval"
     if known.is_frozen:
         return Suggestion(text, _train(known.config, folds=NUM_FOLDS))
-    return Suggestion(f"{text}, in {NUM_FOLDS + 1} times the time", _again(known, "--folds", NUM_FOLDS))
-
-
-def _again(known: Known, flag: str, value: int) -> str:
-    """Return the command that repeats the run with one more flag."""
-    return shlex.join(["python", "Engine.py", "--config", f"{known.run}/config.json", flag, str(value)])
+    words = ["python", "Engine.py", "--config", f"{known.run}/config.json", "--folds", str(NUM_FOLDS)]
+    return Suggestion(f"{text}, in {NUM_FOLDS + 1} times the time", shlex.join(words))
 
 
 def _train(config: Config, **changed: Any) -> str:

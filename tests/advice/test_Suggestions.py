@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from MLPipeline.advice.Suggestions import BY_REPEATING, Known, Suggestion, suggestion_lines, suggestions
+from MLPipeline.advice.Suggestions import Known, Suggestion, suggestion_lines, suggestions
 from MLPipeline.commands.CommandLine import parse
 from MLPipeline.Config import Config
 from MLPipeline.Models import find_model
@@ -46,17 +46,6 @@ def test_what_is_not_known_is_not_said() -> None:
     assert not suggestions(replace(bare, config=replace(tuned, time=20.0), few_tested="only 9 test images"))
     assert suggestions(replace(ALL, accuracy=1.0))[0].what != "fine-tuning"
     assert not any("mirror" in each.what for each in suggestions(replace(ALL, tta=TTA | {"is_better": False})))
-
-
-def test_a_fine_tuned_run_may_be_repeated_with_another_seed() -> None:
-    tuned = Known(replace(LITE, freeze="stage3", unfreeze_after=3), "output/001-lite", False, 0.9)
-    (found,) = suggestions(tuned)
-    assert found.what == "average two trainings with different seeds, in twice the time"
-    assert found.command == "python Engine.py --config output/001-lite/config.json --repeats 2"
-    assert found.gain == tuple(pytest.approx(0.1 * share) for share in BY_REPEATING)
-    for changed in ({"repeats": 2}, {"folds": 5}, {"time": 20.0}):
-        assert not suggestions(replace(tuned, config=replace(tuned.config, **changed)))
-    assert not suggestions(replace(tuned, accuracy=None))
 
 
 def test_a_run_from_scratch_is_sent_to_imagenet_weights_only() -> None:
