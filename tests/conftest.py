@@ -86,7 +86,6 @@ ARITHMETIC_FILES = (
     "test_Predict.py",
     "test_Residual.py",
     "test_Train.py",
-    "training/test_ExactResume.py",
     "training/test_FindLr.py",
     "tuning/test_Tune.py",
 )

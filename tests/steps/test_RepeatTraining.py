@@ -17,7 +17,6 @@ from MLPipeline.report.ModelCard import CARD_FILE
 from MLPipeline.steps import FitPhases, RepeatTraining
 from MLPipeline.steps.Job import Job
 from MLPipeline.training.Soup import State
-from tests.support.forked_ranks import launch
 from tests.support.harness import refuse, run, succeed
 
 MakeImages = Callable[..., Path]
@@ -122,13 +121,6 @@ def test_without_validation_images_nothing_is_repeated(data: Path, tmp_path: Pat
     outcome = succeed([*TUNING, "--repeats", "2", "--val-fraction", "0", "--data", data, "--output", tmp_path])
     assert outcome.out.count("epoch  train loss") == 1
     assert "--repeats: there are no validation images to compare an average with" in outcome.err
-
-
-def test_two_ranks_average_the_same(said: str, data: Path, tmp_path: Path) -> None:
-    argv = [*TUNING, "--repeats", "2", "--data", data, "--output", tmp_path / "output", "--name", "together"]
-    code, _, err = launch(argv, tmp_path).wait()
-    assert code == 0, err
-    assert content(tmp_path / "output", "together")["repeats"]["number"] == 2
 
 
 @pytest.mark.parametrize(
