@@ -6,6 +6,7 @@ import copy
 from functools import partial
 
 from MLPipeline.console.Console import note, say
+from MLPipeline.Errors import DivergedError
 from MLPipeline.Evaluate import predict_split
 from MLPipeline.Features import Dataset
 from MLPipeline.images.ScanFolders import VAL
@@ -22,10 +23,10 @@ _STEP = 1_000_003  # between seeds: runs of neighbouring seeds share none of the
 def repeat_training(job: Job, dataset: Dataset) -> None:
     """Train again with other seeds; give the model the mean weights of those that lower the validation loss.
 
-    The loss is that at the best temperature, as between epochs. `job.repeats` says what came of it.
+    The loss is that at the best temperature, as between epochs. `job.repeats` says what came of it. A repetition whose
+    loss is not finite ends them: the network of the run is there already.
 
     Raises:
-        DivergedError: the loss of a repetition is not finite.
         ResourceError: the folder of a repetition cannot be written.
     """
     number = job.config.repeats
@@ -40,14 +41,19 @@ def repeat_training(job: Job, dataset: Dataset) -> None:
     losses = [soup.loss]
     for repeat in range(2, number + 1):
         part = part_of(job, f"repeat-{repeat}", job.index, (job.config.seed + (repeat - 1) * _STEP) % 2**64)
-        fit_phases(part)
+        try:
+            fit_phases(part)
+        except DivergedError as error:
+            note(f"--repeats: training {repeat} is left out, and none follows: {error.what}")
+            break
         loss_of = partial(_loss_with, job, dataset)
         losses.append(loss_of(_state(part)))
         tried = soup.added(repeat, _state(part), loss_of)
         say(_line(repeat, number, losses[-1], tried, soup))
         soup = tried if tried.loss < soup.loss else soup
     job.model.load_state_dict(soup.weights)
-    job.repeats = {"number": number, "losses": losses, "averaged": list(soup.members), "loss": soup.loss}
+    if len(losses) > 1:
+        job.repeats = {"number": len(losses), "losses": losses, "averaged": list(soup.members), "loss": soup.loss}
 
 
 def _state(job: Job) -> State:

@@ -1,7 +1,7 @@
 """The mean of the weights of several trainings of one network, as long as each lowers the validation loss.
 
-Trainings that start from the same pretrained weights end in one region of low loss. The mean of their weights is a
-single network, no slower than one of them, and usually more accurate than each.
+Trainings that start from the same pretrained weights often end in one region of low loss. The mean of their weights is
+a single network, no slower than one of them; whether it is better, validation images must say.
 
 Source: Wortsman et al., Model soups, arXiv:2203.05482. Theirs begins with the best training, this one with the first.
 """

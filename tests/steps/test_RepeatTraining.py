@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from MLPipeline.Checkpoint import load_checkpoint
+from MLPipeline.Errors import DivergedError
 from MLPipeline.report.ModelCard import CARD_FILE
 from MLPipeline.steps import FitPhases, RepeatTraining
 from MLPipeline.steps.Job import Job
@@ -115,6 +116,16 @@ def test_a_run_stopped_in_a_repetition_continues_there(
     assert (again["repeats"], again["test"], again["val"]) == (whole["repeats"], whole["test"], whole["val"])
     stopped, uninterrupted = weights(output, "stopped"), weights(output, "whole")
     assert all(torch.equal(value, uninterrupted[name]) for name, value in stopped.items())
+
+
+def test_a_repetition_that_diverges_costs_no_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(job: Job) -> None:
+        raise DivergedError("epoch 2: the loss is not finite", "Lower --lr")
+
+    monkeypatch.setattr(RepeatTraining, "fit_phases", diverge)
+    outcome = succeed([*TUNING, "--repeats", "3", "--data", data, "--output", tmp_path])
+    assert "--repeats: training 2 is left out, and none follows: epoch 2: the loss is not finite" in outcome.err
+    assert content(tmp_path, "efficientnet_lite0")["repeats"] is None
 
 
 def test_without_validation_images_nothing_is_repeated(data: Path, tmp_path: Path) -> None:
