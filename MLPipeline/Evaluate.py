@@ -22,7 +22,7 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Features import Dataset
 from MLPipeline.frozen.FastForward import FastForward, forward_batch
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, ImageIndex
-from MLPipeline.scoring.Calibrate import fit_temperature
+from MLPipeline.scoring.Calibrate import calibrated, fit_temperature
 from MLPipeline.scoring.Metrics import evaluate
 from MLPipeline.scoring.Predictions import Predictions, in_eval_mode
 from MLPipeline.scoring.Unknown import (
@@ -126,6 +126,11 @@ def center_positions(index: ImageIndex) -> np.ndarray:
 def predict_split(model: Classifier, dataset: Dataset, split: int, precision: str = "auto") -> SplitPredictions:
     """Return the predictions of a trained `model` on one split."""
     return Scorer(model, dataset, precision).predict(split)
+
+
+def validate(model: Classifier, dataset: Dataset, precision: str = "auto") -> Predictions:
+    """Return the predictions of `model` on the validation images, at the temperature that suits them best."""
+    return calibrated(predict_split(model, dataset, VAL, precision).predictions)
 
 
 def calibrate_and_score(

@@ -98,8 +98,7 @@ def panels(
         "wspace": gap[0] / wide,
         "hspace": gap[1] / high,
     }
-    ratios = {name: options.pop(name) for name in ("height_ratios",) if name in options}
-    return figure, figure.subplots(rows, columns, gridspec_kw=grid | ratios, **options)
+    return figure, figure.subplots(rows, columns, gridspec_kw=grid, **options)
 
 
 def widest(texts: Iterable[str], font_size: float) -> float:

@@ -332,10 +332,12 @@ def table_of(index: ImageIndex, scored: SplitPredictions) -> Columns:
     table = predictions_table(scored.predictions, names, SPLITS[scored.split], index.classes)
     if scored.is_withheld is None:
         return table
-    answered = ["false" if each else "true" for each in scored.is_withheld.tolist()]
-    place = list(table).index("loss") + 1
-    columns = list(table.items())
-    return dict([*columns[:place], ("answered", answered), *columns[place:]])
+    with_answered: Columns = {}
+    for name, column in table.items():
+        with_answered[name] = column
+        if name == "loss":
+            with_answered["answered"] = ["false" if each else "true" for each in scored.is_withheld.tolist()]
+    return with_answered
 
 
 def _write_predictions(folder: Path, index: ImageIndex, scored: Sequence[SplitPredictions]) -> None:

@@ -18,11 +18,10 @@ from torch import Tensor
 from MLPipeline.Augment import make_augmentation
 from MLPipeline.console.Console import progress, say
 from MLPipeline.Errors import DataError
-from MLPipeline.Evaluate import center_positions, predict_split
+from MLPipeline.Evaluate import center_positions, validate
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ScanFolders import TEST, UNSPLIT, VAL
 from MLPipeline.Models import takes_size
-from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.steps.Job import Job
 from MLPipeline.training.Phases import head_epochs
@@ -56,13 +55,14 @@ def choose_size(job: Job, dataset: Dataset) -> Dataset:
     if not _may_be_larger(job):
         return dataset
     measured = _measured(dataset)
-    best = _calibrated(job, measured)
+    best = validate(job.model, measured, config.precision)
     results, chosen = [_result(config.image_size, best)], config.image_size
     for size in larger_sizes(config.image_size):
         if not takes_size(config.model, len(job.index.classes), config.image_size, size):
             break
         try:
-            tried = _calibrated(job, _extracted(job, measured, size, measured.index.positions(VAL)))
+            larger = _extracted(job, measured, size, measured.index.positions(VAL))
+            tried = validate(job.model, larger, config.precision)
         except DataError as error:
             logger.warning("no other image size is tried: %s", error)
             break
@@ -145,11 +145,6 @@ def _extracted(job: Job, dataset: Dataset, size: int, positions: np.ndarray) -> 
         lost = found.index.skipped[-1]
         raise DataError(f"{lost.path}: {lost.reason}, but could be read before", "Restore it")
     return replace(dataset, rows=found.rows, image_size=size)
-
-
-def _calibrated(job: Job, dataset: Dataset) -> Predictions:
-    """Return the predictions on the validation images."""
-    return calibrated(predict_split(job.model, dataset, VAL, job.config.precision).predictions)
 
 
 def _result(size: int, predictions: Predictions) -> SizeResult:

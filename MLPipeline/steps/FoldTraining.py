@@ -10,23 +10,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from torch import nn
 
 from MLPipeline.console.Console import note, say
-from MLPipeline.Evaluate import Scorer, SplitPredictions, predict_split
+from MLPipeline.Evaluate import Scorer, SplitPredictions, validate
 from MLPipeline.Features import Dataset
 from MLPipeline.heads.Ensemble import NOT_COMPARED, Ensemble
 from MLPipeline.heads.Folds import Fold, make_folds
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL
 from MLPipeline.report.Page import duration
 from MLPipeline.report.Report import counted
-from MLPipeline.scoring.Calibrate import calibrated, fit_temperature
+from MLPipeline.scoring.Calibrate import fit_temperature
 from MLPipeline.scoring.Predictions import Predictions, joined
 from MLPipeline.steps.ChooseSize import choose_size
 from MLPipeline.steps.FitPhases import fit_phases
 from MLPipeline.steps.Job import Job
 from MLPipeline.steps.PartOfRun import part_of
-from MLPipeline.training.WeightAverage import averaged, equal
+from MLPipeline.training.Soup import State, blended
 
 
 def train_folds(job: Job, dataset: Dataset) -> tuple[SplitPredictions, Mapping[int, int], Ensemble | None]:
@@ -45,16 +44,17 @@ def train_folds(job: Job, dataset: Dataset) -> tuple[SplitPredictions, Mapping[i
     folds = make_folds(index.labels[positions], groups, len(index.classes), config.folds, config.seed)
     seconds = duration(sum(record.seconds for record in job.history))
     say(f"folds    the training is repeated {len(folds.parts)} times, about {seconds} each")
-    average = averaged(job.model, equal) if config.ensemble else None
+    mean: State = {}
     found = []
     for number, fold in enumerate(folds.parts, start=1):
         part = _fold_job(job, number, replace(fold, others=positions[fold.others], tested=positions[fold.tested]))
         found.append(_train_and_test(part))
-        if average:
-            average.update_parameters(part.model)
+        if config.ensemble:
+            state = part.model.state_dict()
+            mean = blended(mean, state, 1 / number) if mean else state
         accuracy = f"accuracy {100 * found[-1].predictions.accuracy:.1f} %"
         say(f"fold     {number} of {len(folds.parts)}: {accuracy} of {counted(len(found[-1].positions), 'image')}")
-    ensemble = _keep_better(job, dataset, average.module) if average else None
+    ensemble = _keep_better(job, dataset, mean) if config.ensemble else None
     return _in_order(found), folds.short, ensemble
 
 
@@ -81,8 +81,8 @@ def _in_order(found: list[SplitPredictions]) -> SplitPredictions:
     return SplitPredictions(TEST, positions[order], Predictions(together.logits[order], together.labels[order]))
 
 
-def _keep_better(job: Job, dataset: Dataset, average: nn.Module) -> Ensemble | None:
-    """Give the model of the run the weights of `average`, if its calibrated validation loss is lower; return both.
+def _keep_better(job: Job, dataset: Dataset, mean: State) -> Ensemble | None:
+    """Give the model of the run the weights `mean`, if their calibrated validation loss is lower; return both.
 
     Returns None without validation images.
 
@@ -92,9 +92,9 @@ def _keep_better(job: Job, dataset: Dataset, average: nn.Module) -> Ensemble | N
         note(NOT_COMPARED)
         return None
     own = copy.deepcopy(job.model.state_dict())
-    alone = calibrated(predict_split(job.model, dataset, VAL, job.config.precision).predictions)
-    job.model.load_state_dict(average.state_dict())
-    together = calibrated(predict_split(job.model, dataset, VAL, job.config.precision).predictions)
+    alone = validate(job.model, dataset, job.config.precision)
+    job.model.load_state_dict(mean)
+    together = validate(job.model, dataset, job.config.precision)
     ensemble = Ensemble(alone.loss, together.loss)
     if not ensemble.is_better:
         job.model.load_state_dict(own)

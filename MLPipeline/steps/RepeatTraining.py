@@ -7,11 +7,10 @@ from functools import partial
 
 from MLPipeline.console.Console import note, say
 from MLPipeline.Errors import DivergedError
-from MLPipeline.Evaluate import predict_split
+from MLPipeline.Evaluate import validate
 from MLPipeline.Features import Dataset
 from MLPipeline.images.ScanFolders import VAL
 from MLPipeline.report.Page import duration
-from MLPipeline.scoring.Calibrate import calibrated
 from MLPipeline.steps.FitPhases import fit_phases
 from MLPipeline.steps.Job import Job
 from MLPipeline.steps.PartOfRun import part_of
@@ -66,8 +65,7 @@ def _loss_with(job: Job, dataset: Dataset, weights: State) -> float:
 
 
 def _loss(job: Job, dataset: Dataset) -> float:
-    """Return the calibrated validation loss of the model of the run."""
-    return calibrated(predict_split(job.model, dataset, VAL, job.config.precision).predictions).loss
+    return validate(job.model, dataset, job.config.precision).loss
 
 
 def _line(repeat: int, number: int, loss: float, tried: Soup, before: Soup) -> str:

@@ -1,4 +1,4 @@
-"""Averages of the weights of a network: over the steps of a training, over its epochs, or over several trainings."""
+"""Averages of the weights of a network over its training: over the steps, or over the epochs."""
 
 from __future__ import annotations
 
