@@ -71,12 +71,12 @@ def train(config: Config) -> None:
     index = list_images(config)  # the files and their classes; no file is opened yet
     augment_is_stated = config.augment is not None
     model, config, weights = build(config, len(index.classes), device)  # the network with its initial weights
-    inspection, in_8_bits = inspect(index, model, config)  # each new file, read once: readable? a copy? its features
+    inspection, pixels = inspect(index, model, config)  # each new file, read once: readable? a copy? its features
     index = split(index, inspection, config)  # train, val, test; copies stay in one split
     if config.find_lr:
         return show_rates(model, config, index, inspection, device)
     config, remarks, exchange = check_mirrors(config, index, inspection, model, augment_is_stated)
-    quantization = quantize_frozen(config, index, inspection, model, in_8_bits)  # where that pays off
+    quantization = quantize_frozen(config, index, inspection, model, pixels)  # where that pays off
     with open_run(config) as run:
         job = Job(run, config, index, inspection, model, weights, device, clock.start, quantization, exchange=exchange)
         introduce(job, [*keep_choice(choice, run, config), *remarks])

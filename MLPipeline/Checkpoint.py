@@ -5,6 +5,7 @@ The file contains plain types only, so that `torch.load(path, weights_only=True)
 
 from __future__ import annotations
 
+import logging
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ from MLPipeline.files.TensorOutline import TensorOutline
 from MLPipeline.Head import make_head
 from MLPipeline.images.ClassNames import class_name
 from MLPipeline.Models import WithoutMemory, build_model
-from MLPipeline.quantized.Int8Network import Int8Network, Shift
+from MLPipeline.onednn.Int8Network import TENSORS, Int8Network, Shift
 from MLPipeline.scoring.MirrorAverage import MirrorAverage
 from MLPipeline.scoring.Unknown import UNREACHABLE, FeatureCenters, UnknownRule
 
@@ -36,6 +37,9 @@ FORMAT = 1
 _MAX_IMAGE_SIZE = 4096  # like --image-size: an untrusted file must not exhaust the memory
 _MAX_CLASSES = 100_000
 _LARGEST = sys.float_info.max
+_INT8, _EARLIER_INT8 = {"ranges", "means", "shift"}, {"network", "shift"}  # the entries of a backbone in 8 bits
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ def _rebuild(path: Path, stored: Mapping[str, Any]) -> tuple[Classifier, ModelCa
     if card.fingerprint:
         check_numbers(path, {"fingerprint": card.fingerprint.centers}, {})
     _fill(path, model, card.model, state)
-    model.quantized = _quantized(stored.get("int8"))
+    model.quantized = _quantized(path, stored.get("int8"))
     if bool((model.std <= 0).any()):
         raise DataError(f"{path}: damaged: a standard deviation that is not positive", _HINT)
     return model.eval(), card
@@ -256,26 +260,37 @@ def _are_numbers(metrics: Any) -> bool:
 
 def _stored(network: Int8Network) -> dict[str, Any]:
     """Return a backbone in 8 bits as plain types and tensors."""
-    content = torch.frombuffer(bytearray(network.content), dtype=torch.uint8)
-    return {"network": content, "shift": None if network.shift is None else asdict(network.shift)}
+    shift = None if network.shift is None else asdict(network.shift)
+    return {"ranges": network.ranges, "means": network.means, "shift": shift}
 
 
-def _quantized(stored: Mapping[str, Any] | None) -> Int8Network | None:
+def _quantized(path: Path, stored: Mapping[str, Any] | None) -> Int8Network | None:
     if stored is None:
         return None
     shift = None if stored["shift"] is None else Shift(**stored["shift"])
-    return Int8Network(stored["network"].numpy().tobytes(), shift)
+    if set(stored) == _EARLIER_INT8:
+        moved = f": {shift.to_text()}" if shift else ""
+        logger.warning("%s was trained in 8 bits by an earlier version, and is not quantized here%s", path, moved)
+        return None
+    check_numbers(path, {name: stored[name] for name in ("ranges", "means")}, {})
+    return Int8Network(stored["ranges"], stored["means"], shift)
 
 
 def _is_int8(stored: Any) -> bool:
-    if not isinstance(stored, dict) or set(stored) != {"network", "shift"}:
+    if not isinstance(stored, dict) or set(stored) not in (_INT8, _EARLIER_INT8):
         return False
-    network, shift = stored["network"], stored["shift"]
+    shift, tensors = stored["shift"], [stored[name] for name in stored if name != "shift"]
     is_sound = shift is None or (isinstance(shift, dict) and set(shift) == {"num_images", "changed", "largest"})
     if shift is not None and is_sound:
         shares = all(is_number(shift[name], 0, 1) for name in ("changed", "largest"))
         is_sound = is_whole(shift["num_images"], 1, 10**9) and shares
-    return is_sound and isinstance(network, TensorOutline) and network.dtype == torch.uint8 and len(network.shape) == 1
+    if not is_sound or not all(isinstance(each, TensorOutline) for each in tensors):
+        return False
+    if set(stored) == _EARLIER_INT8:
+        return True
+    ranges, means = stored["ranges"], stored["means"]
+    are_floats = ranges.dtype == means.dtype == torch.float32
+    return are_floats and ranges.shape == (*ranges.shape[:1], TENSORS, 2) and len(means.shape) == 1
 
 
 def _is_part(stored: Any, kind: type) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from MLPipeline.Errors import UsageError, did_you_mean
-from MLPipeline.quantized.Int8Network import Int8Network
+from MLPipeline.onednn.Int8Network import Int8Network
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

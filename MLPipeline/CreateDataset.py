@@ -8,7 +8,7 @@ Images are decoded by OpenCV in threads (it releases the interpreter lock), so t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,11 +44,14 @@ def read_images(
     workers: int,
     find: Callable[[bytes], int | None] = lambda key: None,
     preprocessing: Preprocessing = PLAIN,
+    decoded: Mapping[bytes, np.ndarray] | None = None,
 ) -> Iterator[Reading]:
     """Yield one `Reading` per path, in order, decoded ahead by `workers` threads to squares of `image_size` pixels.
 
     `find` maps the key of a file (see `Preprocessing.key`) to its row in a store; a file with a row is not decoded.
+    Nor is one whose pixels are `decoded` already, by key.
     """
+    decoded = decoded or {}
 
     def read(path: Path) -> Reading:
         try:
@@ -56,6 +59,8 @@ def read_images(
             key = preprocessing.key(data)
             if (row := find(key)) is not None:
                 return Reading(path, key, row=row)
+            if (pixels := decoded.get(key)) is not None:
+                return Reading(path, key, pixels=pixels)
             picture = preprocessing.decode(data, image_size)
             if picture.stored is not None:
                 key = preprocessing.key(data, is_deep=True)  # which the header need not have said

@@ -6,7 +6,7 @@ with none, the decoded pixels (H, W, 3). Training reads rows of any of the three
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,18 +103,20 @@ def extract(
     views: Views = NO_VIEWS,
     cache_limit: float | None = np.inf,
     preprocessing: Preprocessing = PLAIN,
+    decoded: Mapping[bytes, np.ndarray] | None = None,
 ) -> Dataset:
     """Return `index` with the output of the frozen stages of `model` for each image that is in a split.
 
-    Rows in the store are not computed again, nor are files read whose keys are in `contents` (N,). `views` of training
-    images are stored, too. Where `cache_limit` (in GB) leaves no room, the frozen stages run again in every epoch.
+    Rows in the store are not computed again, nor are files read whose keys are in `contents` (N,), nor decoded whose
+    pixels are `decoded` already, by key. `views` of training images are stored, too. Where `cache_limit` (in GB) leaves
+    no room, the frozen stages run again in every epoch.
 
     Raises:
         DataError: a class has no readable training image.
         ResourceError: the cache cannot be written.
     """
-    stages = FrozenStages(model, image_size, precision, preprocessing.fit)
-    positions, workers = np.flatnonzero(index.splits >= 0), decoding_threads(workers)
+    stages, positions = FrozenStages(model, image_size, precision, preprocessing.fit), np.flatnonzero(index.splits >= 0)
+    workers = decoding_threads(workers)
     views = _make_room(cache, stages, index, views, cache_limit)
     if stages.stores_nothing:
         return Dataset(index, FileRows(index, image_size, workers, preprocessing=preprocessing), image_size, 0)
@@ -123,9 +125,9 @@ def extract(
         for view in range(1 + views.number):
             chosen = (positions if view == 0 else known.readable(index.positions(TRAIN)))[ranks.dealt]
             find = partial(views.find, store, view)
-            missing = chosen if contents is None else known.recall(chosen, contents, view, find)
-            found = read_images(map(index.path, map(int, missing)), image_size, workers, find, preprocessing)
-            readings = zip(map(int, missing), progress(found, stages.label(view), len(missing)), strict=True)
+            missing = (chosen if contents is None else known.recall(chosen, contents, view, find)).tolist()
+            found = read_images(map(index.path, missing), image_size, workers, find, preprocessing, decoded)
+            readings = zip(missing, progress(found, stages.label(view), len(missing)), strict=True)
             _compute(stages, known, store, readings, len(missing), views, view)
         numbers = once_per_machine(lambda: known.numbers, cache)
         rows = CachedRows(store.rows(), numbers, are_pixels=stages.kind == "pixels")

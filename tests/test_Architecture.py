@@ -22,7 +22,7 @@ ROOMS = (
     "decoding",
     "images",
     "Device",
-    "quantized",
+    "onednn",
     "augmentation",
     "Augment",
     "Classifier Head Models *_Model Weights",

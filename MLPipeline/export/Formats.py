@@ -5,6 +5,7 @@ A format is added by a row in `FORMATS` and an opener in StandalonePredictor.
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,8 @@ from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Errors import ResourceError
 from MLPipeline.export.Network import KEY, ExportedNetwork, example_input
 from MLPipeline.export.Onnx import not_exportable, onnx_bytes
+from MLPipeline.export.OnnxGraph import quiet
 from MLPipeline.files.AtomicFile import unwritable, write_file
-from MLPipeline.quantized.Int8Network import missing_packages
-from MLPipeline.quantized.OnnxGraph import quiet
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,17 @@ def require_packages(name: str) -> None:
     Raises:
         ResourceError: one is missing.
     """
-    if missing := missing_packages(FORMATS[name].packages):
+    if missing := [package for package in FORMATS[name].packages if not _is_installed(package)]:
         what = f"export --format {name}: needs {' and '.join(missing)}"
         raise ResourceError(what, f"Run pip install {' '.join(FORMATS[name].packages)}")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
 
 
 def write_model(name: str, network: ExportedNetwork, card: ModelCard, about: str, folder: Path) -> bytes | None:

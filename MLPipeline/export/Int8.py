@@ -1,27 +1,24 @@
 """An ONNX model in fp32 -> the same model with 8-bit weights and activations, as accurate as validation can tell.
 
-`quantized/Quantizer` quantizes; here, the calibration method and the layers that return to fp32 are chosen by the
+`Quantizer` quantizes; here, the calibration method and the layers that return to fp32 are chosen by the
 accuracy on validation images.
 N images, S side of the input, C classes, D features.
 """
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.utils
 
 from MLPipeline.export.LabelledPixels import LabelledPixels
-from MLPipeline.quantized.OnnxGraph import FEATURES, INPUT, quiet
-from MLPipeline.quantized.Quantizer import METHODS, Quantizer, layers_of, run_onnx
+from MLPipeline.export.OnnxGraph import FEATURES, quiet
+from MLPipeline.export.Quantizer import METHODS, Quantizer, layers_of, run_onnx
 from MLPipeline.scoring.Intervals import paired_interval
 
-AS_TRAINED = "as trained"  # in place of a method of calibration
 GOOD_ENOUGH = 0.005  # loss of validation accuracy that ends the search
 _NUM_GROUPS, _MAX_GROUPS_IN_FP32 = 8, 3  # consecutive convolutions or products that may return to fp32 together
 
@@ -93,44 +90,6 @@ def quantize(content: bytes, calibration: np.ndarray, validation: LabelledPixels
                 break
             best, kept = found, kept + group
         return best
-
-
-def as_trained(content: bytes, backbone: bytes, validation: LabelledPixels) -> Quantized:
-    """Return an ONNX model with the `backbone` in 8 bits on whose features its head was trained, in place of its own.
-
-    Args:
-        content: of the ONNX file, in fp32.
-        backbone: the ONNX network that lies in `model.pt`.
-        validation: on which the accuracy is measured.
-    """
-    merged, number = _with_backbone(content, backbone), len(layers_of(onnx.load_from_string(content)))
-    found = [run_onnx(each, validation.pixels, ["probabilities", FEATURES]) for each in (content, merged)]
-    (probabilities, features), (of_merged, other_features) = found
-    drop = compare_accuracy(probabilities, of_merged, validation.labels)
-    return Quantized(merged, AS_TRAINED, number - 1, 1, drop, _mean_cosine(features, other_features))
-
-
-def _with_backbone(content: bytes, backbone: bytes) -> bytes:
-    """Return the ONNX model `content` with another network from the pixels to the features."""
-    whole, merged = onnx.load_from_string(content), onnx.load_from_string(backbone)
-    outputs = [each.name for each in whole.graph.output]
-    rest = [name for name in outputs if name != FEATURES]
-    head = onnx.utils.Extractor(whole).extract_model([INPUT, FEATURES], rest).graph
-    shared = {INPUT, FEATURES, *outputs}  # other names may be those of the backbone
-    for node in head.node:
-        for names in (node.input, node.output):
-            names[:] = [name if name in shared or not name else f"head_{name}" for name in names]
-    for tensor in head.initializer:
-        tensor.name = f"head_{tensor.name}"
-    merged.graph.node.extend(head.node)
-    merged.graph.initializer.extend(head.initializer)
-    by_name = {each.name: each for each in (*merged.graph.output, *head.output)}
-    ordered = [copy.deepcopy(by_name[name]) for name in outputs]
-    del merged.graph.output[:]
-    merged.graph.output.extend(ordered)
-    merged.metadata_props.extend(whole.metadata_props)
-    onnx.checker.check_model(merged, full_check=True)
-    return merged.SerializeToString()
 
 
 def _is_good(found: Quantized) -> bool:

@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Classifier import Classifier
+from MLPipeline.export.OnnxGraph import FEATURES, INPUT, PixelNetwork
 from MLPipeline.files.Json import dump_json
-from MLPipeline.quantized.OnnxGraph import FEATURES, INPUT, PixelNetwork
 
 KEY = "classifier"
 FORMAT = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from MLPipeline.Checkpoint import ModelCard
 from MLPipeline.Errors import UsageError
 from MLPipeline.export.Network import KEY, ExportedNetwork
-from MLPipeline.quantized.OnnxGraph import onnx_graph, reason_of
+from MLPipeline.export.OnnxGraph import onnx_graph, reason_of
 
 _MAX_BYTES = 2**31 - 2**20  # protobuf, which ONNX files are made of, cannot hold 2 GB
 

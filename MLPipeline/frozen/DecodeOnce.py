@@ -1,4 +1,8 @@
-"""Computes the rows for training while files are inspected, from the pixels decoded there: no file is read twice."""
+"""Uses the pixels that are decoded while files are inspected, so that no file is decoded twice.
+
+The rows for training are computed from them on the way; or they are kept, where the network that computes the rows
+depends on what the inspection finds.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,29 @@ if TYPE_CHECKING:  # loads torch, which an audit needs only where files have cha
 _MOST_AT_ONCE = 4096  # findings without pixels that wait for one with pixels
 
 Group = tuple[list[Finding], list[Finding]]  # findings in order, and those among them that need a row
+
+
+class PixelKeeper:
+    """Keeps decoded pixels in memory: `pixels` (S, S, 3) uint8 by the digest of the file.
+
+    Args:
+        image_size: side of the decoded squares, in pixels.
+        fit: how pictures are made square; see `Fit`.
+        limit_bytes: of all pixels; those of later images are not kept.
+    """
+
+    def __init__(self, image_size: int, fit: str, limit_bytes: int) -> None:
+        self.image_size, self.fit = image_size, fit
+        self.pixels: dict[bytes, np.ndarray] = {}
+        self._left = limit_bytes
+
+    def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """Yield the findings as they come; their pixels are kept."""
+        for finding in findings:
+            if finding.pixels is not None and finding.pixels.nbytes <= self._left:
+                self.pixels[finding.content] = finding.pixels
+                self._left -= finding.pixels.nbytes
+            yield finding
 
 
 class RowKeeper:

@@ -21,8 +21,9 @@ from torch.nn.functional import cosine_similarity, interpolate
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Device import fast_dtypes
-from MLPipeline.frozen.FuseConvolutions import Means, fuse, mean_inputs
-from MLPipeline.quantized.Int8Network import Int8Network
+from MLPipeline.onednn.FuseConvolutions import Means, fuse, mean_inputs
+from MLPipeline.onednn.Int8Backbone import in_8_bits
+from MLPipeline.onednn.Int8Network import Int8Network
 
 _MIN_COSINE = 0.999
 _MOST_EXACT_STAGES = 3
@@ -52,10 +53,10 @@ class FastForward:
     def __init__(self, model: Classifier, image_size: int, precision: str = "auto") -> None:
         self.device = model.mean.device
         self.batch_size = forward_batch(self.device)
-        self.normalize: Callable[[Tensor], Tensor] = model.normalize
-        self.network: Callable[[Tensor], Tensor]
+        self.normalize = model.normalize
+        self.network: nn.Module
         if quantized := int8_network(model, precision):
-            self.normalize, self.network = _as_pixels, _Int8Stages(quantized)
+            self.network = in_8_bits(model.backbone, quantized)
         else:
             self.network = _choose_network(model, image_size, precision)
 
@@ -119,21 +120,6 @@ def int8_network(model: Classifier, precision: str) -> Int8Network | None:
     """Return the network in 8 bits that computes the frozen stages of `model`; None if torch computes them."""
     is_whole = 0 < model.num_frozen_stages == len(model.stages)
     return model.quantized if precision in ("auto", "int8") and is_whole else None
-
-
-class _Int8Stages:
-    """The features (B, D) of images (B, 3, H, W) uint8, by a network in 8 bits on the CPU."""
-
-    def __init__(self, network: Int8Network) -> None:
-        self._run = network.open()
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self._run(images.permute(0, 2, 3, 1).contiguous().numpy()))
-
-
-def _as_pixels(images: Tensor) -> Tensor:
-    """Return `images` as they are: their normalization is part of the network in 8 bits."""
-    return images
 
 
 def start_threads(number: int) -> ThreadPoolExecutor:

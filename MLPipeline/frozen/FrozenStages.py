@@ -14,7 +14,6 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,7 +85,7 @@ def _format(model: Classifier, precision: str) -> str:
         UsageError: int8 is stated, and there is no network in 8 bits.
     """
     if network := int8_network(model, precision):
-        return f"{METHOD} int8 {network.digest} {version('onnxruntime')}"
+        return f"{METHOD} int8 {network.digest} {torch.__version__}"
     if precision == "int8":
         what = "--precision int8: is for a backbone that was quantized when its head was trained"
         raise UsageError(what, "Leave it out, or train with --precision int8")

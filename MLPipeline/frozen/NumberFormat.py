@@ -6,9 +6,9 @@ import logging
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Errors import ResourceError, UsageError
-from MLPipeline.quantized.Int8Network import TO_RUN, missing_packages
+from MLPipeline.onednn.Int8Network import can_compute_int8
 
-INSTALL = f"pip install {' '.join(TO_RUN)}"
+NO_KERNELS = "--precision int8: torch has no fast kernels for 8 bits on this processor"
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def settle_format(model: Classifier, precision: str) -> None:
 
     Raises:
         UsageError: `precision` is int8, and the model was not trained in it, or is not on the CPU.
-        ResourceError: `precision` is int8, and a package is missing.
+        ResourceError: `precision` is int8, and there are no kernels for it.
     """
     if model.quantized is None:
         if precision == "int8":
@@ -33,10 +33,10 @@ def settle_format(model: Classifier, precision: str) -> None:
         if precision == "int8":
             raise UsageError(f"--precision int8: not on {model.mean.device.type}", "Give --device cpu")
         _drop(model, "is computed in 8 bits on the CPU only")
-    elif missing := missing_packages(TO_RUN):
+    elif not can_compute_int8():
         if precision == "int8":
-            raise ResourceError(f"--precision int8: needs {' and '.join(missing)}", f"Run {INSTALL}")
-        _drop(model, f"cannot be computed in 8 bits without {' and '.join(missing)} ({INSTALL})")
+            raise ResourceError(NO_KERNELS, "Leave it out")
+        _drop(model, "cannot be computed in 8 bits: torch has no fast kernels for them on this processor")
 
 
 def _drop(model: Classifier, why: str) -> None:

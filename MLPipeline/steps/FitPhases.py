@@ -72,7 +72,9 @@ def _store_features(job: Job, phase: Phase) -> Dataset:
         _stored_views(job, phase),
         config.cache_limit,
         job.preprocessing,
+        job.quantization.pixels,
     )
+    job.quantization.pixels.clear()  # gigabytes
     if job.model.quantized and dataset.rows.are_pixels:
         note("the cache has no room for the features: the frozen part runs in every epoch, and not in 8 bits")
         job.model.quantized = None

@@ -1,15 +1,13 @@
 """Whether the frozen backbone of a training is to be computed in 8 bits: what was asked for, or what pays off.
 
-Quantizing costs time before the first image is computed, and images are read twice, since it is calibrated on training
-images, and which those are is known only once all images have been inspected. `auto` therefore quantizes only where
-torch computes in fp32, and only where so many images are to be computed that it is earned back. The rule depends on the
+Quantizing costs time before the first image is computed. `auto` therefore quantizes only where torch computes in fp32,
+and only where so many images are to be computed that it is earned back. The rule depends on the
 images and the network alone, not on clocks or caches: the same command always gives the same numbers on a machine.
 
-Measured on two cores with AVX2: an image of ResNet50 takes 55 ms in fp32 and 25 in 8 bits, one of EfficientNet-Lite0
-11.6 and 5.2. Those 30 and 6.4 ms are what `seconds_saved` returns for 3.3 and 0.31 billion multiply-adds that give 8.8
-and 5.3 million values. Exporting and quantizing take about 20 s more than the images that are computed for it:
-calibration, check and comparison compute as much as 1,500 images save. So ResNet50 is quantized from 2,200 images on,
-and Lite0 from 4,600.
+Measured on two cores, an image of ResNet50 takes 26 ms in fp32 and 8 in 8 bits with AVX-512 and VNNI, 45 and 23 with
+AVX2; one of EfficientNet-Lite0 3.9 and 2.0, 6.8 and 4.2. `seconds_saved` returns 18 and 2.3 ms for their 3.3 and 0.31
+billion multiply-adds that give 8.8 and 5.3 million values. Calibration, check and comparison compute as much in fp32 as
+1,400 images save, and take about 3 s besides. So ResNet50 is quantized from 1,600 images on, and Lite0 from 2,700.
 """
 
 from __future__ import annotations
@@ -22,12 +20,13 @@ from MLPipeline.Config import Config
 from MLPipeline.Device import fast_dtypes
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import ResourceError, UsageError
+from MLPipeline.frozen.NumberFormat import NO_KERNELS
 from MLPipeline.Models import find_model
-from MLPipeline.quantized.Int8Network import TO_MAKE, are_present, missing_packages
+from MLPipeline.onednn.Int8Network import can_compute_int8
 from MLPipeline.training.Phases import DEFAULT_VIEWS, plan
 
-COST_S, COST_IMAGES = 20.0, 1500  # of quantizing
-SAVED_PER_OPERATION, SAVED_PER_VALUE = 7e-12, 0.8e-9  # seconds, by a multiply-add and by a value that they give
+COST_S, COST_IMAGES = 3.0, 1400  # of quantizing
+SAVED_PER_OPERATION, SAVED_PER_VALUE = 5e-12, 0.1e-9  # seconds, by a multiply-add and by a value that they give
 
 
 def plans_int8(config: Config, model: Classifier, num_images: int) -> bool:
@@ -35,19 +34,18 @@ def plans_int8(config: Config, model: Classifier, num_images: int) -> bool:
 
     Raises:
         UsageError: int8 is stated for a training that it is not for.
-        ResourceError: int8 is stated, and a package is missing.
+        ResourceError: int8 is stated, and there are no kernels for it.
     """
     obstacle = _obstacle(config, model)
     if config.precision == "int8":
         if obstacle:
             raise UsageError(f"--precision int8: {obstacle[0]}", obstacle[1])
-        if missing := missing_packages(TO_MAKE):
-            what = f"--precision int8: needs {' and '.join(missing)}"
-            raise ResourceError(what, f"Run pip install {' '.join(TO_MAKE)}")
+        if not can_compute_int8():
+            raise ResourceError(NO_KERNELS, "Leave it out")
         return True
     if config.precision != "auto" or obstacle or fast_dtypes(model.mean.device)[0] != torch.float32:
         return False
-    if not are_present(TO_MAKE):
+    if not can_compute_int8():
         return False
     number = num_images * (1 + (config.views or DEFAULT_VIEWS if config.augment not in (None, "none") else 0))
     return number > COST_IMAGES and (number - COST_IMAGES) * seconds_saved(model, config.image_size) >= COST_S
@@ -69,7 +67,7 @@ def _obstacle(config: Config, model: Classifier) -> tuple[str, str] | None:
 
 
 def seconds_saved(model: Classifier, image_size: int) -> float:
-    """Return about how much faster an image is computed in 8 bits than in fp32, on two cores with AVX2."""
+    """Return about how much faster an image is computed in 8 bits than in fp32, on two cores."""
     operations, values = count_operations(model, image_size)
     return SAVED_PER_OPERATION * operations + SAVED_PER_VALUE * values
 

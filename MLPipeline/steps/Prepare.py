@@ -15,9 +15,10 @@ from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import UsageError, within_memory
 from MLPipeline.files.Cache import default_limit_gb
+from MLPipeline.files.Machine import memory_bytes
 from MLPipeline.files.OncePerMachine import once_per_machine
 from MLPipeline.files.RunFolder import check_output, recorded_data
-from MLPipeline.frozen.DecodeOnce import RowKeeper
+from MLPipeline.frozen.DecodeOnce import PixelKeeper, RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.Head import is_single_layer, make_head
 from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
@@ -31,6 +32,8 @@ from MLPipeline.Models import build_model, find_model, takes_size
 from MLPipeline.steps.PlanInt8 import plans_int8
 from MLPipeline.training.Phases import is_solved, plan, resolve
 from MLPipeline.Weights import WeightsReport, load_weights
+
+_MOST_PIXELS = 2 * 2**30  # bytes of decoded images that are kept in memory
 
 
 def with_data(config: Config) -> Config:
@@ -135,16 +138,21 @@ def _suit_head(config: Config, model: Classifier, stated: str | None) -> Config:
     raise UsageError(f"--head {stated}: with --model {config.model} {why}", "Give --head linear, or another --model")
 
 
-def inspect(index: ImageIndex, model: Classifier, config: Config) -> tuple[Inspection, bool]:
-    """Return what is known of each image, and whether `plans_int8`; files that are new or have changed are read, once.
+def inspect(index: ImageIndex, model: Classifier, config: Config) -> tuple[Inspection, PixelKeeper | None]:
+    """Return what is known of each image, and its pixels where `plans_int8`; what is new or has changed is read, once.
 
     What training will need of each image (features, activations at the frozen boundary, or pixels) is computed from
     the decoded pixels on the way and stored in the cache, where `store_features` finds it. Features in 8 bits come
-    later: the network is calibrated on training images, and which those are follows from the inspection.
+    later: the network is calibrated on training images, and which those are follows from the inspection. So their
+    pixels are kept in memory, as far as there is room.
     """
     cache = config.output / "cache"
     model.freeze(plan(config, find_model(config.model))[0].config.freeze)  # as in the first phase
-    keeper = RowKeeper(
+    pixels = None
+    if plans_int8(config, model, len(index)):
+        room = min(_MOST_PIXELS, (memory_bytes() or 0) // 8)
+        pixels = PixelKeeper(config.image_size, config.fit, room)
+    rows = RowKeeper(
         config.image_size,
         lambda: FrozenStages(model, config.image_size, config.precision, config.fit),
         cache,
@@ -152,13 +160,11 @@ def inspect(index: ImageIndex, model: Classifier, config: Config) -> tuple[Inspe
         config.cache_limit,
         config.fit,
     )
-    in_8_bits = plans_int8(config, model, len(index))
-    # Several ranks divide the images differently for that.
-    alone = keeper if ranks.size == 1 and not in_8_bits else None
+    keeper = (pixels or rows) if ranks.size == 1 else None  # several ranks divide the images differently for training
     with resumable_reading():
-        inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, alone)
+        inspection = inspect_images(index, cache, decoding_threads(config.workers), config.verify, progress, keeper)
     model.freeze(config.freeze)
-    return inspection, in_8_bits
+    return inspection, pixels
 
 
 def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageIndex:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ import torch
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import read_images
-from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.decoding.ReadImage import DECODER
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.Json import dump_json, parse_json
 from MLPipeline.files.StoredResult import result_file, stored_result
+from MLPipeline.frozen.DecodeOnce import PixelKeeper
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.frozen.FrozenStages import frozen_hash
 from MLPipeline.heads.CrossValidate import Answer, cross_validate
@@ -35,12 +34,12 @@ from MLPipeline.heads.LinearHead import head_of_few
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
-from MLPipeline.quantized.Backbone import NotQuantizableError, QuantizedBackbone, quantize_backbone
-from MLPipeline.quantized.Int8Network import TO_MAKE, Int8Network
+from MLPipeline.onednn.Int8Backbone import NotQuantizableError, calibrate
+from MLPipeline.onednn.Int8Network import Int8Network
 from MLPipeline.scoring.Intervals import paired_interval
 from MLPipeline.steps.Prepare import preprocessing_of
 
-METHOD = 1  # increases with every change to the network or the check
+METHOD = 2  # increases with every change to the network or the check
 NUM_CALIBRATED = 64
 MAX_CHECKED, MIN_PER_CLASS = 400, 8
 MAX_LOSS = 0.005  # of accuracy out of fold
@@ -74,45 +73,54 @@ class Quantization:
 
     figures: Mapping[str, Any] = field(default_factory=dict)  # for metrics.json
     lines: tuple[str, ...] = ()  # for the console
+    pixels: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)  # decoded already, by the file's digest
 
 
 NOT_QUANTIZED = Quantization()
 
 
 def quantize_frozen(
-    config: Config, index: ImageIndex, inspection: Inspection, model: Classifier, is_planned: bool
+    config: Config, index: ImageIndex, inspection: Inspection, model: Classifier, kept: PixelKeeper | None
 ) -> Quantization:
-    """Give `model` its frozen backbone in 8 bits if that `is_planned`; with `auto`, only if it costs no accuracy.
+    """Give `model` its frozen backbone in 8 bits, if the pixels for that were `kept`; with `auto`, only if it is safe.
+
+    That is, if it costs no accuracy.
 
     Raises:
         UsageError: int8 is stated, and the backbone cannot be quantized.
     """
-    if not is_planned:
+    if kept is None:
         return NOT_QUANTIZED
-    images = _TrainingImages(config, index, inspection)
+    images = _TrainingImages(config, index, inspection, kept.pixels)
     try:
-        network, layers = _network(config, images, model)
+        network = _network(images, model)
     except NotQuantizableError as error:
         if config.precision == "int8":
             raise UsageError(f"--precision int8: {config.model}: {error}", "Leave it out") from error
-        return Quantization({"obstacle": str(error)}, (f"int8     not used: {config.model}: {error}",))
-    quantized = f"{layers[0]} of {sum(layers)} layers in 8 bits, calibrated on training images"
-    figures: dict[str, Any] = {"layers_int8": layers[0], "layers_fp32": layers[1], "digest": network.digest}
+        said = f"int8     not used: {config.model}: {error}"
+        return Quantization({"obstacle": str(error)}, (said,), kept.pixels)
+    number = network.num_layers
+    quantized = f"{number} of {number + 1} layers in 8 bits, calibrated on training images"
+    figures: dict[str, Any] = {"layers_int8": number, "layers_fp32": 1, "digest": network.digest}
     if config.precision == "int8":
         model.quantized = network
-        return Quantization(figures, (f"int8     {quantized}",))
+        return Quantization(figures, (f"int8     {quantized}",), kept.pixels)
     check = _check(config, images, model, network)
     figures |= {"check": asdict(check)}
     if not check.is_safe:
-        return Quantization(figures, (f"int8     not used, it costs accuracy: {check.to_text()}",))
+        return Quantization(figures, (f"int8     not used, it costs accuracy: {check.to_text()}",), kept.pixels)
     model.quantized = network
-    return Quantization(figures, (f"int8     {quantized}", f"         accuracy of a head {check.to_text()}"))
+    lines = f"int8     {quantized}", f"         accuracy of a head {check.to_text()}"
+    return Quantization(figures, lines, kept.pixels)
 
 
 class _TrainingImages:
     """The training images of a data set, of which some are read here."""
 
-    def __init__(self, config: Config, index: ImageIndex, inspection: Inspection) -> None:
+    def __init__(
+        self, config: Config, index: ImageIndex, inspection: Inspection, decoded: Mapping[bytes, np.ndarray]
+    ) -> None:
+        self._decoded = decoded
         self.config, self.index, self._how = config, index, preprocessing_of(config, index, inspection)
         self._keys = inspection.row_keys(self._how.levels)
         training = index.positions(TRAIN)
@@ -125,36 +133,35 @@ class _TrainingImages:
     def file(self, positions: np.ndarray, model: Classifier, kind: str) -> Path:
         """Return where what depends on the backbone and on the images at `positions` is kept."""
         config = self.config
-        versions = [version(package) for package in (*TO_MAKE, "torch")]
         machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        about = kind, METHOD, config.image_size, config.fit, DECODER, versions, machine, frozen_hash(model)
+        about = kind, METHOD, config.image_size, config.fit, DECODER, torch.__version__, machine, frozen_hash(model)
         images = self._keys[positions], self.index.labels[positions]
         return result_file(config.output / "cache", "quantized", about, *images)
 
     def batches(self, positions: np.ndarray, size: int) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield positions with pixels (B, S, S, 3) uint8, without files that cannot be read any more."""
-        return read_batches(self.config, self.index, self._how, positions, size)
+        config, paths = self.config, (self.index.path(position) for position in positions.tolist())
+        threads = decoding_threads(config.workers)
+        readings = read_images(paths, config.image_size, threads, preprocessing=self._how, decoded=self._decoded)
+        found = ((position, each.pixels) for position, each in zip(positions.tolist(), readings, strict=True))
+        readable = ((position, pixels) for position, pixels in found if pixels is not None)
+        while batch := list(islice(readable, size)):
+            yield [position for position, _ in batch], np.stack([pixels for _, pixels in batch])
 
 
-def _network(config: Config, images: _TrainingImages, model: Classifier) -> tuple[Int8Network, tuple[int, int]]:
-    """Return the backbone in 8 bits, and the numbers of its layers in 8 bits and in fp32; from the cache if known.
+def _network(images: _TrainingImages, model: Classifier) -> Int8Network:
+    """Return what the backbone in 8 bits needs; from the cache if known.
 
     Raises:
         NotQuantizableError: the backbone cannot be quantized.
     """
 
-    def quantize() -> QuantizedBackbone:
+    def measure() -> Int8Network:
         (_, pixels) = next(images.batches(images.calibration, NUM_CALIBRATED))
-        return quantize_backbone(model.backbone, model.mean, model.std, pixels)
+        return calibrate(model.backbone, model.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
 
-    def encode(found: QuantizedBackbone) -> bytes:
-        return np.array([found.num_int8, found.num_fp32], "<i4").tobytes() + found.network.content
-
-    def decode(stored: bytes) -> QuantizedBackbone:
-        return QuantizedBackbone(Int8Network(stored[8:]), *np.frombuffer(stored[:8], "<i4").tolist())
-
-    found = stored_result(images.file(images.calibration, model, "network"), quantize, encode, decode)
-    return found.network, (found.num_int8, found.num_fp32)
+    file = images.file(images.calibration, model, "network")
+    return stored_result(file, measure, Int8Network.to_bytes, Int8Network.from_bytes)
 
 
 def _check(config: Config, images: _TrainingImages, model: Classifier, network: Int8Network) -> Check:
@@ -174,7 +181,7 @@ def _compare(config: Config, images: _TrainingImages, model: Classifier, network
     for quantized, precision in ((None, "fp32"), (network, "int8")):
         model.quantized = quantized
         forward = FastForward(model, config.image_size, precision)
-        positions, rows = features_of(forward, images.batches(images.checked, forward.batch_size))
+        positions, rows = _features_of(forward, images.batches(images.checked, forward.batch_size))
         is_right.append(_right_out_of_fold(images.index, positions, rows, config.seed))
     model.quantized = None
     first, second = is_right
@@ -183,19 +190,9 @@ def _compare(config: Config, images: _TrainingImages, model: Classifier, network
     return Check(len(first), float(first.mean()), float(second.mean()), interval)
 
 
-def read_batches(
-    config: Config, index: ImageIndex, how: Preprocessing, positions: np.ndarray, size: int
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield positions with pixels (B, S, S, 3) uint8, without files that cannot be read any more."""
-    paths = (index.path(position) for position in positions.tolist())
-    readings = read_images(paths, config.image_size, decoding_threads(config.workers), preprocessing=how)
-    found = ((position, each.pixels) for position, each in zip(positions.tolist(), readings, strict=True))
-    readable = ((position, pixels) for position, pixels in found if pixels is not None)
-    while batch := list(islice(readable, size)):
-        yield [position for position, _ in batch], np.stack([pixels for _, pixels in batch])
-
-
-def features_of(forward: FastForward, batches: Iterator[tuple[list[int], np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _features_of(
+    forward: FastForward, batches: Iterator[tuple[list[int], np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions (N,) and the features (N, D) float32 of images."""
     computed = list(forward.stream(batches))
     positions = np.array([position for found, _ in computed for position in found])

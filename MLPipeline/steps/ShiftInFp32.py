@@ -10,7 +10,7 @@ import torch
 from MLPipeline.console.Console import progress
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ScanFolders import UNSPLIT, VAL
-from MLPipeline.quantized.Int8Network import Shift
+from MLPipeline.onednn.Int8Network import Shift
 from MLPipeline.steps.Job import Job
 
 MAX_COMPARED = 200  # validation images

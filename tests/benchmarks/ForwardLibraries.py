@@ -4,7 +4,7 @@
 
 Every form gets the same photographs, decoded in memory, in batches of 8 and of 16, and returns features; all cores are
 used, by as many batches at once as there are cores. "plain": torch in fp32 as it is; "ours": the fused network in fp32,
-and what `auto` takes; "int8": the quantized network of this project in onnxruntime and in OpenVINO, with its mean
+what `auto` takes, and in 8 bits; the libraries' "int8": the network as `export --int8` quantizes it. Each with its mean
 cosine to fp32. After each turn the machine rests, since threads of libraries go on spinning for a while.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import torch
@@ -27,11 +29,12 @@ from torch.nn.functional import cosine_similarity
 from MLPipeline.Classifier import Classifier
 from MLPipeline.CreateDataset import read_images
 from MLPipeline.Device import choose_device
+from MLPipeline.export.OnnxGraph import FEATURES, INPUT, PixelNetwork, onnx_graph, quiet
+from MLPipeline.export.Quantizer import Quantizer
 from MLPipeline.frozen.FastForward import FastForward, start_threads
 from MLPipeline.images.ScanFolders import scan_folders
 from MLPipeline.Models import build_model, find_model
-from MLPipeline.quantized.Backbone import quantize_backbone
-from MLPipeline.quantized.OnnxGraph import FEATURES, INPUT, PixelNetwork, onnx_graph
+from MLPipeline.onednn.Int8Backbone import calibrate
 from MLPipeline.Weights import load_weights
 
 SIZE, CALIBRATED, REST_S = 200, 64, 0.1
@@ -75,17 +78,19 @@ def forms_of(model: Classifier, calibration: np.ndarray, num_streams: int) -> di
     """Return every form of the backbone by name; the first is the exact one."""
     network = PixelNetwork(model.backbone, model.mean, model.std)
     content = onnx_graph(network, SIZE, [FEATURES]).SerializeToString()
-    quantized = quantize_backbone(model.backbone, model.mean, model.std, calibration).network
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        quantized = Quantizer(onnx.load_from_string(content), calibration, Path(folder)).quantize()
     forms = {
         "plain fp32": in_torch(model.frozen_features),
         "ours fp32": in_torch(FastForward(model, SIZE, "fp32")),
         "ours auto": in_torch(FastForward(model, SIZE, "auto")),
         "onnxruntime fp32": in_onnxruntime(content),
         "OpenVINO fp32": in_openvino(content, num_streams),
-        "onnxruntime int8": in_onnxruntime(quantized.content),
-        "OpenVINO int8": in_openvino(quantized.content, num_streams),
+        "onnxruntime int8": in_onnxruntime(quantized),
+        "OpenVINO int8": in_openvino(quantized, num_streams),
     }
-    model.quantized = quantized
+    pixels = torch.from_numpy(calibration).permute(0, 3, 1, 2)
+    model.quantized = calibrate(model.backbone, model.normalize(pixels))
     return forms | {"ours int8": in_torch(FastForward(model, SIZE, "int8"))}
 
 

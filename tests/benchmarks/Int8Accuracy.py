@@ -20,6 +20,7 @@ from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
 from MLPipeline.Device import choose_device
 from MLPipeline.Features import Dataset, extract
+from MLPipeline.frozen.DecodeOnce import PixelKeeper
 from MLPipeline.heads.HeadImages import plain_images
 from MLPipeline.heads.LinearHead import LinearHead
 from MLPipeline.heads.SolveHead import AUTO, solve
@@ -50,7 +51,7 @@ def compare(model: Classifier, config: Config, index: ImageIndex, cache: Path) -
     index = split_images(index, 0.15, 0.15, config.seed, np.where(inspection.is_readable, np.arange(len(index)), -1))
     model.quantized = None
     exact = extract(model, index, SIZE, cache, "fp32")
-    quantize_frozen(config, index, inspection, model, is_planned=True)
+    quantize_frozen(config, index, inspection, model, PixelKeeper(SIZE, config.fit, 0))
     int8 = extract(model, index, SIZE, cache, "int8")
     heads, num_classes = [], len(index.classes)
     for dataset in (exact, int8):

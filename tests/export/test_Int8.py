@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from MLPipeline.export.Int8 import Quantized, compare_accuracy, has_layers_for_int8, quantize
 from MLPipeline.export.LabelledPixels import LabelledPixels
-from MLPipeline.quantized.Quantizer import correct_biases, mean_inputs, run_onnx
+from MLPipeline.export.Quantizer import correct_biases, mean_inputs, run_onnx
 
 SIZE, CHANNELS = 8, 6
 

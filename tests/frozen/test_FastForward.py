@@ -13,8 +13,8 @@ from MLPipeline.Classifier import Classifier
 from MLPipeline.decoding.ReadImage import read_image
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.frozen.FrozenStages import frozen_hash
-from MLPipeline.frozen.FuseConvolutions import FusedConvolution, fuse, mean_inputs
 from MLPipeline.Models import build_model, find_model
+from MLPipeline.onednn.FuseConvolutions import FusedConvolution, fuse, mean_inputs
 from MLPipeline.Weights import load_weights
 from tests.support.paths import CLOTHING
 
@@ -49,7 +49,7 @@ class Branches(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         both = self.relu(self.norm(self.first(inputs)) + self.second(inputs))
         halved = self.last(both)
-        return halved + self.last(both + 1)
+        return halved + self.last(both + 1) * self.relu(self.last(both - 1))
 
 
 class Untraceable(nn.Module):

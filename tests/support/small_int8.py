@@ -1,4 +1,4 @@
-"""A small classifier whose backbone is quantized, for tests of 8 bits: exporting takes seconds, so it is made once."""
+"""A small classifier whose backbone is quantized, for tests of 8 bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Models import build_model
-from MLPipeline.quantized.Backbone import quantize_backbone
+from MLPipeline.onednn.Int8Backbone import calibrate
+from MLPipeline.onednn.Int8Network import Int8Network
 
 SIZE = 16
 
@@ -26,8 +27,13 @@ def _made() -> Classifier:
     torch.manual_seed(0)
     model = build_model("cnn", 3, SIZE).eval()
     model.freeze("backbone")
-    model.quantized = quantize_backbone(model.backbone, model.mean, model.std, pixels(16)).network
+    model.quantized = calibrated(model, pixels(16))
     return model
+
+
+def calibrated(model: Classifier, images: np.ndarray) -> Int8Network:
+    """Return what is measured on images (N, SIZE, SIZE, 3) uint8."""
+    return calibrate(model.backbone, model.normalize(torch.from_numpy(images).permute(0, 3, 1, 2)))
 
 
 def small_int8() -> Classifier:

@@ -28,7 +28,7 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from MLPipeline.quantized.OnnxGraph import FEATURES, INPUT
+from MLPipeline.export.OnnxGraph import FEATURES, INPUT
 
 METHODS = {
     "minmax": (CalibrationMethod.MinMax, {}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -66,7 +66,7 @@ def fuse(network: nn.Module, means: Means, dtype: torch.dtype, sample: Tensor) -
     if sample.device.type == "cpu" and torch.backends.mkldnn.is_available():
         try:
             # BatchNorm is folded in fp32: rounding its constants as well would double the error.
-            fused = _rewrite(network, means, dtype)
+            fused = rewritten(network, means, dtype)
             return fused, fused(sample)
         except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
             if is_out_of_memory(error):
@@ -123,26 +123,53 @@ class FusedConvolution(nn.Module):
 
         Weights packed for another shape would be packed again in every call, which took two thirds of Lite0's time.
         """
-        weight, padding = self.weight, self.padding
-        if self.total_padding is not None:
-            # oneDNN pads both sides equally. An extra row below only equals one more row on both sides under a kernel
-            # with an empty first row; copying the images into a larger tensor took half of Lite0's time.
-            rows, columns = self.total_padding(shape[2], shape[3])
-            weight = pad(weight, (columns % 2, 0, rows % 2, 0)).contiguous(memory_format=torch.channels_last)
-            padding = [-(-rows // 2), -(-columns // 2)]
+        weight, padding = self.evenly_padded(self.weight, shape)
+        weight = weight.contiguous(memory_format=torch.channels_last)
         packed = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, *self.geometry, list(shape))
         return packed, padding
 
+    def evenly_padded(self, weight: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, list[int]]:
+        """Return a kernel and a padding of both sides that equal `weight` with the padding for images of this shape."""
+        if self.total_padding is None:
+            return weight, self.padding
+        # oneDNN pads both sides equally. An extra row below only equals one more row on both sides under a kernel
+        # with an empty first row; copying the images into a larger tensor took half of Lite0's time.
+        rows, columns = self.total_padding(shape[2], shape[3])
+        return pad(weight, (columns % 2, 0, rows % 2, 0)), [-(-rows // 2), -(-columns // 2)]
+
 
 class _Tracer(fx.Tracer):
-    """Does not trace into convolutions, even those whose padding depends on the size of their input."""
+    """Does not trace into convolutions, even those whose padding depends on their input's size, nor into `opaque`."""
+
+    def __init__(self, opaque: Collection[nn.Module] = ()) -> None:
+        super().__init__()
+        self._opaque = opaque
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Conv2d) or _is_idle(module) or super().is_leaf_module(module, name)
+        is_leaf = module in self._opaque or isinstance(module, nn.Conv2d) or _is_idle(module)
+        return is_leaf or super().is_leaf_module(module, name)
 
 
-def _rewrite(network: nn.Module, means: Means, dtype: torch.dtype) -> fx.GraphModule:
-    traced = fx.GraphModule(network, _Tracer().trace(network))
+def can_be_traced(network: nn.Module) -> bool:
+    """Return whether what `network` does in Python depends on no number that it computes."""
+    try:
+        _Tracer().trace(network)
+    except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError):
+        return False
+    return True
+
+
+def rewritten(
+    network: nn.Module, means: Means, dtype: torch.dtype, opaque: Collection[nn.Module] = ()
+) -> fx.GraphModule:
+    """Return `network` in eval mode as a graph in `dtype`, each convolution fused with what follows it.
+
+    Modules that are `opaque` are called as they are.
+
+    Raises:
+        Exception: it cannot be traced: of `fx`, or of what the network does in Python with what it computes.
+    """
+    traced = fx.GraphModule(network, _Tracer(opaque).trace(network))
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and _is_idle(modules[node.target]):
@@ -176,7 +203,7 @@ def _fuse_convolution(
     if follower is not None and (name := _activation(follower, modules)):
         if len(arguments) == 1 or name[0] == "relu":  # after a sum, oneDNN has only ReLU
             fused.activation, last = name, follower
-    target = f"{str(node.target).replace('.', '_')}_fused"
+    target = f"{node.name}_fused"  # not that of the module, which may be called twice, with other activations
     traced.add_module(target, fused)
     with traced.graph.inserting_before(last):
         last.replace_all_uses_with(traced.graph.call_module(target, tuple(arguments)))

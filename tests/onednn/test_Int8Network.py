@@ -1,26 +1,24 @@
-"""A backbone in 8 bits: what it computes, alone and in company; what the model file keeps; what is not accepted."""
+"""A model in 8 bits: its features, alone and in company; what the model file keeps; machines without the kernels."""
 
 from __future__ import annotations
 
 import logging
-import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from MLPipeline.Checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from MLPipeline.Errors import DataError, ResourceError, UsageError
+from MLPipeline.frozen import NumberFormat
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.frozen.NumberFormat import settle_format
-from MLPipeline.quantized.Backbone import NotQuantizableError, quantize_backbone
-from MLPipeline.quantized.Int8Network import Int8Network, Shift
-from tests.support.small_int8 import SIZE, pixels, small_int8
+from MLPipeline.onednn.Int8Network import Shift, can_compute_int8
+from tests.support.small_int8 import SIZE, calibrated, pixels, small_int8
 
 CARD = ModelCard("cnn", ("cat", "dog", "eel"), SIZE, {"kind": "none", "source": "", "sha256": ""})
 SHIFT = Shift(341, 0.006, 0.12)
@@ -60,24 +58,11 @@ def test_auto_and_int8_use_it_and_other_formats_do_not() -> None:
     assert np.array_equal(rows(FastForward(model, SIZE, "fp32"), images, 8), found["fp32"])
 
 
-def test_the_same_images_give_the_same_network() -> None:
-    model = small_int8()
-    again = quantize_backbone(model.backbone, model.mean, model.std, pixels(16))
-    assert model.quantized is not None and again.network.digest == model.quantized.digest
-    assert (again.num_int8, again.num_fp32) == (1, 1)
-
-
-def test_a_backbone_with_a_single_layer_is_refused() -> None:
-    model = small_int8()
-    with pytest.raises(NotQuantizableError, match="it has a single layer"):
-        quantize_backbone(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()), model.mean, model.std, pixels(2))
-
-
 def test_stores_of_rows_differ_by_format_and_by_calibration(tmp_path: Path) -> None:
     model = small_int8()
     folders = {FrozenStages(model, SIZE, name).store(tmp_path).folder for name in ("fp32", "bf16", "int8")}
     assert FrozenStages(model, SIZE, "auto").store(tmp_path).folder in folders  # that of int8
-    model.quantized = quantize_backbone(model.backbone, model.mean, model.std, pixels(8, seed=9)).network
+    model.quantized = calibrated(model, pixels(8, seed=9))
     assert len(folders | {FrozenStages(model, SIZE, "int8").store(tmp_path).folder}) == 4
 
 
@@ -92,10 +77,15 @@ def test_int8_without_a_network_in_8_bits_is_refused() -> None:
 def test_it_comes_back_from_the_model_file(tmp_path: Path, shift: Shift | None) -> None:
     model = small_int8()
     assert model.quantized is not None
-    model.quantized = Int8Network(model.quantized.content, shift)
+    model.quantized = replace(model.quantized, shift=shift)
     save_checkpoint(tmp_path / "model.pt", model, CARD)
     loaded, _ = load_checkpoint(tmp_path / "model.pt")
-    assert loaded.quantized == model.quantized
+    loaded.freeze("backbone")
+    assert loaded.quantized is not None and loaded.quantized.shift == shift
+    assert loaded.quantized.digest == model.quantized.digest
+    images = pixels(3)
+    found, expected = (rows(FastForward(each, SIZE, "int8"), images, 3) for each in (loaded, model))
+    assert np.array_equal(found, expected)
     torch.load(tmp_path / "model.pt", weights_only=True)
     loaded.quantized = None
     save_checkpoint(tmp_path / "model.pt", loaded, CARD)
@@ -105,9 +95,10 @@ def test_it_comes_back_from_the_model_file(tmp_path: Path, shift: Shift | None) 
 @pytest.mark.parametrize(
     "change",
     [
-        {"network": torch.zeros(4)},
-        {"network": torch.zeros(2, 2, dtype=torch.uint8)},
-        {"network": b"1234"},
+        {"ranges": torch.zeros(4)},
+        {"ranges": torch.zeros(1, 3, 2, dtype=torch.float64)},
+        {"means": torch.zeros(2, 2)},
+        {"means": b"1234"},
         {"shift": {"num_images": 0, "changed": 0.1, "largest": 0.1}},
         {"shift": {"num_images": 5, "changed": float("nan"), "largest": 0.1}},
         {"shift": {"num_images": 5}},
@@ -124,48 +115,55 @@ def test_an_entry_of_the_model_file_that_makes_no_sense(tmp_path: Path, change: 
         load_checkpoint(tmp_path / "model.pt")
 
 
-def changed(how: str) -> bytes:
-    """Return the small network with something in it that is not ours."""
-    network = small_int8().quantized
-    assert network is not None
-    model = onnx.load_from_string(network.content)
-    if how == "another file":
-        tensor = model.graph.initializer[0]
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="/etc/hostname")
-    elif how == "operator":
-        model.graph.node[0].domain = "com.example"
-    elif how == "backbone":
-        model.graph.output[0].name = "answers"
-    elif how == "damaged":
-        del model.graph.node[3:5]
-    return b"not a network" if how == "parsed" else model.SerializeToString()
+@pytest.mark.parametrize(
+    "change", [{"ranges": torch.full((1, 3, 2), torch.nan)}, {"means": torch.full((16,), torch.inf)}]
+)
+def test_numbers_that_are_none_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    save_checkpoint(tmp_path / "model.pt", small_int8(), CARD)
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    content["int8"] |= change
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(DataError, match="damaged: (NaN|an infinite number) in (ranges|means)"):
+        load_checkpoint(tmp_path / "model.pt")
 
 
-@pytest.mark.parametrize("how", ["another file", "operator", "backbone", "damaged", "parsed"])
-def test_a_network_that_is_not_ours_is_refused(how: str) -> None:
-    with pytest.raises(
-        DataError, match=f"the 8-bit network in the model file is damaged: .*{how if how != 'damaged' else ''}"
-    ):
-        Int8Network(changed(how)).open()
+def test_a_model_in_8_bits_of_an_earlier_version_is_computed_in_fp32_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(tmp_path / "model.pt", small_int8(), CARD)
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    content["int8"] = {"network": torch.zeros(9, dtype=torch.uint8), "shift": asdict(SHIFT)}
+    torch.save(content, tmp_path / "model.pt")
+    loaded, _ = load_checkpoint(tmp_path / "model.pt")
+    assert loaded.quantized is None
+    assert "was trained in 8 bits by an earlier version, and is not quantized here: of 341 validation" in caplog.text
 
 
-def test_without_its_package_a_model_goes_on_in_fp32_and_says_how_far_answers_move(
+def test_without_kernels_a_model_goes_on_in_fp32_and_says_how_far_answers_move(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(NumberFormat, "can_compute_int8", lambda: False)
     model = small_int8()
     assert model.quantized is not None
-    with pytest.raises(ResourceError, match="--precision int8: needs onnxruntime"):
+    with pytest.raises(ResourceError, match="--precision int8: torch has no fast kernels for 8 bits on this processor"):
         settle_format(model, "int8")
     settle_format(model, "fp32")
-    model.quantized = Int8Network(model.quantized.content, SHIFT)
+    model.quantized = replace(model.quantized, shift=SHIFT)
     with caplog.at_level(logging.WARNING):
         settle_format(model, "auto")
     assert model.quantized is None
-    assert "onnxruntime (pip install onnx onnxruntime), so it is not quantized here: of 341 " in caplog.text
+    assert "torch has no fast kernels for them on this processor, so it is not quantized here: of 341 " in caplog.text
     assert "0.6 % had another class, and no probability differed by more than 0.12" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "is_fast"),
+    [("x86_64", "AVX2", True), ("AMD64", "AVX512", True), ("x86_64", "DEFAULT", False), ("aarch64", "AVX2", False)],
+)
+def test_processors_with_kernels(monkeypatch: pytest.MonkeyPatch, machine: str, capability: str, is_fast: bool) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert can_compute_int8() == is_fast
 
 
 def test_int8_for_a_model_that_was_not_trained_in_it_is_refused() -> None:

@@ -1,0 +1,143 @@
+"""Whole backbones in 8 bits: what they compute, whatever their branches and sums, and what cannot be quantized."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, interpolate
+
+from MLPipeline.Errors import DataError
+from MLPipeline.Models import build_model
+from MLPipeline.onednn.Int8Backbone import NotQuantizableError, calibrate, in_8_bits
+from MLPipeline.onednn.Int8Layers import Int8Convolution, Int8Linear
+from MLPipeline.onednn.Int8Network import Int8Network
+
+pytestmark = pytest.mark.arithmetic
+
+
+def images(number: int, size: int = 16, seed: int = 0) -> Tensor:
+    """Return normalised images (number, 3, size, size) of blots."""
+    draw = torch.Generator().manual_seed(seed)
+    return interpolate(torch.randn(number, 3, 4, 4, generator=draw), size, mode="bilinear")
+
+
+class Sums(nn.Module):
+    """What would go wrong if a sum overwrote what is read later, or what it reads itself."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.third, self.fourth = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.kind, self.relu, self.pool = kind, nn.ReLU(), nn.MaxPool2d(2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        start = self.relu(self.first(inputs))
+        middle = self.second(start)
+        if self.kind == "block":
+            return self.fourth(self.relu(self.third(middle) + middle))
+        if self.kind == "own input":
+            return self.fourth(self.third(middle) + middle) + self.third(start)
+        if self.kind == "read later":
+            total = self.relu(self.third(middle) + middle)
+            return self.fourth(total) * middle.mean() + self.fourth(middle)
+        if self.kind == "of fp32":
+            return self.fourth(self.relu(self.third(middle) + start))
+        if self.kind == "of a view":
+            return self.fourth(self.third(middle) + start.flatten(2).unflatten(2, (16, 16))) + start
+        return self.fourth(self.pool(self.third(middle) + middle)) + self.pool(start)
+
+
+@pytest.mark.parametrize("kind", ["block", "own input", "read later", "of fp32", "of a view", "pooled"])
+def test_no_sum_overwrites_what_is_still_needed(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Sums(kind), nn.Flatten()).eval()
+    calibrated = calibrate(network, images(16))
+    found, inputs = in_8_bits(network, calibrated), images(4, seed=1)
+    with torch.inference_mode():
+        exact = network(inputs)
+        assert (found(inputs) - exact).norm() < 0.03 * exact.norm()
+        assert torch.equal(found(inputs), found(inputs))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("resnet18", 19), ("efficientnet_lite0", 48), ("efficientnet_b0", 80), ("convnext_tiny", 57)]
+)
+def test_features_are_nearly_those_in_fp32(name: str, layers: int) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, 3, 64)
+    with torch.no_grad():  # so that its BatchNorm knows what it gets
+        for seed in range(3):
+            model.train()(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8))
+            model.backbone(images(8, 64, seed))
+    backbone, before = model.eval().backbone, copy.deepcopy(model.backbone.state_dict())
+    calibrated = calibrate(backbone, images(32, 64))
+    assert calibrated.num_layers == layers
+    found, inputs = in_8_bits(backbone, calibrated), images(9, 64, seed=5)
+    num_int8 = sum(isinstance(module, (Int8Convolution, Int8Linear)) for module in found.modules())
+    with torch.inference_mode():
+        rows = found(inputs)
+        assert num_int8 == layers and not torch.equal(rows, backbone(inputs))
+        assert cosine_similarity(rows, backbone(inputs)).min() > 0.97
+        alone = torch.cat([found(each[None]) for each in inputs])
+        assert torch.equal(alone, rows)
+    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
+
+
+def test_the_same_images_give_the_same_network() -> None:
+    network = nn.Sequential(Sums("block"), nn.Flatten()).eval()
+    first, again, other = (calibrate(network, images(16, seed=seed)) for seed in (0, 0, 1))
+    assert first.digest == again.digest != other.digest
+    assert Int8Network.from_bytes(first.to_bytes()).digest == first.digest
+
+
+def test_what_is_measured_are_ranges_and_means() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 2, 1, bias=False), nn.Flatten())
+    network[0].weight.data = torch.eye(3).view(3, 3, 1, 1)
+    network[2].weight.data = torch.tensor([[1.0, 0, 0], [0, -2, 0]]).view(2, 3, 1, 1)
+    inputs = images(20)
+    passed = inputs.relu()
+    found = calibrate(network.eval(), inputs)
+    torch.testing.assert_close(found.means, passed.mean(dim=(0, 2, 3)))
+    low, high = -2 * passed[:, 1].max(), passed[:, 0].max()
+    assert found.ranges.shape == (1, 3, 2)
+    torch.testing.assert_close(found.ranges[0], torch.tensor([[0, passed.max()], [0, 0], [low, high]]))
+
+
+class Untraceable(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs if inputs.sum() > -1e9 else -inputs
+
+
+def test_a_stage_that_cannot_be_traced_is_computed_as_it_is() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), Untraceable(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten())
+    found = in_8_bits(network, calibrate(network, images(16)))
+    with torch.inference_mode():
+        exact = network(images(4))
+        assert 0 < (found(images(4)) - exact).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()), "it has a single layer"),
+        (nn.Sequential(Untraceable(), nn.Flatten()), "it has a single layer"),
+    ],
+    ids=["one layer", "none"],
+)
+def test_a_backbone_without_two_layers_is_refused(network: nn.Module, reason: str) -> None:
+    with pytest.raises(NotQuantizableError, match=reason):
+        calibrate(network, images(2))
+
+
+def test_the_network_of_another_model_is_refused() -> None:
+    network = nn.Sequential(Sums("block"), nn.Flatten()).eval()
+    found = calibrate(network, images(8))
+    with pytest.raises(DataError, match="the 8-bit part of the model file is damaged: it is of 3 layers, not of 19"):
+        in_8_bits(build_model("resnet18", 3, 32).backbone, found)
+    shorter = Int8Network(found.ranges, found.means[1:])
+    with pytest.raises(DataError, match="damaged"):
+        in_8_bits(network, shorter)
