@@ -108,8 +108,7 @@ def extract(
     """Return `index` with the output of the frozen stages of `model` for each image that is in a split.
 
     Rows in the store are not computed again, nor are files read whose keys are in `contents` (N,), nor decoded whose
-    pixels are `decoded` already, by key. `views` of training images are stored, too. Where `cache_limit` (in GB) leaves
-    no room, the frozen stages run again in every epoch.
+    pixels are in `decoded`, by key. `views` are stored, too; without room (`cache_limit` in GB) stages run every epoch.
 
     Raises:
         DataError: a class has no readable training image.
