@@ -43,7 +43,7 @@ def calibrate(backbone: nn.Module, images: Tensor) -> Int8Network:
     except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
         if is_out_of_memory(error):
             raise
-        raise NotQuantizableError(f"it cannot be traced: {str(error).strip().splitlines()[0][:200]}") from error
+        raise NotQuantizableError(f"it cannot be traced: {_first_line(error)}") from error
     if not (exact - found).norm() <= _MAX_ERROR * exact.norm():
         raise NotQuantizableError("its convolutions cannot be rewritten")
     layers = _layers(graph)
@@ -53,7 +53,18 @@ def calibrate(backbone: nn.Module, images: Tensor) -> Int8Network:
     for batch in images.split(_BATCH):
         measuring.run(batch)
     found = [measuring.found[node] for node in layers]
-    return Int8Network(torch.stack([each.ranges for each in found]), torch.cat([each.mean for each in found]))
+    network = Int8Network(torch.stack([each.ranges for each in found]), torch.cat([each.mean for each in found]))
+    try:
+        in_8_bits(backbone, network)(images[:1])
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise NotQuantizableError(f"oneDNN has no kernel for it: {_first_line(error)}") from error
+    return network
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class _Measuring(fx.Interpreter):
@@ -95,7 +106,7 @@ class _Measured:
 
     def widen(self, position: int, values: Tensor) -> None:
         """Widen the range of the tensor number `position` to that of `values`."""
-        low, high = values.aminmax()
+        low, high = (values.permute(0, 2, 3, 1) if values.ndim == 4 else values).aminmax()  # in the order of memory
         self.ranges[position, 0].clamp_(max=low)
         self.ranges[position, 1].clamp_(min=high)
 

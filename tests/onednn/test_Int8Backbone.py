@@ -133,6 +133,16 @@ def test_a_backbone_without_two_layers_is_refused(network: nn.Module, reason: st
         calibrate(network, images(2))
 
 
+def test_a_layer_that_onednn_has_no_kernel_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Int8Convolution, images: Tensor) -> Tensor:
+        raise RuntimeError("could not create a primitive\nhere")
+
+    monkeypatch.setattr(Int8Convolution, "forward", refuse)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten())
+    with pytest.raises(NotQuantizableError, match="oneDNN has no kernel for it: could not create a primitive$"):
+        calibrate(network, images(4))
+
+
 def test_the_network_of_another_model_is_refused() -> None:
     network = nn.Sequential(Sums("block"), nn.Flatten()).eval()
     found = calibrate(network, images(8))
