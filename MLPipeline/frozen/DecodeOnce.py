@@ -42,9 +42,10 @@ class PixelKeeper:
     def keep(self, findings: Iterator[Finding]) -> Iterator[Finding]:
         """Yield the findings as they come; their pixels are kept."""
         for finding in findings:
-            if finding.pixels is not None and finding.pixels.nbytes <= self._left:
-                self.pixels[finding.content] = finding.pixels
-                self._left -= finding.pixels.nbytes
+            pixels = finding.pixels
+            if pixels is not None and pixels.nbytes <= self._left and finding.content not in self.pixels:
+                self.pixels[finding.content] = pixels
+                self._left -= pixels.nbytes
             yield finding
 
 

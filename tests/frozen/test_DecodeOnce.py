@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from MLPipeline.Classifier import Classifier
+from MLPipeline.decoding.Fit import STRETCH
+from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.Features import Dataset, extract
-from MLPipeline.frozen.DecodeOnce import RowKeeper
+from MLPipeline.frozen.DecodeOnce import PixelKeeper, RowKeeper
 from MLPipeline.frozen.FrozenStages import FrozenStages
 from MLPipeline.images.Inspect import Finding, Inspection, inspect_images
 from MLPipeline.images.ScanFolders import scan_folders
@@ -64,6 +67,30 @@ def test_the_rows_are_there_when_training_asks_for_them(data: Path, tmp_path: Pa
     assert not torch.equal(kept.rows.take(chosen[:1]), kept.rows.take(chosen[-1:]))
     assert torch.equal(kept.rows.take(np.array([1])), kept.rows.take(np.array([COPY])))
     assert not inspection.is_readable[UNREADABLE]
+
+
+@pytest.mark.parametrize("number", [22, 5])
+def test_kept_pixels_make_the_same_rows_without_decoding(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As many as fit the limit are kept; of two copies, the pixels are kept once."""
+    keeper = PixelKeeper(SIZE, STRETCH, number * SIZE * SIZE * 3 + 1)
+    inspection = inspect_images(scan_folders(data), tmp_path / "kept", 2, keeper=keeper)
+    assert len(keeper.pixels) == number
+    index, model = without(split_images(scan_folders(data), 0, 0, seed=0), [UNREADABLE]), a_model("backbone")
+    digests, decoded = inspection.prints["digest"], []
+
+    def count(self: Preprocessing, content: bytes, size: int) -> Any:
+        decoded.append(content)
+        return decode(self, content, size)
+
+    decode = Preprocessing.decode
+    monkeypatch.setattr(Preprocessing, "decode", count)
+    kept = extract(model, index, SIZE, tmp_path / "kept", "fp32", 2, contents=digests, decoded=keeper.pixels)
+    assert len(decoded) == 22 - number  # the copy is among the first
+    made = rows(data, model, tmp_path / "made", inspection)
+    chosen = np.delete(np.arange(24), UNREADABLE)
+    assert torch.equal(kept.rows.take(chosen), made.rows.take(chosen))
 
 
 def test_looking_again_makes_no_row_twice(data: Path, tmp_path: Path) -> None:
