@@ -61,6 +61,11 @@ class _Weights:
         self.zero = torch.zeros(len(rows), dtype=torch.int32)
 
 
+def needs_fp32(layer: nn.Module) -> bool:
+    """Return whether a layer's output cannot be stored in 8 bits, since its activation is computed afterwards."""
+    return isinstance(layer, FusedConvolution) and layer.activation[0] in _SEPARATE
+
+
 class Int8Convolution(nn.Module):
     """`activation(convolution(images) + other)` in 8 bits.
 
@@ -81,7 +86,7 @@ class Int8Convolution(nn.Module):
         self._inputs, self._other, self._outputs = inputs, other or Bytes(), outputs or Bytes()
         self._dtype = torch.float32 if outputs is None else torch.uint8
         name, self._scalars = fused.activation
-        self._is_separate = name in _SEPARATE
+        self._is_separate = needs_fp32(fused)
         self._activation = None if self._is_separate else name
         self._packed: dict[tuple[int, ...], tuple[Tensor, list[int]]] = {}
 

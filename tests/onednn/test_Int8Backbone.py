@@ -31,7 +31,7 @@ class Sums(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.third, self.fourth = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
-        self.kind, self.relu, self.pool = kind, nn.ReLU(), nn.MaxPool2d(2)
+        self.kind, self.relu, self.pool, self.gate = kind, nn.ReLU(), nn.MaxPool2d(2), nn.Sigmoid()
 
     def forward(self, inputs: Tensor) -> Tensor:
         start = self.relu(self.first(inputs))
@@ -45,12 +45,14 @@ class Sums(nn.Module):
             return self.fourth(total) * middle.mean() + self.fourth(middle)
         if self.kind == "of fp32":
             return self.fourth(self.relu(self.third(middle) + start))
+        if self.kind == "gate":
+            return self.fourth(self.gate(self.third(middle)))
         if self.kind == "of a view":
             return self.fourth(self.third(middle) + start.flatten(2).unflatten(2, (16, 16))) + start
         return self.fourth(self.pool(self.third(middle) + middle)) + self.pool(start)
 
 
-@pytest.mark.parametrize("kind", ["block", "own input", "read later", "of fp32", "of a view", "pooled"])
+@pytest.mark.parametrize("kind", ["block", "own input", "read later", "of fp32", "of a view", "gate", "pooled"])
 def test_no_sum_overwrites_what_is_still_needed(kind: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(Sums(kind), nn.Flatten()).eval()
