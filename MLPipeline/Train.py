@@ -28,7 +28,7 @@ from MLPipeline.distributed.WholeBatch import is_shared, sum_gradients, whole_ba
 from MLPipeline.Errors import DivergedError, ResourceError, is_out_of_memory
 from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.scoring.Calibrate import fit_temperature
-from MLPipeline.scoring.Predictions import joined, predict_batches
+from MLPipeline.scoring.Predictions import Predictions, joined, predict_batches
 from MLPipeline.training.Balance import class_weights
 from MLPipeline.training.DepthwiseGradient import fast_depthwise
 from MLPipeline.training.Optimizer import SCHEDULES, set_learning_rate
@@ -56,7 +56,8 @@ def fit(
 ) -> Generator[EpochRecord, None, None]:
     """Train `model` on one-hot batches, yielding a record per epoch; the model ends with the weights of its best epoch.
 
-    That also holds where the generator is closed early. Every random draw depends on (seed, epoch) alone. `state` (of
+    A fine-tuning with averaged weights ends with those of its last epoch, unless others are clearly better. That also
+    holds where the generator is closed early. Every random draw depends on (seed, epoch) alone. `state` (of
     this `model`) resumes an earlier training; `after_step` is called with it after every step, where it may save it,
     or raise to stop.
 
@@ -73,14 +74,16 @@ def fit(
                 _train_epoch(state, train, config, weights, progress, after_step)
                 state.average_epochs(config)
                 val_batches, is_tuned = _with_stops(val, after_step, state), config.unfreeze_after is not None
-                val_loss, val_accuracy = score(state.eval_model, val_batches, val.num_classes, device, is_tuned)
+                predictions = score(state.eval_model, val_batches, val.num_classes, device, is_tuned)
+                val_loss, val_accuracy = _figures(predictions)
             sums = state.sums
             train_loss, train_accuracy = sums.loss / sums.num_images, int(sums.num_correct) / sums.num_images
             loss = val_loss if len(val) else train_loss
             _require_finite(state, loss, f"epoch {state.epoch + 1}, batch {len(train)}", config)
             lr, seconds = state.optimizer.param_groups[0]["lr"], time.perf_counter() - start
-            figures = (train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds)
-            state.end_epoch(EpochRecord(state.epoch + 1, *figures, is_best=loss < state.best_loss))
+            row = (train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds)
+            is_best = loss < state.best_loss or _is_whole_average(state, config, loss, predictions, val)
+            state.end_epoch(EpochRecord(state.epoch + 1, *row, is_best=is_best))
             yield state.history[-1]
     finally:
         state.restore_best()
@@ -129,18 +132,40 @@ def score(
     num_classes: int,
     device: torch.device,
     is_calibrated: bool = False,
-) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy of `model` in eval mode; NaN without images.
+) -> Predictions:
+    """Return what `model` predicts in eval mode for this rank's images.
 
-    With `is_calibrated`, the loss is that at the temperature at which it is lowest: smoothed labels and averaged
-    weights make a network less confident than it is right, which the calibration at the end of a run undoes.
+    With `is_calibrated`, at the temperature at which the loss on the images of all ranks is lowest: smoothed labels and
+    averaged weights make a network less confident than it is right, which the calibration at the end of a run undoes.
     """
     predictions = predict_batches(model, batches, device, num_classes)
-    if is_calibrated:
-        predictions = predictions.scaled(fit_temperature(joined(ranks.gather(predictions))))
+    return predictions.scaled(fit_temperature(joined(ranks.gather(predictions)))) if is_calibrated else predictions
+
+
+def _figures(predictions: Predictions) -> tuple[float, float]:
+    """Return mean cross-entropy and accuracy over the images of all ranks; NaN without images."""
     is_correct = predictions.predicted == predictions.labels
     loss, num_correct, number = ranks.sum(predictions.losses.sum(), is_correct.sum(), len(is_correct))
     return (float(loss) / number, float(num_correct) / number) if number else (math.nan, math.nan)
+
+
+def _is_whole_average(state: TrainState, config: Config, loss: float, found: Predictions, val: Batches) -> bool:
+    """Return whether the epoch that ends is the last of a fine-tuning, and its averaged weights are to be kept.
+
+    An average of more epochs is better, and which epoch has the lowest loss on a few hundred images is chance: so they
+    are kept if the loss exceeds the lowest of this fine-tuning by less than the standard error of the difference.
+    `loss` is that on all validation images; `found` is predicted for this rank's.
+    """
+    is_last = config.unfreeze_after is not None and state.epoch + 1 == config.epochs and state.epoch_average is not None
+    before = [record.val_loss for record in state.history[: state.first_epoch] if record.is_best]
+    if not is_last or state.best_epoch <= state.first_epoch or not all(loss < each for each in before):
+        return False
+    with state.with_best_weights():
+        best = score(state.model, val, val.num_classes, state.device, is_calibrated=True)
+    excess = (found.losses - best.losses).double()
+    total, squares, number = ranks.sum(excess.sum(), excess.square().sum(), len(excess))
+    mean = float(total) / max(1, number)
+    return number > 1 and mean**2 * (number - 1) < float(squares) / number - mean**2
 
 
 def _train_epoch(

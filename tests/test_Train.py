@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from MLPipeline.CreateDataset import Batches, one_hot
 from MLPipeline.Errors import DivergedError
+from MLPipeline.scoring.Predictions import Predictions
 from MLPipeline.Train import fit, score
 from MLPipeline.training.Optimizer import make_optimizer
 from tests.support.train_cases import (
@@ -123,12 +124,40 @@ def test_epochs_of_fine_tuning_are_compared_by_the_calibrated_loss() -> None:
             parameter.div_(2)
     plain = [score(each, data.epoch(0), NUM_CLASSES, CPU) for each in (model, halved)]
     both = [score(each, data.epoch(0), NUM_CLASSES, CPU, is_calibrated=True) for each in (model, halved)]
-    assert abs(plain[0][0] - plain[1][0]) > 0.01
-    assert both[0] == pytest.approx(both[1], abs=1e-3)  # but for the prior of the temperature
-    assert both[0][0] <= min(plain[0][0], plain[1][0]) + 1e-6 and both[0][1] == plain[0][1]
+    assert abs(plain[0].loss - plain[1].loss) > 0.01
+    assert both[0].loss == pytest.approx(both[1].loss, abs=1e-3)  # but for the prior of the temperature
+    assert both[0].loss <= min(plain[0].loss, plain[1].loss) + 1e-6 and both[0].accuracy == plain[0].accuracy
     tuned = settings(unfreeze_after=1, epochs=1)
     (found,) = fit(model, data, data, tuned, CPU)
-    assert found.val_loss == pytest.approx(score(model, data.epoch(0), NUM_CLASSES, CPU, is_calibrated=True)[0])
+    assert found.val_loss == pytest.approx(score(model, data.epoch(0), NUM_CLASSES, CPU, is_calibrated=True).loss)
+
+
+@pytest.mark.parametrize(
+    ("losses", "flags", "kept"),
+    [
+        ([[1.0, 1.2], [0.6, 0.6], [0.9, 0.5]], {}, 3),  # 0.1 +- 0.2 higher: it may be chance
+        ([[1.0, 1.2], [0.6, 0.6], [0.9, 0.7]], {}, 2),  # 0.2 +- 0.1
+        ([[1.0, 1.2], [0.6, 0.6], [0.5, 0.5]], {}, 3),
+        ([[1.0, 1.2], [0.6, 0.6], [0.9, 0.5]], {"swa": 0.0}, 2),
+        ([[1.0, 1.2], [0.6, 0.6], [0.9, 0.5]], {"unfreeze_after": None}, 2),
+    ],
+)
+def test_the_average_at_the_end_is_kept_unless_an_epoch_is_clearly_better(
+    losses: list[list[float]], flags: dict[str, object], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(model: nn.Module, *rest: object, is_calibrated: bool = False) -> Predictions:
+        states.append(copy_state(model))
+        known = [number for number, state in enumerate(states[:-1]) if same(state, states[-1])]
+        chosen = torch.tensor(losses[known[0] if known else len(states) - 1])
+        return Predictions(torch.stack([torch.zeros(2), chosen.expm1().log()], dim=1), torch.zeros(2, dtype=torch.long))
+
+    states: list[dict[str, Tensor]] = []
+    monkeypatch.setattr("MLPipeline.Train.score", scored)
+    model, tuned = linear(), settings(**{"unfreeze_after": 1, "epochs": 3, "swa": 0.8, "ema": 0.9} | flags)
+    records = list(fit(model, train_points(), val_points(2), tuned, CPU))
+    assert [record.val_loss for record in records] == pytest.approx([sum(each) / 2 for each in losses])
+    assert max(record.epoch for record in records if record.is_best) == kept
+    assert same(copy_state(model), states[kept - 1])
 
 
 def test_closed_early_it_keeps_the_best_weights_too() -> None:

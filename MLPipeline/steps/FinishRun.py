@@ -165,7 +165,7 @@ def _fine_tuning(job: Job, scored: Sequence[SplitPredictions]) -> dict[str, Any]
     """Return how fine-tuning compares with the head alone, on validation images; None without fine-tuning.
 
     The weights of the lower calibrated validation loss are kept, as between epochs. `accuracy` is of those kept, at the
-    size at which the model is used; `tuned_loss` and `tuned_accuracy` of the best epoch of fine-tuning.
+    size at which the model is used; `tuned_loss` and `tuned_accuracy` of the epoch of fine-tuning that is kept or best.
     """
     after = next((each.predictions for each in scored if each.split == VAL), None)  # at the temperature of the run
     tuned = [record for record in job.history if record.epoch > head_epochs(job.config)]
@@ -173,7 +173,8 @@ def _fine_tuning(job: Job, scored: Sequence[SplitPredictions]) -> dict[str, Any]
         return None
     was_right, is_right = (each.predicted == each.labels for each in (job.head, after))
     both, lost, won = (int(each.sum()) for each in (was_right & is_right, was_right & ~is_right, ~was_right & is_right))
-    best = min(tuned, key=lambda record: record.val_loss)
+    kept = [record for record in tuned if record.is_best]
+    best = kept[-1] if kept else min(tuned, key=lambda record: record.val_loss)
     return {
         "kept": "fine-tuned" if any(record.is_best for record in tuned) else "head",
         "criterion": "validation loss at the best temperature",

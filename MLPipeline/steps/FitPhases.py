@@ -157,6 +157,10 @@ def _run_epochs(job: Job, epochs: Iterable[EpochRecord], state: TrainState, save
         if is_due:
             saver.save(state)
             saved = time.monotonic()
+    last, lowest = state.history[-1], min(state.history, key=lambda record: record.val_loss)
+    if last.is_best and lowest.val_loss < last.val_loss and not job.is_part:
+        why = f"that the loss of epoch {lowest.epoch} is lower may be chance"
+        say(f"average  the weights at the end are kept, the average of the most epochs: {why}")
 
 
 def _plan_within(job: Job, phase: Phase, seconds: float) -> Phase:

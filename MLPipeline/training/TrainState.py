@@ -31,7 +31,7 @@ class EpochRecord:
     val_accuracy: float
     lr: float  # of the head, at the end of the epoch
     seconds: float
-    is_best: bool  # lowest validation loss so far (training loss without validation images)
+    is_best: bool  # lowest validation loss so far (training loss without validation images), or the average to keep
 
 
 @dataclass

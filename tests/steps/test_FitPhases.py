@@ -79,7 +79,8 @@ def test_the_better_of_the_two_is_kept(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], best: int
 ) -> None:
     scores = iter(losses)
-    monkeypatch.setattr(Train, "score", lambda *_: (next(scores), 0.5))
+    monkeypatch.setattr(Train, "_figures", lambda predictions: (next(scores), 0.5))
+    monkeypatch.setattr(Train, "_is_whole_average", lambda *_: False)
     succeed([*command.flags, "--output", tmp_path])
     path = tmp_path / "001-run"
     assert load_file(path / "model.pt")["epoch"] == best  # type: ignore[index,call-overload]
@@ -156,7 +157,8 @@ def test_an_error_keeps_the_best_weights(command: Command, tmp_path: Path, monke
 
     monkeypatch.setattr(FitPhases, "say", failing)
     losses = iter([0.3, 0.1, 0.2])
-    monkeypatch.setattr(Train, "score", lambda *_: (next(losses), 0.5))
+    monkeypatch.setattr(Train, "_figures", lambda predictions: (next(losses), 0.5))
+    monkeypatch.setattr(Train, "_is_whole_average", lambda *_: False)
     outcome = run([*command.flags, "--output", tmp_path])
     path = tmp_path / "001-run"
     assert outcome.code == 3
