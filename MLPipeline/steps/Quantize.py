@@ -1,8 +1,7 @@
 """The frozen backbone of a training in 8 bits: calibrated on training images, and checked before `auto` uses it.
 
 The check: heads in closed form are fitted on the features of the same training images in 8 bits and in fp32, and
-compared out of fold. Both the network and the check are computed once for the same weights, images and versions, and
-kept in the cache.
+compared out of fold. Both the network and the check are kept in the cache, and used again where images are added.
 N images, S side of the square images, C classes, D features.
 """
 
@@ -23,8 +22,9 @@ from MLPipeline.Config import Config
 from MLPipeline.CreateDataset import read_images
 from MLPipeline.decoding.ReadImage import DECODER
 from MLPipeline.Errors import UsageError
+from MLPipeline.files.CacheFiles import read_signed, write_signed
 from MLPipeline.files.Json import dump_json, parse_json
-from MLPipeline.files.StoredResult import result_file, stored_result
+from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_file, stored_result
 from MLPipeline.frozen.DecodeOnce import PixelKeeper
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.frozen.FrozenStages import frozen_hash
@@ -43,6 +43,7 @@ METHOD = 2  # increases with every change to the network or the check
 NUM_CALIBRATED = 64
 MAX_CHECKED, MIN_PER_CLASS = 400, 8
 MAX_LOSS = 0.005  # of accuracy out of fold
+_MOST_GROWTH = 2  # of the number of training images, for which a network stays as it is
 _NUM_FOLDS = 5
 
 
@@ -91,7 +92,7 @@ def quantize_frozen(
     """
     if kept is None:
         return NOT_QUANTIZED
-    images = _TrainingImages(config, index, inspection, kept.pixels)
+    images = _TrainingImages(config, index, inspection, model, kept.pixels)
     try:
         network = _network(images, model)
     except NotQuantizableError as error:
@@ -118,25 +119,53 @@ class _TrainingImages:
     """The training images of a data set, of which some are read here."""
 
     def __init__(
-        self, config: Config, index: ImageIndex, inspection: Inspection, decoded: Mapping[bytes, np.ndarray]
+        self,
+        config: Config,
+        index: ImageIndex,
+        inspection: Inspection,
+        model: Classifier,
+        decoded: Mapping[bytes, np.ndarray],
     ) -> None:
-        self._decoded = decoded
         self.config, self.index, self._how = config, index, preprocessing_of(config, index, inspection)
-        self._keys = inspection.row_keys(self._how.levels)
-        training = index.positions(TRAIN)
-        draw = np.random.default_rng(config.seed % 2**63)
-        self.calibration = np.sort(draw.choice(training, min(NUM_CALIBRATED, len(training)), replace=False))
-        per_class = max(MIN_PER_CLASS, MAX_CHECKED // len(index.classes))
-        members = [training[index.labels[training] == label] for label in range(len(index.classes))]
-        self.checked = np.concatenate([each[:: max(1, -(-len(each) // per_class))] for each in members])
-
-    def file(self, positions: np.ndarray, model: Classifier, kind: str) -> Path:
-        """Return where what depends on the backbone and on the images at `positions` is kept."""
-        config = self.config
+        self._decoded, self._keys = decoded, inspection.row_keys(self._how.levels)
         machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        about = kind, METHOD, config.image_size, config.fit, DECODER, torch.__version__, machine, frozen_hash(model)
+        self._about = METHOD, config.image_size, config.fit, DECODER, torch.__version__, machine, frozen_hash(model)
+        self._training = index.positions(TRAIN)
+        memory = result_file(config.output / "cache", "quantized", ("images", config.seed, *self._about))
+        self.calibration, self.checked = self._remembered(read_signed(memory)) or self._drawn(memory)
+
+    def _remembered(self, stored: bytes | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the positions of the images of an earlier training, if all are training images still.
+
+        So the network, and with it the features of all images known before, stay the same where images are added; but
+        no more than as many as there were.
+        """
+        if stored is None:
+            return None
+        found = decode_arrays(stored)
+        place = dict(zip(self._keys[self._training].tolist(), self._training.tolist(), strict=True))
+        keys = [found[name].tolist() for name in ("calibration", "checked")]
+        if len(self._training) > _MOST_GROWTH * int(found["number"]) or not place.keys() >= {*keys[0], *keys[1]}:
+            return None
+        calibration, checked = (np.array([place[key] for key in each]) for each in keys)
+        return calibration, checked
+
+    def _drawn(self, memory: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions drawn by the seed, and the same number of each class; `memory` then has them."""
+        training, labels = self._training, self.index.labels[self._training]
+        draw, num_classes = np.random.default_rng(self.config.seed % 2**63), len(self.index.classes)
+        calibration = np.sort(draw.choice(training, min(NUM_CALIBRATED, len(training)), replace=False))
+        per_class = max(MIN_PER_CLASS, MAX_CHECKED // num_classes)
+        members = [training[labels == label] for label in range(num_classes)]
+        checked = np.concatenate([each[:: max(1, -(-len(each) // per_class))] for each in members])
+        known = {"calibration": self._keys[calibration], "checked": self._keys[checked]}
+        write_signed(memory, encode_arrays(known | {"number": np.array(len(training))}))
+        return calibration, checked
+
+    def file(self, positions: np.ndarray, kind: str) -> Path:
+        """Return where what depends on the backbone and on the images at `positions` is kept."""
         images = self._keys[positions], self.index.labels[positions]
-        return result_file(config.output / "cache", "quantized", about, *images)
+        return result_file(self.config.output / "cache", "quantized", (kind, *self._about), *images)
 
     def batches(self, positions: np.ndarray, size: int) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield positions with pixels (B, S, S, 3) uint8, without files that cannot be read any more."""
@@ -160,13 +189,13 @@ def _network(images: _TrainingImages, model: Classifier) -> Int8Network:
         (_, pixels) = next(images.batches(images.calibration, NUM_CALIBRATED))
         return calibrate(model.backbone, model.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
 
-    file = images.file(images.calibration, model, "network")
+    file = images.file(images.calibration, "network")
     return stored_result(file, measure, Int8Network.to_bytes, Int8Network.from_bytes)
 
 
 def _check(config: Config, images: _TrainingImages, model: Classifier, network: Int8Network) -> Check:
     """Return how a head on features in 8 bits compares with one on features in fp32; from the cache if known."""
-    file = images.file(np.concatenate([images.calibration, images.checked]), model, "check")
+    file = images.file(np.concatenate([images.calibration, images.checked]), "check")
     known = stored_result(
         file,
         lambda: asdict(_compare(config, images, model, network)),

@@ -119,6 +119,22 @@ def test_auto_checks_once_and_trains_in_8_bits(
     assert "int8     not used, it costs accuracy: " in done.out
 
 
+def test_the_network_stays_the_same_where_images_are_added(tmp_path: Path, make_images: MakeImages) -> None:
+    """Up to twice as many: so only the features of the new ones are computed."""
+
+    def digest(name: str) -> str:
+        succeed([*FROZEN, "--data", data, "--output", tmp_path, "--name", name, "--precision", "int8"])
+        (run,) = tmp_path.glob(f"*-{name}")
+        return json.loads((run / "metrics.json").read_text(encoding="utf-8"))["precision"]["int8"]["digest"]
+
+    data = make_images(tmp_path / "Data", {"cat": 20, "dog": 20})
+    first = digest("first")
+    make_images(tmp_path / "More", {"eel": 20}).joinpath("eel").rename(data / "eel")
+    assert digest("second") == first
+    make_images(tmp_path / "Many", {"fox": 60}, seed=5).joinpath("fox").rename(data / "fox")
+    assert digest("third") != first
+
+
 def test_without_room_for_the_features_the_frozen_part_is_computed_in_fp32(
     tmp_path: Path, make_images: MakeImages
 ) -> None:
