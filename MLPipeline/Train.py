@@ -56,10 +56,8 @@ def fit(
 ) -> Generator[EpochRecord, None, None]:
     """Train `model` on one-hot batches, yielding a record per epoch; the model ends with the weights of its best epoch.
 
-    A fine-tuning with averaged weights ends with those of its last epoch, unless others are clearly better. That also
-    holds where the generator is closed early. Every random draw depends on (seed, epoch) alone. `state` (of
-    this `model`) resumes an earlier training; `after_step` is called with it after every step, where it may save it,
-    or raise to stop.
+    That also holds where the generator is closed early. Every random draw depends on (seed, epoch) alone. `state` (of
+    this `model`) resumes an earlier training; `after_step`, called with it after every step, may save it or raise.
 
     Raises:
         DivergedError: the loss is not finite; the weights are those of the best epoch so far.
@@ -73,17 +71,16 @@ def fit(
             with threads_for(model), whole_batch(model), fast_depthwise(model):  # the caller has threads of its own
                 _train_epoch(state, train, config, weights, progress, after_step)
                 state.average_epochs(config)
-                val_batches, is_tuned = _with_stops(val, after_step, state), config.unfreeze_after is not None
-                predictions = score(state.eval_model, val_batches, val.num_classes, device, is_tuned)
-                val_loss, val_accuracy = _figures(predictions)
+                is_tuned, val_batches = config.unfreeze_after is not None, _with_stops(val, after_step, state)
+                found = score(state.eval_model, val_batches, val.num_classes, device, is_tuned)
+                val_loss, val_accuracy = _figures(found)
             sums = state.sums
             train_loss, train_accuracy = sums.loss / sums.num_images, int(sums.num_correct) / sums.num_images
             loss = val_loss if len(val) else train_loss
             _require_finite(state, loss, f"epoch {state.epoch + 1}, batch {len(train)}", config)
-            lr, seconds = state.optimizer.param_groups[0]["lr"], time.perf_counter() - start
-            row = (train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds)
-            is_best = loss < state.best_loss or _is_whole_average(state, config, loss, predictions, val)
-            state.end_epoch(EpochRecord(state.epoch + 1, *row, is_best=is_best))
+            row = (train_loss, train_accuracy, val_loss, val_accuracy, state.optimizer.param_groups[0]["lr"])
+            is_best = loss < state.best_loss or _is_whole_average(state, config, loss, found, val)
+            state.end_epoch(EpochRecord(state.epoch + 1, *row, time.perf_counter() - start, is_best))
             yield state.history[-1]
     finally:
         state.restore_best()

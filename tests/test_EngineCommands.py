@@ -42,7 +42,7 @@ def test_an_interrupted_run_keeps_the_weights_of_its_best_epoch(
         if text.startswith("    3 "):
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("MLPipeline.Train.score", lambda *_: (next(losses), 0.5))
+    monkeypatch.setattr("MLPipeline.Train._figures", lambda predictions: (next(losses), 0.5))
     monkeypatch.setattr(FitPhases, "say", interrupt)
     outcome = run([*SMALL, "--data", trained.data, "--output", trained.output, "--epochs", "9"])
     path = sorted(trained.output.glob("[0-9]*-*"))[-1]

@@ -1,8 +1,8 @@
 """Layers with 8-bit weights and activations, by oneDNN's kernels that `torch.compile` calls for quantized networks.
 
 Activations are unsigned, `scale * (byte - zero)`; weights are signed, with a scale per channel. Sums of products are
-whole numbers, so an image has the same bits in any batch. Measured on one core with AVX-512 and VNNI, images of
-200 pixels per second in all convolutions but the first: ResNet50 76, of EfficientNet-Lite0 334; in fp32 15 and 52.
+whole numbers, so an image has the same bits in any batch. Measured on one core with AVX-512 and VNNI, images of 200
+pixels per second: ResNet50 69 and EfficientNet-Lite0 275; in fp32 20 and 139.
 
 Weights have 7 bits: without VNNI instructions, sums of two products of 8 bits overflow 16 bits, and the same network
 would answer differently on other processors. Depthwise convolutions, which are added up in 32 bits, keep 8.
