@@ -28,7 +28,7 @@ from MLPipeline.distributed.WholeBatch import is_shared, sum_gradients, whole_ba
 from MLPipeline.Errors import DivergedError, ResourceError, is_out_of_memory
 from MLPipeline.images.ReadAhead import Progress, no_progress
 from MLPipeline.scoring.Calibrate import fit_temperature
-from MLPipeline.scoring.Predictions import Predictions, joined, predict_batches
+from MLPipeline.scoring.Predictions import Predictions, is_lower, joined, predict_batches
 from MLPipeline.training.Balance import class_weights
 from MLPipeline.training.DepthwiseGradient import fast_depthwise
 from MLPipeline.training.Optimizer import SCHEDULES, set_learning_rate
@@ -159,10 +159,8 @@ def _is_whole_average(state: TrainState, config: Config, loss: float, found: Pre
         return False
     with state.with_best_weights():
         best = score(state.model, val, val.num_classes, state.device, is_calibrated=True)
-    excess = (found.losses - best.losses).double()
-    total, squares, number = ranks.sum(excess.sum(), excess.square().sum(), len(excess))
-    mean = float(total) / max(1, number)
-    return number > 1 and mean**2 * (number - 1) < float(squares) / number - mean**2
+    of_best, of_last = (torch.cat(ranks.gather(each.losses)) for each in (best, found))
+    return not is_lower(of_best, of_last)
 
 
 def _train_epoch(

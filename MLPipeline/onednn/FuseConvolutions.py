@@ -26,6 +26,8 @@ _ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
     nn.SiLU: ("swish", []),
     nn.Sigmoid: ("sigmoid", []),
 }
+# What tracing a network raises, and running it as a graph.
+TRACE_ERRORS = (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError)
 _SUMS = (operator.add, operator.iadd, torch.add)
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ def fuse(network: nn.Module, means: Means, dtype: torch.dtype, sample: Tensor) -
             # BatchNorm is folded in fp32: rounding its constants as well would double the error.
             fused = rewritten(network, means, dtype)
             return fused, fused(sample)
-        except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
+        except TRACE_ERRORS as error:
             if is_out_of_memory(error):
                 raise
             logger.info("the network runs as it is, since it cannot be fused: %s", error)
@@ -154,7 +156,7 @@ def can_be_traced(network: nn.Module) -> bool:
     """Return whether what `network` does in Python depends on no number that it computes."""
     try:
         _Tracer().trace(network)
-    except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError):
+    except TRACE_ERRORS:
         return False
     return True
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from MLPipeline.Errors import DataError, is_out_of_memory
-from MLPipeline.onednn.FuseConvolutions import FusedConvolution, can_be_traced, rewritten
+from MLPipeline.onednn.FuseConvolutions import TRACE_ERRORS, FusedConvolution, can_be_traced, rewritten
 from MLPipeline.onednn.Int8Layers import Bytes, Int8Convolution, Int8Linear, needs_fp32
 from MLPipeline.onednn.Int8Network import TENSORS, Int8Network
 
@@ -40,7 +40,7 @@ def calibrate(backbone: nn.Module, images: Tensor) -> Int8Network:
     try:
         graph = _in_fp32(backbone)
         exact, found = (each(images[:1]).flatten(1) for each in (backbone, graph))
-    except (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError) as error:
+    except TRACE_ERRORS as error:
         if is_out_of_memory(error):
             raise
         raise NotQuantizableError(f"it cannot be traced: {_first_line(error)}") from error
@@ -200,7 +200,7 @@ class _Quantizer:
         return self._stored[node]
 
     def _to_overwrite(self, user: fx.Node, node: fx.Node, stored: Bytes | None) -> fx.Node:
-        """Return what `user` may add to and overwrite in place of `node`: itself if nobody reads it afterwards."""
+        """Return what `user` may add to and overwrite in place of `node`: itself if no one reads it later."""
         if stored is not None and node not in self._give_bytes:
             return self._graph.graph.call_function(Bytes.store, (stored, node))
         is_own = node in self._convolutions  # not a view of another tensor

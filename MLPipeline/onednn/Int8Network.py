@@ -42,19 +42,8 @@ class Int8Network:
     @cached_property
     def digest(self) -> str:
         """A hash of what was measured: with the weights, features belong to it alone."""
-        return hashlib.blake2b(self.to_bytes(), digest_size=16).hexdigest()
-
-    def to_bytes(self) -> bytes:
-        """Return what was measured, for `from_bytes`."""
-        number = self.num_layers.to_bytes(4, "little")
-        return number + b"".join(each.contiguous().numpy().tobytes() for each in (self.ranges, self.means))
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Int8Network:
-        """Return what `to_bytes` was given."""
-        number = int.from_bytes(content[:4], "little") * TENSORS * 2
-        numbers = torch.frombuffer(bytearray(content[4:]), dtype=torch.float32)
-        return cls(numbers[:number].view(-1, TENSORS, 2), numbers[number:])
+        content = (each.contiguous().numpy().tobytes() for each in (self.ranges, self.means))
+        return hashlib.blake2b(b"".join(content), digest_size=16).hexdigest()
 
     @property
     def num_layers(self) -> int:

@@ -108,3 +108,12 @@ def worst_mistakes(predictions: Predictions, limit: int) -> list[int]:
     wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
     order = predictions.losses[wrong].argsort(descending=True, stable=True)
     return wrong[order][:limit].tolist()
+
+
+def is_lower(losses: Tensor, others: Tensor) -> bool:
+    """Return whether the mean of `losses` (N,) is lower than that of `others` (N,), of the same images.
+
+    The difference must exceed its standard error.
+    """
+    gains = others - losses
+    return len(gains) > 1 and bool(gains.mean() > gains.std() / len(gains) ** 0.5)

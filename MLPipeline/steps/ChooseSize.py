@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
 from MLPipeline.Augment import make_augmentation
 from MLPipeline.console.Console import progress, say
@@ -22,7 +21,7 @@ from MLPipeline.Evaluate import center_positions, validate
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ScanFolders import TEST, UNSPLIT, VAL
 from MLPipeline.Models import takes_size
-from MLPipeline.scoring.Predictions import Predictions
+from MLPipeline.scoring.Predictions import Predictions, is_lower
 from MLPipeline.steps.Job import Job
 from MLPipeline.training.Phases import head_epochs
 
@@ -83,15 +82,6 @@ def larger_sizes(image_size: int) -> list[int]:
     """Return the sizes to try, in pixels: 224 and 256 for 200."""
     sizes = [round(factor * image_size / _MULTIPLE) * _MULTIPLE for factor in _FACTORS]
     return [size for size in sizes if image_size < size <= _LARGEST]
-
-
-def is_lower(losses: Tensor, others: Tensor) -> bool:
-    """Return whether the mean of `losses` (N,) is lower than that of `others` (N,), of the same images.
-
-    The difference must exceed its standard error.
-    """
-    gains = others - losses
-    return len(gains) > 1 and bool(gains.mean() > gains.std() / len(gains) ** 0.5)
 
 
 def _may_be_larger(job: Job) -> bool:

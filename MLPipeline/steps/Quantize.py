@@ -83,9 +83,7 @@ NOT_QUANTIZED = Quantization()
 def quantize_frozen(
     config: Config, index: ImageIndex, inspection: Inspection, model: Classifier, kept: PixelKeeper | None
 ) -> Quantization:
-    """Give `model` its frozen backbone in 8 bits, if the pixels for that were `kept`; with `auto`, only if it is safe.
-
-    That is, if it costs no accuracy.
+    """Give `model` its backbone in 8 bits where pixels were `kept` for that; with `auto`, only if no accuracy is lost.
 
     Raises:
         UsageError: int8 is stated, and the backbone cannot be quantized.
@@ -190,7 +188,16 @@ def _network(images: _TrainingImages, model: Classifier) -> Int8Network:
         return calibrate(model.backbone, model.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
 
     file = images.file(images.calibration, "network")
-    return stored_result(file, measure, Int8Network.to_bytes, Int8Network.from_bytes)
+    return stored_result(file, measure, _encode, _decode)
+
+
+def _encode(network: Int8Network) -> bytes:
+    return encode_arrays({"ranges": network.ranges.numpy(), "means": network.means.numpy()})
+
+
+def _decode(stored: bytes) -> Int8Network:
+    found = decode_arrays(stored)
+    return Int8Network(torch.from_numpy(found["ranges"]), torch.from_numpy(found["means"]))
 
 
 def _check(config: Config, images: _TrainingImages, model: Classifier, network: Int8Network) -> Check:

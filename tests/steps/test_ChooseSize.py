@@ -14,8 +14,9 @@ import torch
 from MLPipeline.Checkpoint import load_checkpoint
 from MLPipeline.Features import Dataset
 from MLPipeline.Models import takes_size
+from MLPipeline.scoring.Predictions import is_lower
 from MLPipeline.steps import ChooseSize
-from MLPipeline.steps.ChooseSize import is_lower, larger_sizes
+from MLPipeline.steps.ChooseSize import larger_sizes
 from MLPipeline.steps.Job import Job
 from tests.support.harness import refuse, run, succeed
 
