@@ -161,7 +161,7 @@ def test_heat_maps_are_drawn_beside_the_runs(trained: Path, images: list[Path], 
 
 
 def test_the_table_streams_and_memory_stays(trained: Path, images: list[Path], tmp_path: Path, monkeypatch) -> None:
-    """Each answer is written before the next batch is computed, and none is kept."""
+    """Answers are written as they come, and of 200 only those of the batches under way are kept."""
     kept: list[int] = []
     from MLPipeline.commands import PredictImages
 
@@ -181,7 +181,7 @@ def test_the_table_streams_and_memory_stays(trained: Path, images: list[Path], t
             (tmp_path / "many" / str(number) / f"{image.parent.name}-{image.name}").symlink_to(image)
     predict(trained, tmp_path / "many", "--follow-links", "--csv", tmp_path / "answers.csv")
     assert len(pd.read_csv(tmp_path / "answers.csv")) == 200
-    assert max(kept[5:]) <= max(kept[:5]) <= 32
+    assert max(kept) <= 32
 
 
 @pytest.mark.parametrize(("max_distance", "warns"), [(0.0, True), (2.0, False)])
