@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from MLPipeline.Errors import UsageError, did_you_mean
+from MLPipeline.onednn.FirstConvolution import Normalization
 from MLPipeline.onednn.Int8Network import Int8Network
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -81,14 +82,14 @@ class Classifier(nn.Module):
         """Names of the backbone's stages, from the images to the features."""
         return [name for name, _ in self.backbone.named_children()]
 
+    @property
+    def normalization(self) -> Normalization:
+        """What maps images to the input of the backbone."""
+        return Normalization(self.mean, self.std)
+
     def normalize(self, images: Tensor) -> Tensor:
         """Return `images` (uint8, 0 to 255) as float `(B, 3, H, W)`, minus `mean` and divided by `std`."""
-        if images.dtype != torch.uint8 or not images.is_contiguous(memory_format=torch.channels_last):
-            return (images - self.mean) / self.std
-        # The same arithmetic in the order of memory, which takes a third of the time.
-        rows = images.permute(0, 2, 3, 1).flatten(2).float()  # (B, H, 3 W)
-        mean, std = (each.flatten().repeat(images.shape[3]) for each in (self.mean, self.std))
-        return rows.sub_(mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+        return self.normalization(images)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features `(B, D)` of `images` `(B, 3, H, W)`: the input of the head."""

@@ -101,9 +101,9 @@ def test_up_to_half_a_batch_is_computed_image_by_image(
     files: list[Path], classifier: ImageClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
-    network = classifier._forward.network
+    network = classifier._forward._compute
     monkeypatch.setattr(
-        classifier._forward, "network", lambda images: passes.append(len(images)) or network(images), raising=True
+        classifier._forward, "_compute", lambda images: passes.append(len(images)) or network(images), raising=True
     )
     for number in (1, 3, 4, 5):
         classifier.predict(files[:number])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,8 @@ from MLPipeline.heads.CrossValidate import cross_validate
 from MLPipeline.heads.HeadImages import HeadImages, plain_images
 from MLPipeline.heads.SolveHead import RIDGE, solve
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
-from MLPipeline.images.ScanFolders import TRAIN, UNSPLIT, ImageIndex
+from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
+from MLPipeline.images.SplitImages import only
 
 NUM_FOLDS = 5
 MAX_IMAGES = 10_000  # more would make the differences more certain than they need to be
@@ -175,8 +176,7 @@ class Prober:
     def _features(
         self, network: Classifier, backbone: Backbone, chosen: np.ndarray, deadline: float
     ) -> tuple[np.ndarray, HeadImages]:
-        place, splits = self.place, np.full(len(self.index), UNSPLIT, np.int8)
-        splits[self.positions[chosen]] = TRAIN
+        place = self.place
 
         def until_deadline(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
             for item in self.progress(items, f"{backbone.to_text()}, {label}", total):
@@ -186,7 +186,7 @@ class Prober:
 
         dataset = extract(
             network,
-            replace(self.index, splits=splits),
+            only(self.index, self.positions[chosen], TRAIN),
             backbone.image_size,
             place.cache,
             place.precision,

@@ -53,12 +53,12 @@ class FastForward:
     def __init__(self, model: Classifier, image_size: int, precision: str = "auto") -> None:
         self.device = model.mean.device
         self.batch_size = forward_batch(self.device)
-        self.normalize = model.normalize
-        self.network: nn.Module
+        self._compute: Callable[[Tensor], Tensor]  # images uint8 -> rows
         if quantized := int8_network(model, precision):
-            self.network = in_8_bits(model.backbone, quantized)
+            self._compute = in_8_bits(model.backbone, model.normalization, quantized)
         else:
-            self.network = _choose_network(model, image_size, precision)
+            network, normalize = _choose_network(model, image_size, precision), model.normalize
+            self._compute = lambda images: network(normalize(images))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class FastForward:
 
     @torch.inference_mode()
     def _rows(self, images: Tensor) -> Tensor:
-        rows = self.network(self.normalize(images.to(self.device, non_blocking=True)))
+        rows = self._compute(images.to(self.device, non_blocking=True))
         return rows.float().clamp(-_LARGEST, _LARGEST).half().cpu()  # only random weights exceed it
 
     def stream(self, batches: Iterable[tuple[Item, np.ndarray]]) -> Generator[tuple[Item, Tensor], None, None]:

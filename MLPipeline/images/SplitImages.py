@@ -114,6 +114,13 @@ def _missing_shares(index: ImageIndex, fractions: Mapping[int, float]) -> dict[i
     return shares
 
 
+def only(index: ImageIndex, positions: np.ndarray, split: int | None = None) -> ImageIndex:
+    """Return the index with just the images at `positions` in a split: their own, or the one given."""
+    splits = np.full(len(index), UNSPLIT, np.int8)
+    splits[positions] = index.splits[positions] if split is None else split
+    return dataclasses.replace(index, splits=splits)
+
+
 def without(index: ImageIndex, positions: list[int]) -> ImageIndex:
     """Return the index with the images at `positions`, which cannot be read, in no split.
 

@@ -19,7 +19,8 @@ from MLPipeline.console.Console import progress, say
 from MLPipeline.Errors import DataError
 from MLPipeline.Evaluate import center_positions, validate
 from MLPipeline.Features import Dataset, extract
-from MLPipeline.images.ScanFolders import TEST, UNSPLIT, VAL
+from MLPipeline.images.ScanFolders import TEST, VAL
+from MLPipeline.images.SplitImages import only
 from MLPipeline.Models import takes_size
 from MLPipeline.scoring.Predictions import Predictions, is_lower
 from MLPipeline.steps.Job import Job
@@ -92,10 +93,8 @@ def _may_be_larger(job: Job) -> bool:
 
 def _measured(dataset: Dataset) -> Dataset:
     """Return the data set with the validation images to score in their split, and all others in none."""
-    index, positions = dataset.index, dataset.index.positions(VAL)
-    splits = np.full(len(index), UNSPLIT, np.int8)
-    splits[positions[:: -(-len(positions) // MAX_MEASURED)]] = VAL
-    return replace(dataset, index=replace(index, splits=splits))
+    positions = dataset.index.positions(VAL)
+    return replace(dataset, index=only(dataset.index, positions[:: -(-len(positions) // MAX_MEASURED)]))
 
 
 def _at_size(job: Job, dataset: Dataset, size: int) -> Dataset:
@@ -117,11 +116,10 @@ def _extracted(job: Job, dataset: Dataset, size: int, positions: np.ndarray) -> 
     Raises:
         DataError: a file can no longer be read.
     """
-    config, splits = job.config, np.full(len(dataset.index), UNSPLIT, np.int8)
-    splits[positions] = dataset.index.splits[positions]
+    config = job.config
     found = extract(
         job.model,
-        replace(dataset.index, splits=splits),
+        only(dataset.index, positions),
         size,
         config.output / "cache",
         config.precision,

@@ -18,7 +18,8 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Errors import DataError
 from MLPipeline.Evaluate import Scorer, SplitPredictions
 from MLPipeline.Features import Dataset, extract
-from MLPipeline.images.ScanFolders import UNSPLIT, VAL, ImageIndex
+from MLPipeline.images.ScanFolders import VAL, ImageIndex
+from MLPipeline.images.SplitImages import only
 from MLPipeline.scoring.Calibrate import fit_temperature
 from MLPipeline.scoring.MirrorAverage import MirrorAverage, MirrorEffect, averaged, mirror_effect
 from MLPipeline.scoring.Predictions import Predictions
@@ -66,9 +67,7 @@ class Mirror:
         Raises:
             DataError: none of the files can be read any more.
         """
-        splits = np.full(len(self.dataset.index), UNSPLIT, np.int8)
-        splits[positions] = split
-        index = replace(self.dataset.index, splits=splits)
+        index = only(self.dataset.index, positions, split)
         if self.dataset.rows.are_pixels:
             pixels: Any = MirroredPixels(self.dataset.rows)
             mirrored = replace(self.dataset, index=index, rows=pixels)

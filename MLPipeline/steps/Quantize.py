@@ -1,16 +1,16 @@
 """The frozen backbone of a training in 8 bits: calibrated on training images, and checked before `auto` uses it.
 
-The check: heads in closed form are fitted on the features of the same training images in 8 bits and in fp32, and
-compared out of fold. Both the network and the check are kept in the cache, and used again where images are added.
+The check: heads in closed form are fitted on the features of the same images in 8 bits and in fp32, and compared out of
+fold. Both the network and the check are kept in the cache, and used again where images are added; so are the features,
+which the training needs anyway. No test image is looked at.
 N images, S side of the square images, C classes, D features.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,34 @@ import torch
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config
+from MLPipeline.console.Console import progress
 from MLPipeline.CreateDataset import read_images
 from MLPipeline.decoding.ReadImage import DECODER
 from MLPipeline.Errors import UsageError
+from MLPipeline.Features import Dataset, extract
 from MLPipeline.files.CacheFiles import read_signed, write_signed
 from MLPipeline.files.Json import dump_json, parse_json
 from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_file, stored_result
 from MLPipeline.frozen.DecodeOnce import PixelKeeper
-from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.frozen.FrozenStages import frozen_hash
 from MLPipeline.heads.CrossValidate import Answer, cross_validate
 from MLPipeline.heads.HeadImages import HeadImages, plain_images
 from MLPipeline.heads.LinearHead import head_of_few
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
+from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
+from MLPipeline.images.SplitImages import only
 from MLPipeline.onednn.Int8Backbone import NotQuantizableError, calibrate
 from MLPipeline.onednn.Int8Network import Int8Network
-from MLPipeline.scoring.Intervals import paired_interval
+from MLPipeline.scoring.Intervals import mean_interval
 from MLPipeline.steps.Prepare import preprocessing_of
 
-METHOD = 2  # increases with every change to the network or the check
+METHOD = 3  # increases with every change to the network or the check
 NUM_CALIBRATED = 64
-MAX_CHECKED, MIN_PER_CLASS = 400, 8
+MAX_COMPARED, MIN_PER_CLASS = 400, 8
 MAX_LOSS = 0.005  # of accuracy out of fold
 _MOST_GROWTH = 2  # of the number of training images, for which a network stays as it is
-_NUM_FOLDS = 5
+_NUM_FOLDS, _NUM_REPEATS = 5, 20  # divided once, 400 images may differ by a point and a half by chance alone
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Quantization:
     figures: Mapping[str, Any] = field(default_factory=dict)  # for metrics.json
     lines: tuple[str, ...] = ()  # for the console
     pixels: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)  # decoded already, by the file's digest
+    compared: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # positions of images to compare on
 
 
 NOT_QUANTIZED = Quantization()
@@ -90,31 +93,28 @@ def quantize_frozen(
     """
     if kept is None:
         return NOT_QUANTIZED
-    images = _TrainingImages(config, index, inspection, model, kept.pixels)
+    sample = _Sample(config, index, inspection, model, kept.pixels)
     try:
-        network = _network(images, model)
+        network = _network(sample, model)
+        check = None if config.precision == "int8" else _check(config, sample, model, network)
     except NotQuantizableError as error:
         if config.precision == "int8":
             raise UsageError(f"--precision int8: {config.model}: {error}", "Leave it out") from error
         said = f"int8     not used: {config.model}: {error}"
         return Quantization({"obstacle": str(error)}, (said,), kept.pixels)
-    number = network.num_layers
-    quantized = f"{number} of {number + 1} layers in 8 bits, calibrated on training images"
-    figures: dict[str, Any] = {"layers_int8": number, "layers_fp32": 1, "digest": network.digest}
-    if config.precision == "int8":
-        model.quantized = network
-        return Quantization(figures, (f"int8     {quantized}",), kept.pixels)
-    check = _check(config, images, model, network)
-    figures |= {"check": asdict(check)}
-    if not check.is_safe:
-        return Quantization(figures, (f"int8     not used, it costs accuracy: {check.to_text()}",), kept.pixels)
+    figures: dict[str, Any] = {"layers": network.num_layers, "digest": network.digest}
+    if check:
+        figures |= {"check": asdict(check)}
+        if not check.is_safe:
+            return Quantization(figures, (f"int8     not used, it costs accuracy: {check.to_text()}",), kept.pixels)
     model.quantized = network
-    lines = f"int8     {quantized}", f"         accuracy of a head {check.to_text()}"
-    return Quantization(figures, lines, kept.pixels)
+    lines = [f"int8     {network.num_layers} layers in 8 bits, calibrated on training images"]
+    lines += [f"         accuracy of a head {check.to_text()}"] if check else []
+    return Quantization(figures, tuple(lines), kept.pixels, sample.compared)
 
 
-class _TrainingImages:
-    """The training images of a data set, of which some are read here."""
+class _Sample:
+    """The images on which the backbone is calibrated, and those on which its features are compared with fp32."""
 
     def __init__(
         self,
@@ -128,55 +128,88 @@ class _TrainingImages:
         self._decoded, self._keys = decoded, inspection.row_keys(self._how.levels)
         machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         self._about = METHOD, config.image_size, config.fit, DECODER, torch.__version__, machine, frozen_hash(model)
-        self._training = index.positions(TRAIN)
+        self._training, self._val = index.positions(TRAIN), index.positions(VAL)
         memory = result_file(config.output / "cache", "quantized", ("images", config.seed, *self._about))
-        self.calibration, self.checked = self._remembered(read_signed(memory)) or self._drawn(memory)
+        self.calibration, self.compared = self._remembered(read_signed(memory)) or self._drawn(memory)
 
     def _remembered(self, stored: bytes | None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the positions of the images of an earlier training, if all are training images still.
+        """Return the positions of the images of an earlier training, if all may still be used.
 
         So the network, and with it the features of all images known before, stay the same where images are added; but
         no more than as many as there were.
         """
         if stored is None:
             return None
-        found = decode_arrays(stored)
-        place = dict(zip(self._keys[self._training].tolist(), self._training.tolist(), strict=True))
-        keys = [found[name].tolist() for name in ("calibration", "checked")]
+        found, usable = decode_arrays(stored), np.concatenate([self._training, self._val])
+        place = dict(zip(self._keys[usable].tolist(), usable.tolist(), strict=True))
+        keys = [found[name].tolist() for name in ("calibration", "compared")]
         if len(self._training) > _MOST_GROWTH * int(found["number"]) or not place.keys() >= {*keys[0], *keys[1]}:
             return None
-        calibration, checked = (np.array([place[key] for key in each]) for each in keys)
-        return calibration, checked
+        calibration, compared = (np.array([place[key] for key in each]) for each in keys)
+        return calibration, compared
 
     def _drawn(self, memory: Path) -> tuple[np.ndarray, np.ndarray]:
         """Return positions drawn by the seed, and the same number of each class; `memory` then has them."""
-        training, labels = self._training, self.index.labels[self._training]
         draw, num_classes = np.random.default_rng(self.config.seed % 2**63), len(self.index.classes)
-        calibration = np.sort(draw.choice(training, min(NUM_CALIBRATED, len(training)), replace=False))
-        per_class = max(MIN_PER_CLASS, MAX_CHECKED // num_classes)
-        members = [training[labels == label] for label in range(num_classes)]
-        checked = np.concatenate([each[:: max(1, -(-len(each) // per_class))] for each in members])
-        known = {"calibration": self._keys[calibration], "checked": self._keys[checked]}
-        write_signed(memory, encode_arrays(known | {"number": np.array(len(training))}))
-        return calibration, checked
+        calibration = np.sort(draw.choice(self._training, min(NUM_CALIBRATED, len(self._training)), replace=False))
+        number = max(MIN_PER_CLASS, MAX_COMPARED // num_classes)
+        compared = np.concatenate([self._members(label, number) for label in range(num_classes)])
+        known = {"calibration": self._keys[calibration], "compared": self._keys[compared]}
+        write_signed(memory, encode_arrays(known | {"number": np.array(len(self._training))}))
+        return calibration, compared
+
+    def _members(self, label: int, number: int) -> np.ndarray:
+        """Return up to `number` images of a class; validation images first, as their answers in fp32 are needed later.
+
+        See `measure_shift`.
+        """
+        val, training = (each[self.index.labels[each] == label] for each in (self._val, self._training))
+        val = _evenly(val, number)
+        return np.concatenate([val, _evenly(training, number - len(val))])
 
     def file(self, positions: np.ndarray, kind: str) -> Path:
         """Return where what depends on the backbone and on the images at `positions` is kept."""
         images = self._keys[positions], self.index.labels[positions]
         return result_file(self.config.output / "cache", "quantized", (kind, *self._about), *images)
 
-    def batches(self, positions: np.ndarray, size: int) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield positions with pixels (B, S, S, 3) uint8, without files that cannot be read any more."""
-        config, paths = self.config, (self.index.path(position) for position in positions.tolist())
-        threads = decoding_threads(config.workers)
-        readings = read_images(paths, config.image_size, threads, preprocessing=self._how, decoded=self._decoded)
-        found = ((position, each.pixels) for position, each in zip(positions.tolist(), readings, strict=True))
-        readable = ((position, pixels) for position, pixels in found if pixels is not None)
-        while batch := list(islice(readable, size)):
-            yield [position for position, _ in batch], np.stack([pixels for _, pixels in batch])
+    def pixels(self) -> np.ndarray:
+        """Return the pixels (N, S, S, 3) uint8 of the images to calibrate on that can still be read.
+
+        Raises:
+            NotQuantizableError: there are none.
+        """
+        paths = [self.index.path(position) for position in self.calibration.tolist()]
+        threads = decoding_threads(self.config.workers)
+        readings = read_images(paths, self.config.image_size, threads, preprocessing=self._how, decoded=self._decoded)
+        found = [each.pixels for each in readings if each.pixels is not None]
+        if not found:
+            raise NotQuantizableError("no training image can be read any more")
+        return np.stack(found)
+
+    def features(self, model: Classifier, index: ImageIndex, precision: str) -> Dataset:
+        """Return the images of `index` with their features; the training finds them in the cache."""
+        config = self.config
+        return extract(
+            model,
+            index,
+            config.image_size,
+            config.output / "cache",
+            precision,
+            config.workers,
+            progress,
+            self._keys,
+            cache_limit=config.cache_limit,
+            preprocessing=self._how,
+            decoded=self._decoded,
+        )
 
 
-def _network(images: _TrainingImages, model: Classifier) -> Int8Network:
+def _evenly(positions: np.ndarray, number: int) -> np.ndarray:
+    """Return up to `number` positions, evenly spread."""
+    return positions[np.linspace(0, len(positions), min(number, len(positions)), endpoint=False).astype(np.int64)]
+
+
+def _network(sample: _Sample, model: Classifier) -> Int8Network:
     """Return what the backbone in 8 bits needs; from the cache if known.
 
     Raises:
@@ -184,11 +217,9 @@ def _network(images: _TrainingImages, model: Classifier) -> Int8Network:
     """
 
     def measure() -> Int8Network:
-        (_, pixels) = next(images.batches(images.calibration, NUM_CALIBRATED))
-        return calibrate(model.backbone, model.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
+        return calibrate(model.backbone, model.normalization, torch.from_numpy(sample.pixels()).permute(0, 3, 1, 2))
 
-    file = images.file(images.calibration, "network")
-    return stored_result(file, measure, _encode, _decode)
+    return stored_result(sample.file(sample.calibration, "network"), measure, _encode, _decode)
 
 
 def _encode(network: Int8Network) -> bytes:
@@ -200,48 +231,49 @@ def _decode(stored: bytes) -> Int8Network:
     return Int8Network(torch.from_numpy(found["ranges"]), torch.from_numpy(found["means"]))
 
 
-def _check(config: Config, images: _TrainingImages, model: Classifier, network: Int8Network) -> Check:
-    """Return how a head on features in 8 bits compares with one on features in fp32; from the cache if known."""
-    file = images.file(np.concatenate([images.calibration, images.checked]), "check")
+def _check(config: Config, sample: _Sample, model: Classifier, network: Int8Network) -> Check:
+    """Return how a head on features in 8 bits compares with one on features in fp32; from the cache if known.
+
+    Raises:
+        NotQuantizableError: the cache has no room for features.
+    """
+    file = sample.file(np.concatenate([sample.calibration, sample.compared]), "check")
     known = stored_result(
         file,
-        lambda: asdict(_compare(config, images, model, network)),
+        lambda: asdict(_compare(config, sample, model, network)),
         lambda found: dump_json(found).encode(),
         parse_json,
     )
     return Check(known["num_images"], known["fp32"], known["int8"], tuple(known["ci95"]))
 
 
-def _compare(config: Config, images: _TrainingImages, model: Classifier, network: Int8Network) -> Check:
-    is_right = []
-    for quantized, precision in ((None, "fp32"), (network, "int8")):
-        model.quantized = quantized
-        forward = FastForward(model, config.image_size, precision)
-        positions, rows = _features_of(forward, images.batches(images.checked, forward.batch_size))
-        is_right.append(_right_out_of_fold(images.index, positions, rows, config.seed))
+def _compare(config: Config, sample: _Sample, model: Classifier, network: Int8Network) -> Check:
+    exact = sample.features(model, only(sample.index, sample.compared, VAL), "fp32")
+    model.quantized = network
+    found = sample.features(model, exact.index, "int8")
     model.quantized = None
-    first, second = is_right
-    both, lost, won = (int(each.sum()) for each in (first & second, first & ~second, ~first & second))
-    interval = paired_interval(both, lost, won, len(first) - both - lost - won)
-    return Check(len(first), float(first.mean()), float(second.mean()), interval)
-
-
-def _features_of(
-    forward: FastForward, batches: Iterator[tuple[list[int], np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions (N,) and the features (N, D) float32 of images."""
-    computed = list(forward.stream(batches))
-    positions = np.array([position for found, _ in computed for position in found])
-    return positions, np.concatenate([rows.float().numpy() for _, rows in computed])
+    if exact.rows.are_pixels or found.rows.are_pixels:
+        raise NotQuantizableError("the cache has no room for features")
+    positions = found.index.positions(VAL)
+    first, second = (
+        _right_out_of_fold(sample.index, positions, each.rows.take(positions).numpy(), config.seed)
+        for each in (exact, found)
+    )
+    return Check(len(first), float(first.mean()), float(second.mean()), mean_interval(second - first))
 
 
 def _right_out_of_fold(index: ImageIndex, positions: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Return which images (M,) bool a head classifies correctly that was fitted without them."""
+    """Return how often, of `_NUM_REPEATS` divisions, a head fitted without an image classifies it correctly (M,)."""
     labels, num_classes = index.labels[positions].astype(np.int64), len(index.classes)
     groups = None if index.groups is None else index.groups[positions].astype(np.int64)
 
     def fit(fitted: HeadImages) -> Answer:
         return head_of_few(fitted.rows, fitted.labels, num_classes, np.arange(len(fitted))).logits
 
-    found = cross_validate(plain_images(rows, labels, num_classes, groups), fit, _NUM_FOLDS, seed)
-    return found.logits.argmax(axis=1) == labels[found.tested]
+    images = plain_images(rows, labels, num_classes, groups)
+    tested, right = np.zeros(len(labels)), np.zeros(len(labels))
+    for divided in range(seed, seed + _NUM_REPEATS):
+        found = cross_validate(images, fit, _NUM_FOLDS, divided)
+        tested[found.tested] += 1
+        right[found.tested] += found.logits.argmax(axis=1) == labels[found.tested]
+    return right[tested > 0] / tested[tested > 0]

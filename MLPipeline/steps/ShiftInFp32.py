@@ -9,24 +9,26 @@ import torch
 
 from MLPipeline.console.Console import progress
 from MLPipeline.Features import Dataset, extract
-from MLPipeline.images.ScanFolders import UNSPLIT, VAL
+from MLPipeline.images.ScanFolders import VAL
+from MLPipeline.images.SplitImages import only
 from MLPipeline.onednn.Int8Network import Shift
 from MLPipeline.steps.Job import Job
 
-MAX_COMPARED = 200  # validation images
+_MOST = 200  # validation images
 
 
 def measure_shift(job: Job, dataset: Dataset, temperature: float) -> None:
-    """Store beside a backbone in 8 bits how far the answers on validation images move if it is computed in fp32."""
-    positions, config = dataset.index.positions(VAL), job.config
-    chosen = positions[:: max(1, -(-len(positions) // MAX_COMPARED))]
+    """Store beside a backbone in 8 bits how far the answers on validation images move if it is computed in fp32.
+
+    They are those whose features in fp32 are known already where 8 bits were compared with fp32.
+    """
+    positions, config = np.intersect1d(job.quantization.compared, dataset.index.positions(VAL)), job.config
+    chosen = positions[:: max(1, -(-len(positions) // _MOST))]
     if job.model.quantized is None or not len(chosen):
         return
-    splits = np.full(len(dataset.index), UNSPLIT, np.int8)
-    splits[chosen] = VAL
     exact = extract(
         job.model,
-        replace(dataset.index, splits=splits),
+        only(dataset.index, chosen),
         dataset.image_size,
         config.output / "cache",
         "fp32",

@@ -90,7 +90,7 @@ def forms_of(model: Classifier, calibration: np.ndarray, num_streams: int) -> di
         "OpenVINO int8": in_openvino(quantized, num_streams),
     }
     pixels = torch.from_numpy(calibration).permute(0, 3, 1, 2)
-    model.quantized = calibrate(model.backbone, model.normalize(pixels))
+    model.quantized = calibrate(model.backbone, model.normalization, pixels)
     return forms | {"ours int8": in_torch(FastForward(model, SIZE, "int8"))}
 
 

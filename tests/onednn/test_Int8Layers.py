@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from MLPipeline.onednn.FuseConvolutions import FusedConvolution
-from MLPipeline.onednn.Int8Layers import Bytes, Int8Convolution, Int8Linear
+from MLPipeline.onednn.Int8Layers import Bytes, Int8Convolution, Int8Linear, Int8MaxPool
 
 pytestmark = pytest.mark.arithmetic
 INPUTS, OTHER = Bytes(0.02, 93), Bytes(0.03, 120)
@@ -136,6 +136,17 @@ def test_a_linear_layer_is_that_of_rounded_weights() -> None:
     exact = numbers(rows, INPUTS) @ weight.T + layer.bias + (layer.weight - weight) @ mean.double()
     found = Int8Linear(layer, mean, INPUTS)(rows.contiguous())
     torch.testing.assert_close(found, exact.float().detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d((3, 2), (1, 2), ceil_mode=True), nn.MaxPool2d(2, 1, 0, 2)],
+)
+def test_the_largest_byte_is_that_of_the_largest_number(pool: nn.MaxPool2d) -> None:
+    images = drawn(3, 20, 13, 11)
+    found = Int8MaxPool(pool)(images)
+    assert found.dtype == torch.uint8 and found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found.float(), pool(images.float()))
 
 
 def test_the_mean_output_is_that_of_fp32() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
 from MLPipeline.frozen import FrozenStages
 from MLPipeline.Models import build_model, find_model
-from MLPipeline.steps import PlanInt8, Quantize
+from MLPipeline.steps import FitPhases, PlanInt8, Quantize, ShiftInFp32
 from MLPipeline.steps.PlanInt8 import count_operations, plans_int8, seconds_saved
 from MLPipeline.steps.Quantize import Check
 from MLPipeline.training.Phases import resolve
@@ -90,6 +91,40 @@ def test_safe_is_at_most_half_a_point_that_may_be_chance(int8: float, high: floa
 
 
 @pytest.mark.usefixtures("pays_off")
+def test_no_features_are_computed_twice(
+    tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were compared with fp32 serve the training and the measure of the shift; no test image is compared."""
+    data = make_images(tmp_path / "Data", {"cat": 40, "dog": 20})
+    monkeypatch.setattr(Quantize, "MAX_COMPARED", 16)
+    computed: dict[str, list[tuple[str, int, list[int]]]] = {}
+
+    def watched(step: Any) -> Callable[..., Any]:
+        def extract(model: Any, index: Any, size: int, cache: Path, precision: str, *others: Any, **more: Any) -> Any:
+            dataset = genuine(model, index, size, cache, precision, *others, **more)
+            splits = np.bincount(split[dataset.index.splits >= 0], minlength=3).tolist() if len(split) else []
+            computed.setdefault(step.__name__.rpartition(".")[2], []).append((precision, dataset.num_computed, splits))
+            return dataset
+
+        return extract
+
+    def known(*given: Any) -> Any:
+        split[:] = given[1].splits
+        return quantize(*given)
+
+    split = np.zeros(60, np.int8)
+    genuine, quantize = Quantize.extract, Quantize.quantize_frozen
+    monkeypatch.setattr(Quantize, "quantize_frozen", known)
+    for step in (Quantize, ShiftInFp32, FitPhases):
+        monkeypatch.setattr(step, "extract", watched(step))
+    _, found, _ = train(tmp_path, data, "first")
+    assert found["int8"]["check"]["num_images"] == 16
+    assert computed["Quantize"] == [("fp32", 16, [7, 9, 0]), ("int8", 16, [7, 9, 0])]
+    assert computed["ShiftInFp32"] == [("fp32", 0, [0, 9, 0])]
+    assert computed["FitPhases"] == [("auto", 60 - 16, [42, 9, 9])]
+
+
+@pytest.mark.usefixtures("pays_off")
 def test_auto_checks_once_and_trains_in_8_bits(
     tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,12 +134,12 @@ def test_auto_checks_once_and_trains_in_8_bits(
     done, found, model_file = train(tmp_path, data, "first")
     assert len(asked) == 1  # by the inspection and by the quantization together
     assert found["setting"] == "auto" and found["int8"]["is_used"]
-    assert found["int8"]["check"]["num_images"] == 42 and found["int8"]["check"]["int8"] > 0.5
+    assert found["int8"]["check"]["num_images"] == 51 and found["int8"]["check"]["int8"] > 0.5
     assert found["int8"]["shift"]["num_images"] == 9
     quantized = load_checkpoint(model_file)[0].quantized
     assert quantized is not None and quantized.digest == found["int8"]["digest"]
-    assert "int8     1 of 2 layers in 8 bits, calibrated on training images" in done.out
-    assert "out of fold (42 images, 95 % interval of the difference" in done.out
+    assert "int8     2 layers in 8 bits, calibrated on training images" in done.out
+    assert "out of fold (51 images, 95 % interval of the difference" in done.out
 
     monkeypatch.setattr(Quantize, "calibrate", None)  # neither network nor check is computed again
     monkeypatch.setattr(Quantize, "cross_validate", None)

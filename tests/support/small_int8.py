@@ -33,7 +33,7 @@ def _made() -> Classifier:
 
 def calibrated(model: Classifier, images: np.ndarray) -> Int8Network:
     """Return what is measured on images (N, SIZE, SIZE, 3) uint8."""
-    return calibrate(model.backbone, model.normalize(torch.from_numpy(images).permute(0, 3, 1, 2)))
+    return calibrate(model.backbone, model.normalization, torch.from_numpy(images).permute(0, 3, 1, 2))
 
 
 def small_int8() -> Classifier:
