@@ -328,7 +328,7 @@ def load(
     Raises:
         UsageError: there is no such run, device or number format, or `tta` was not measured or does harm.
         DataError: the model file is missing, damaged, or not one of this project.
-        ResourceError: `precision` is "int8", and its package is missing.
+        ResourceError: `precision` is "int8", and there are no kernels for it.
     """
     found = find_run(Path(output), None if run is None else str(run))
     kind, _, number = str(device).partition(":")

@@ -36,7 +36,7 @@ def open_run(config: Config) -> OpenedRun:
     Raises:
         UsageError: there is no such run or device.
         DataError: the checkpoint is damaged, or is not one of this project.
-        ResourceError: int8 is stated, and its package is missing.
+        ResourceError: int8 is stated, and there are no kernels for it.
     """
     run = find_run(config.output, config.run)
     model, card = load_checkpoint(run.model_file)

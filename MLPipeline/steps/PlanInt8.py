@@ -4,10 +4,10 @@ Quantizing costs time before the first image is computed. `auto` therefore quant
 and only where so many images are to be computed that it is earned back. The rule depends on the
 images and the network alone, not on clocks or caches: the same command always gives the same numbers on a machine.
 
-Measured on two cores, an image of ResNet50 takes 26 ms in fp32 and 8 in 8 bits with AVX-512 and VNNI, 45 and 23 with
-AVX2; one of EfficientNet-Lite0 3.9 and 2.0, 6.8 and 4.2. `seconds_saved` returns 18 and 2.3 ms for their 3.3 and 0.31
-billion multiply-adds that give 8.8 and 5.3 million values. Calibration, check and comparison compute as much in fp32 as
-1,400 images save, and take about 3 s besides. So ResNet50 is quantized from 1,600 images on, and Lite0 from 2,700.
+Measured on two cores, an image of ResNet50 takes 24 ms in fp32 and 7 in 8 bits with AVX-512 and VNNI, 45 and 23 with
+AVX2; one of EfficientNet-Lite0 4.0 and 2.0, 6.8 and 4.2. `seconds_saved` returns 18 and 2.3 ms for their 3.3 and 0.31
+billion multiply-adds that give 8.8 and 5.3 million values. Calibration and check compute as much in fp32 as about 1,000
+images save, and take 2.5 s besides. So ResNet50 is quantized from 1,150 images on, and Lite0 from 2,100.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from MLPipeline.Models import find_model
 from MLPipeline.onednn.Int8Network import can_compute_int8
 from MLPipeline.training.Phases import DEFAULT_VIEWS, plan
 
-COST_S, COST_IMAGES = 3.0, 1400  # of quantizing
+COST_S, COST_IMAGES = 2.5, 1000  # of quantizing
 SAVED_PER_OPERATION, SAVED_PER_VALUE = 5e-12, 0.1e-9  # seconds, by a multiply-add and by a value that they give
 
 
