@@ -26,7 +26,7 @@ from MLPipeline.files.PlainValues import are_texts, is_number, is_text, is_whole
 from MLPipeline.files.TensorChecks import check_numbers
 from MLPipeline.files.TensorFile import load_file, save_file
 from MLPipeline.files.TensorOutline import TensorOutline
-from MLPipeline.Head import make_head
+from MLPipeline.Head import make_head, with_roots
 from MLPipeline.images.ClassNames import class_name
 from MLPipeline.Models import WithoutMemory, build_model
 from MLPipeline.onednn.Int8Network import TENSORS, Int8Network, Shift
@@ -54,6 +54,7 @@ class ModelCard:
     levels: Levels | None = None  # black and white levels of images with more than 8 bits; None in older files
     hidden: int | None = None  # of the head, as in `make_head`
     dropout: float | None = None
+    roots: bool = False  # whether the head reads the square roots of the features
     epoch: int = 0  # the best epoch, which the weights come from
     temperature: float = 1.0  # the divisor of the logits before the softmax
     fingerprint: FeatureCenters | None = None  # of the training images; None: none stored
@@ -101,6 +102,7 @@ _ENTRIES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 _OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "hidden": (lambda width: is_whole(width, 1, 100_000), "a whole number from 1 to 100000"),
     "dropout": (lambda rate: is_number(rate, 0, 0.95), "a number from 0 to 0.95"),
+    "roots": (lambda value: isinstance(value, bool), "True or False"),
     "fit": (lambda fit: isinstance(fit, str) and fit in FITS, f"one of {', '.join(FITS)}"),
     "levels": (are_levels, "black and white levels by depth"),
     "fingerprint": (lambda part: _is_part(part, FeatureCenters), "the features of the training images"),
@@ -186,6 +188,7 @@ def _build(path: Path, stored: Mapping[str, Any]) -> Classifier:
         with WithoutMemory(), within_memory(f"while the model of {path} was built", "Use a smaller model"):
             model = build_model(stored["model"], len(stored["classes"]), stored["image_size"])
             model.head = make_head(model.head, stored.get("hidden"), stored.get("dropout"))
+            model.head = with_roots(model.head) if stored.get("roots") else model.head
     except UsageError as error:
         raise DataError(f"{path}: {error.what}", "Train it again, or use the code it was trained with") from error
     return model

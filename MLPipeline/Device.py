@@ -122,8 +122,8 @@ def _keep_freed_memory() -> None:
     """Let this process keep the memory of freed tensors: requesting it again from Linux takes longer than to compute.
 
     By default glibc returns every block of more than 32 MB at once, and the kernel clears each page of the next one on
-    first use. That halved the speed of EfficientNet-Lite0's forward pass and slowed training by 30 %. Other threads have
-    arenas of at most 64 MB, which go back as well: with a single arena, two streams are 3 to 7 % faster.
+    first use. That halved the speed of EfficientNet-Lite0's forward pass and slowed training by 30 %. Other threads
+    have arenas of at most 64 MB, which go back as well: with a single arena, two streams are 3 to 7 % faster.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -1,4 +1,10 @@
-"""The head of a classifier: changed for `--hidden` and `--dropout`, or given weights that were solved for."""
+"""The head of a classifier: changed for `--hidden` and `--dropout`, or given weights that were solved for.
+
+A head that is solved for reads the square roots of features where no feature is negative, as after a ReLU: a few
+features that are large in an image then do not outweigh the many others (power normalisation: F. Perronnin et al.,
+Improving the Fisher Kernel for Large-Scale Image Classification, ECCV 2010). Out of fold, EfficientNet-Lite0 has 85.8
+instead of 85.1 % on clothing, loss 0.402 instead of 0.420, and 57.4 instead of 55.6 % on drawn playing cards.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from MLPipeline.Errors import UsageError
+
+ROOTS = "roots of the features"  # what a head may read, as metrics.json says it
+_SMALL = 1e-6  # keeps the gradient of the root of 0 finite
+
+
+class SquareRoot(nn.Module):
+    """The square roots of features, of which none is negative."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return them, of the same shape."""
+        return (features.clamp(min=0) + _SMALL).sqrt()
 
 
 def make_head(head: nn.Module, hidden: int | None, dropout: float | None, seed: int = 0) -> nn.Module:
@@ -41,9 +58,25 @@ def make_head(head: nn.Module, hidden: int | None, dropout: float | None, seed: 
 
 
 def is_single_layer(head: nn.Module) -> bool:
-    """Return whether `head` is one linear layer, perhaps after dropout, so that it can be solved."""
+    """Return whether `head` is one linear layer, perhaps after dropout or roots, so that it can be solved."""
     *rest, last = list(head) if isinstance(head, nn.Sequential) else [head]
-    return isinstance(last, nn.Linear) and last.bias is not None and all(isinstance(each, nn.Dropout) for each in rest)
+    is_plain = all(isinstance(each, (nn.Dropout, SquareRoot)) for each in rest)
+    return isinstance(last, nn.Linear) and last.bias is not None and is_plain
+
+
+def with_roots(head: nn.Module) -> nn.Module:
+    """Return `head` with the square roots of the features as its input."""
+    return nn.Sequential(SquareRoot(), *(head if isinstance(head, nn.Sequential) else [head]))
+
+
+def reads_roots(head: nn.Module) -> bool:
+    """Return whether the input of `head` are the square roots of the features."""
+    return isinstance(head, nn.Sequential) and len(head) > 0 and isinstance(head[0], SquareRoot)
+
+
+def have_roots(features: Tensor) -> bool:
+    """Return whether a head that is solved for reads the square roots of such features."""
+    return bool((features >= 0).all())
 
 
 def set_layer(head: nn.Module, weights: Tensor, bias: Tensor) -> None:

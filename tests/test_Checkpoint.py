@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from MLPipeline.Checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Errors import DataError, ResourceError
+from MLPipeline.Head import with_roots
 from MLPipeline.Models import build_model
 
 SIZE = 8
@@ -62,6 +64,18 @@ def test_a_model_comes_back_bit_for_bit(saved: Path) -> None:
     assert (card.model, card.classes, card.image_size, card.weights) == ("cnn", CARD.classes, SIZE, WEIGHTS)
     assert (card.epoch, card.temperature, card.metrics) == (7, 1.5, {"accuracy": 0.5})
     assert card.versions["torch"] == torch.__version__
+
+
+def test_a_head_on_roots_comes_back_and_is_no_head_on_features(tmp_path: Path) -> None:
+    """Its tensors have other names, so that a version without roots refuses the file instead of answering wrongly."""
+    model = make()
+    plain = model(images())
+    model.head = with_roots(model.head)
+    save_checkpoint(tmp_path / "model.pt", model, replace(CARD, roots=True))
+    loaded, card = load_checkpoint(tmp_path / "model.pt")
+    assert card.roots and torch.equal(loaded(images()), model(images())) and not torch.equal(loaded(images()), plain)
+    resave(tmp_path / "model.pt", lambda content: content.pop("roots"))
+    assert "its tensors do not fit cnn" in refusal(tmp_path / "model.pt")
 
 
 def test_a_bare_torch_reads_it_and_learns_all_that_using_it_takes(saved: Path) -> None:
@@ -186,6 +200,7 @@ def test_tensors_of_another_model_are_refused_with_the_difference(
         ({"hidden": 0}, "its entry hidden is 0, not"),
         ({"hidden": 10**6}, "its entry hidden is 1000000, not"),
         ({"hidden": 2.5}, "its entry hidden is 2.5, not"),
+        ({"roots": 1}, "its entry roots is 1, not True or False"),
         ({"dropout": 5}, "its entry dropout is 5, not a number from 0 to 0.95"),
         ({"dropout": -0.1}, "its entry dropout is -0.1, not"),
         ({"epoch": -1}, "its entry epoch is -1, not"),

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from MLPipeline.Errors import UsageError
-from MLPipeline.Head import make_head, own_dropout
+from MLPipeline.Head import (
+    SquareRoot,
+    have_roots,
+    is_single_layer,
+    make_head,
+    own_dropout,
+    reads_roots,
+    set_layer,
+    with_roots,
+)
 from MLPipeline.Models import build_model
 
 
@@ -66,3 +75,22 @@ def test_heads_of_our_models_can_be_changed(name: str) -> None:
     model = build_model(name, 3, 32)
     model.head = make_head(model.head, 8, 0.5)
     assert model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 3)
+
+
+def test_a_head_on_roots_is_still_a_single_layer() -> None:
+    head = with_roots(nn.Sequential(nn.Dropout(0.2), nn.Linear(3, 2)))
+    assert kinds(head) == ["SquareRoot", "Dropout", "Linear"] and own_dropout(head) == 0.2
+    assert is_single_layer(head) and reads_roots(head) and not reads_roots(head[2])
+    weights, bias = torch.tensor([[1.0, 0], [0, 1], [1, -1]]), torch.tensor([0.5, 0.0])
+    set_layer(head, weights, bias)
+    found = head.eval()(torch.tensor([[4.0, 9.0, 16.0]]))
+    torch.testing.assert_close(found, torch.tensor([[2 + 4 + 0.5, 3.0 - 4]]))
+    assert kinds(with_roots(nn.Linear(3, 2))) == ["SquareRoot", "Linear"]
+
+
+def test_roots_have_finite_gradients_and_are_for_features_that_are_never_negative() -> None:
+    features = torch.tensor([0.0, -1e-9, 0.25], requires_grad=True)
+    SquareRoot()(features).sum().backward()
+    assert features.grad is not None and features.grad.isfinite().all()
+    assert have_roots(torch.tensor([0.0, 2.0])) and not have_roots(torch.tensor([0.0, -0.1]))
+    assert not have_roots(torch.tensor([0.0, torch.nan]))

@@ -28,7 +28,7 @@ from MLPipeline.Errors import DataError, DivergedError, ResourceError, within_me
 from MLPipeline.Features import extract
 from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.heads.CrossValidate import cross_validate
-from MLPipeline.heads.HeadImages import HeadImages, plain_images
+from MLPipeline.heads.HeadImages import HeadImages, plain_images, rooted
 from MLPipeline.heads.SolveHead import RIDGE, solve
 from MLPipeline.images.ReadAhead import Progress, decoding_threads, no_progress
 from MLPipeline.images.ScanFolders import TRAIN, ImageIndex
@@ -205,7 +205,7 @@ class Prober:
             what = f"{backbone.model}: its features are not finite"
             raise DivergedError(what, "Leave it out, or try --precision fp32")
         kept = np.searchsorted(self.positions, left)
-        return kept, plain_images(rows, self.labels[kept], len(self.index.classes), self.groups[kept])
+        return kept, plain_images(rooted(rows), self.labels[kept], len(self.index.classes), self.groups[kept])
 
     def _run(self, forward: FastForward, image_size: int, number: int) -> int:
         """Read up to `number` images and compute their features; return how many were read."""

@@ -14,6 +14,7 @@ from MLPipeline.Errors import DivergedError
 from MLPipeline.Evaluate import Scorer
 from MLPipeline.Features import Dataset
 from MLPipeline.frozen.FastForward import forward_batch
+from MLPipeline.Head import SquareRoot, reads_roots
 from MLPipeline.heads.HeadImages import HeadImages
 from MLPipeline.scoring.Predictions import in_eval_mode
 from MLPipeline.training.Balance import class_weights
@@ -38,7 +39,7 @@ def gather_images(model: Classifier, dataset: Dataset, positions: np.ndarray, co
         logger.warning("the head is fitted on %d of %d images, for lack of memory", len(kept), len(positions))
         positions = kept
     num_views = min(dataset.num_views, MAX_BYTES // (len(positions) * row_bytes) - 1)
-    rows = [gather(model, dataset, positions, config.precision, view) for view in range(1 + num_views)]
+    rows = [inputs_of_head(model, dataset, positions, config.precision, view) for view in range(1 + num_views)]
     labels = index.labels[positions].astype(np.int64)
     groups = positions if index.groups is None else index.groups[positions].astype(np.int64)
     is_view = np.repeat(np.arange(1 + num_views) > 0, len(positions))
@@ -53,6 +54,17 @@ def gather_images(model: Classifier, dataset: Dataset, positions: np.ndarray, co
         is_view,
         config.label_smoothing,
     )
+
+
+def inputs_of_head(
+    model: Classifier, dataset: Dataset, positions: np.ndarray, precision: str = "auto", view: int = 0
+) -> np.ndarray:
+    """Return what the linear layer of the head reads (N, D) float32: the features, or their square roots.
+
+    Raises as `gather`.
+    """
+    rows = gather(model, dataset, positions, precision, view)
+    return SquareRoot()(torch.from_numpy(rows)).numpy() if reads_roots(model.head) else rows
 
 
 def gather(

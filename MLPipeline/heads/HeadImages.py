@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from MLPipeline.Head import SquareRoot, have_roots
 from MLPipeline.heads.PrincipalAxes import PrincipalAxes
 
 
@@ -41,6 +43,12 @@ class HeadImages:
     def along(self, axes: PrincipalAxes) -> HeadImages:
         """Return the same images with coordinates in place of features."""
         return replace(self, rows=axes.project(self.rows))
+
+
+def rooted(rows: np.ndarray) -> np.ndarray:
+    """Return the square roots of features (N, D) float32 if a head reads these, or else `rows`."""
+    features = torch.from_numpy(rows)
+    return SquareRoot()(features).numpy() if have_roots(features) else rows
 
 
 def plain_images(

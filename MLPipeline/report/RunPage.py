@@ -18,6 +18,7 @@ from MLPipeline.Config import Config
 from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.Evaluate import SplitPredictions
 from MLPipeline.files.AtomicFile import write_text
+from MLPipeline.Head import ROOTS
 from MLPipeline.heads.SolveHead import NAMES
 from MLPipeline.images.ImageWalk import Skipped, count_reasons
 from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL, Gap, ImageIndex
@@ -253,8 +254,9 @@ def _head(found: Mapping[str, Any]) -> str:
     if not scored:
         return ""
     chosen = next(each for each in found["out_of_fold"] if each["kind"] == found["chosen"])
+    inputs = " on the square roots of the features" if found.get("inputs") == ROOTS else ""
     return (
-        f"The head is {NAMES[chosen['kind']]}, whose predictions had the lowest loss out of fold: it classified "
+        f"The head is {NAMES[chosen['kind']]}{inputs}, whose predictions had the lowest loss out of fold: it classified "
         f"{percent(chosen['accuracy'])} of {count(found['num_images'], 'image')} left out correctly"
         + (f" ({', '.join(scored)})." if len(scored) > 1 else ".")
         + (

@@ -14,10 +14,10 @@ from MLPipeline.Config import Config
 from MLPipeline.console.Console import note, say
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.Features import Dataset
-from MLPipeline.Head import set_layer
+from MLPipeline.Head import ROOTS, reads_roots, set_layer
 from MLPipeline.heads.Ensemble import NOT_COMPARED, Ensemble
 from MLPipeline.heads.Folds import assign_folds
-from MLPipeline.heads.GatherFeatures import gather, gather_images
+from MLPipeline.heads.GatherFeatures import gather_images, inputs_of_head
 from MLPipeline.heads.HeadImages import HeadImages, plain_images
 from MLPipeline.heads.LinearHead import LinearHead
 from MLPipeline.heads.SolveHead import NUM_FOLDS, Candidate, Solution, solve
@@ -45,9 +45,10 @@ def solved_epochs(job: Job, dataset: Dataset, config: Config, state: TrainState)
     found = ranks.from_first(_fit(job, dataset, config) if ranks.is_first else None)
     assert found is not None
     solution, figures = found
-    job.fitted, head = _figures(config, solution), solution.head
+    has_roots, head = reads_roots(job.model.head), solution.head
+    job.fitted = _figures(config, solution) | {"inputs": ROOTS if has_roots else "features"}
     set_layer(job.model.head, torch.from_numpy(head.weights), torch.from_numpy(head.bias))
-    for line in (*solution_lines(solution), epoch_line(None)):
+    for line in (*solution_lines(solution, has_roots), epoch_line(None)):
         say(line)
     record = EpochRecord(1, *figures, lr=0.0, seconds=time.perf_counter() - start, is_best=True)
     state.end_epoch(record)
@@ -66,7 +67,8 @@ def _fit(job: Job, dataset: Dataset, config: Config) -> tuple[Solution, tuple[fl
         if averages_heads:
             note(NOT_COMPARED)
         return solution, (*_score(solution.head, fitted), np.nan, np.nan)
-    rows, labels = gather(job.model, dataset, val, config.precision), index.labels[val].astype(np.int64)
+    rows = inputs_of_head(job.model, dataset, val, config.precision)
+    labels = index.labels[val].astype(np.int64)
     held_out = plain_images(rows, labels, images.num_classes)
     if averages_heads:
         solution = _with_ensemble(solution, images, held_out, config)
@@ -97,14 +99,16 @@ def _score(head: LinearHead, images: HeadImages, is_calibrated: bool = False) ->
     return predictions.loss, predictions.accuracy
 
 
-def solution_lines(solution: Solution) -> list[str]:
-    """Return the lines for the console about the choice of the head."""
+def solution_lines(solution: Solution, has_roots: bool) -> list[str]:
+    """Return the lines for the console about the choice of the head, which reads the features or their roots."""
+    on_roots = ["         each on the square roots of the features"] if has_roots else []
     if not solution.candidates:
         return [f"head     {solution.chosen.to_text()}: there are too few images of each class to compare heads"]
     others = [each for each in solution.candidates if each is not solution.chosen]
     return [
         f"head     {_scored(solution.chosen)} out of fold ({solution.num_images:,} images, {NUM_FOLDS} folds)",
         *(f"         {_scored(each)}" for each in others),
+        *on_roots,
         *([solution.ensemble.to_line(*_AVERAGE_OR_OWN)] if solution.ensemble else []),
     ]
 

@@ -20,6 +20,7 @@ from MLPipeline.console.Console import say
 from MLPipeline.decoding.Preprocessing import Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.RunFolder import Run
+from MLPipeline.Head import reads_roots
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ScanFolders import ImageIndex
 from MLPipeline.report.Drawing import Order
@@ -89,6 +90,7 @@ class Job:
             weights=asdict(self.weights),
             hidden=config.hidden,
             dropout=config.dropout,
+            roots=reads_roots(self.model.head),
             epoch=best,
         )
 

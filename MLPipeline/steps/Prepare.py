@@ -19,8 +19,9 @@ from MLPipeline.files.Machine import memory_bytes
 from MLPipeline.files.OncePerMachine import once_per_machine
 from MLPipeline.files.RunFolder import check_output, recorded_data
 from MLPipeline.frozen.DecodeOnce import PixelKeeper, RowKeeper
+from MLPipeline.frozen.FastForward import drawn_images
 from MLPipeline.frozen.FrozenStages import FrozenStages
-from MLPipeline.Head import is_single_layer, make_head
+from MLPipeline.Head import have_roots, is_single_layer, make_head, with_roots
 from MLPipeline.images.Duplicates import find_conflicts, find_duplicates, find_leaks, group_images
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
@@ -29,6 +30,7 @@ from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, Gap, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps, gap_lines
 from MLPipeline.images.SplitImages import split_images, split_record
 from MLPipeline.Models import build_model, find_model, takes_size
+from MLPipeline.scoring.Predictions import in_eval_mode
 from MLPipeline.steps.PlanInt8 import plans_int8
 from MLPipeline.training.Phases import is_solved, plan, resolve
 from MLPipeline.Weights import WeightsReport, load_weights
@@ -90,6 +92,8 @@ def build(config: Config, num_classes: int, device: torch.device) -> tuple[Class
         else:
             config = replace(config, freeze="none", unfreeze_after=None)
     config = _suit_head(config, model, stated_head)
+    if is_solved(config) and config.unfreeze_after is None and _gives_roots(model, config.image_size):
+        model.head = with_roots(model.head)
     _check_test_size(config, num_classes)
     model.freeze(config.freeze)
     model.to(device).to(memory_format=torch.channels_last)  # the fastest memory format for convolutions
@@ -136,6 +140,12 @@ def _suit_head(config: Config, model: Classifier, stated: str | None) -> Config:
         return replace(config, head="linear")
     why = "all layers are trained, from random weights" if is_trained_whole else "the head has several layers"
     raise UsageError(f"--head {stated}: with --model {config.model} {why}", "Give --head linear, or another --model")
+
+
+def _gives_roots(model: Classifier, image_size: int) -> bool:
+    """Return whether a head that is solved for reads the square roots of the features of `model`."""
+    with in_eval_mode(model), torch.inference_mode():
+        return have_roots(model.features(drawn_images(1, image_size)))
 
 
 def inspect(index: ImageIndex, model: Classifier, config: Config) -> tuple[Inspection, PixelKeeper | None]:

@@ -30,7 +30,7 @@ from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_f
 from MLPipeline.frozen.DecodeOnce import PixelKeeper
 from MLPipeline.frozen.FrozenStages import frozen_hash
 from MLPipeline.heads.CrossValidate import Answer, cross_validate
-from MLPipeline.heads.HeadImages import HeadImages, plain_images
+from MLPipeline.heads.HeadImages import HeadImages, plain_images, rooted
 from MLPipeline.heads.LinearHead import head_of_few
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ReadAhead import decoding_threads
@@ -41,7 +41,7 @@ from MLPipeline.onednn.Int8Network import Int8Network
 from MLPipeline.scoring.Intervals import mean_interval
 from MLPipeline.steps.Prepare import preprocessing_of
 
-METHOD = 3  # increases with every change to the network or the check
+METHOD = 4  # increases with every change to the network or the check
 NUM_CALIBRATED = 64
 MAX_COMPARED, MIN_PER_CLASS = 400, 8
 MAX_LOSS = 0.005  # of accuracy out of fold
@@ -270,7 +270,7 @@ def _right_out_of_fold(index: ImageIndex, positions: np.ndarray, rows: np.ndarra
     def fit(fitted: HeadImages) -> Answer:
         return head_of_few(fitted.rows, fitted.labels, num_classes, np.arange(len(fitted))).logits
 
-    images = plain_images(rows, labels, num_classes, groups)
+    images = plain_images(rooted(rows), labels, num_classes, groups)
     tested, right = np.zeros(len(labels)), np.zeros(len(labels))
     for divided in range(seed, seed + _NUM_REPEATS):
         found = cross_validate(images, fit, _NUM_FOLDS, divided)

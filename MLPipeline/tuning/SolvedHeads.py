@@ -15,7 +15,7 @@ import torch
 from MLPipeline.Config import HEADS
 from MLPipeline.CreateDataset import Rows
 from MLPipeline.heads.GatherFeatures import MAX_BYTES
-from MLPipeline.heads.HeadImages import HeadImages, plain_images
+from MLPipeline.heads.HeadImages import HeadImages, plain_images, rooted
 from MLPipeline.heads.SolveHead import Solver
 from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
 from MLPipeline.scoring.Predictions import Predictions
@@ -57,4 +57,6 @@ def _images(rows: Rows, index: ImageIndex, split: int) -> HeadImages:
     positions = positions[:: -(-len(positions) * row_bytes // MAX_BYTES)]
     parts = [rows.take(positions[at : at + _AT_ONCE], 0).float().cpu() for at in range(0, len(positions), _AT_ONCE)]
     groups = positions if index.groups is None else index.groups[positions].astype(np.int64)
-    return plain_images(torch.cat(parts).numpy(), index.labels[positions].astype(np.int64), len(index.classes), groups)
+    return plain_images(
+        rooted(torch.cat(parts).numpy()), index.labels[positions].astype(np.int64), len(index.classes), groups
+    )

@@ -21,7 +21,7 @@ from MLPipeline.CreateDataset import Batches
 from MLPipeline.Features import extract
 from MLPipeline.Head import own_dropout
 from MLPipeline.heads.GatherFeatures import gather
-from MLPipeline.heads.HeadImages import HeadImages, plain_images
+from MLPipeline.heads.HeadImages import HeadImages, plain_images, rooted
 from MLPipeline.heads.SolveHead import solve
 from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
 from MLPipeline.steps.FoldHead import FoldRows
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     flags = parser.parse_args()
     problem = problem_of(flags)
-    images = problem.images
+    images, of_roots = problem.images, replace(problem.images, rows=rooted(problem.images.rows))
     found: dict[str, list[float]] = {name: [] for name in ("linear", *KINDS)}
     for seed in range(flags.draws):
         order = np.random.default_rng(seed).permutation(len(images))
@@ -93,7 +93,7 @@ def main() -> None:
         tested = ~np.isin(images.groups, images.groups[drawn])
         logits = {"linear": by_descent(problem, images.only(drawn), is_val, seed)}
         for kind in KINDS:
-            logits[kind] = solve(images.only(drawn[~is_val]), kind, seed).head.logits(images.rows)
+            logits[kind] = solve(of_roots.only(drawn[~is_val]), kind, seed).head.logits(of_roots.rows)
         for name, each in logits.items():
             found[name].append(100 * (each.argmax(1) == images.labels)[tested].mean())
         print(seed, " ".join(f"{name} {values[-1]:.2f}" for name, values in found.items()), flush=True)

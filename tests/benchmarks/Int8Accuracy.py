@@ -21,7 +21,7 @@ from MLPipeline.Config import Config
 from MLPipeline.Device import choose_device
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.frozen.DecodeOnce import PixelKeeper
-from MLPipeline.heads.HeadImages import plain_images
+from MLPipeline.heads.HeadImages import plain_images, rooted
 from MLPipeline.heads.LinearHead import LinearHead
 from MLPipeline.heads.SolveHead import AUTO, solve
 from MLPipeline.images.Inspect import inspect_images
@@ -42,7 +42,7 @@ def in_split(dataset: Dataset, index: ImageIndex, split: int) -> tuple[np.ndarra
 
 
 def fitted(rows: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> LinearHead:
-    return solve(plain_images(rows, labels, num_classes), AUTO, seed).head
+    return solve(plain_images(rooted(rows), labels, num_classes), AUTO, seed).head
 
 
 def compare(model: Classifier, config: Config, index: ImageIndex, cache: Path) -> None:
@@ -58,7 +58,7 @@ def compare(model: Classifier, config: Config, index: ImageIndex, cache: Path) -
         heads.append(fitted(*in_split(dataset, index, TRAIN), num_classes, config.seed))
     (rows, labels), (rounded, _) = (in_split(each, index, TEST) for each in (exact, int8))
     tested = ((heads[0], rows), (heads[1], rounded), (heads[1], rows))
-    first, second, crossed = (head.logits(each).argmax(axis=1) == labels for head, each in tested)
+    first, second, crossed = (head.logits(rooted(each)).argmax(axis=1) == labels for head, each in tested)
     both, lost, won = (int(each.sum()) for each in (first & second, first & ~second, ~first & second))
     low, high = paired_interval(both, lost, won, len(labels) - both - lost - won)
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(rounded, axis=1)

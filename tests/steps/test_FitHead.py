@@ -14,8 +14,14 @@ import pytest
 import torch
 
 from MLPipeline.Checkpoint import load_checkpoint
+from MLPipeline.Config import Config
+from MLPipeline.frozen.FastForward import drawn_images
+from MLPipeline.Head import reads_roots
 from MLPipeline.heads.SolveHead import Candidate, Solution
+from MLPipeline.Predict import ImageClassifier
 from MLPipeline.steps.FitHead import solution_lines
+from MLPipeline.steps.Prepare import build
+from MLPipeline.training.Phases import is_solved
 from tests.support.harness import Outcome, succeed
 
 MakeImages = Callable[..., Path]
@@ -69,7 +75,9 @@ def test_the_console_says_how_the_head_was_chosen(train: Trainer) -> None:
     assert f"accuracy {100 * chosen['accuracy']:.1f} %, loss {chosen['loss']:.4f} out of fold" in said
     assert said.index("head     ") < said.index("epoch  train loss") < said.index("result   ")
     page = (train.path("auto") / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
-    assert f"of {found['num_images']} images left out correctly" in page
+    assert (
+        f"of {found['num_images']} images left out correctly" in page and "on the square roots of the features" in page
+    )
 
 
 def test_the_history_has_one_row_with_the_figures_of_the_head(train: Trainer) -> None:
@@ -78,7 +86,7 @@ def test_the_history_has_one_row_with_the_figures_of_the_head(train: Trainer) ->
     assert (row["epoch"], row["lr"]) == (1, 0)
     assert row["val_accuracy"] == pytest.approx(val["accuracy"])
     unscaled = pd.read_csv(train.path("auto") / "predictions.csv").query("split == 'val'")["loss"].mean()
-    assert row["val_loss"] == pytest.approx(unscaled, rel=0.3)  # before and after temperature scaling
+    assert row["val_loss"] == pytest.approx(unscaled, rel=0.3, abs=1e-6)  # before and after temperature scaling
 
 
 def test_linear_is_the_training_as_it_was(train: Trainer) -> None:
@@ -146,8 +154,43 @@ def test_the_model_predicts_as_any_other(train: Trainer) -> None:
     assert answer["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("flags", "on_roots"),
+    [
+        ({"model": "efficientnet_lite0", "head": "auto"}, True),
+        ({"model": "resnet18", "head": "ridge", "weights": "none", "freeze": "backbone"}, True),
+        ({"model": "efficientnet_lite0", "head": "linear"}, False),
+        ({"model": "efficientnet_lite0", "head": "auto", "unfreeze_after": 1}, False),
+        ({"model": "efficientnet_b0", "head": "auto", "weights": "none", "freeze": "backbone"}, False),  # after a SiLU
+    ],
+)
+def test_a_head_that_is_solved_for_reads_roots_where_no_feature_is_negative(
+    flags: dict[str, Any], on_roots: bool
+) -> None:
+    model, config, _ = build(Config(image_size=32, **flags), 3, torch.device("cpu"))
+    assert reads_roots(model.head) == on_roots
+    with torch.inference_mode():
+        features = model.eval().features(drawn_images(1, 32))
+    assert (features.min() >= 0) == (flags["model"] != "efficientnet_b0")
+    assert is_solved(config) == (flags["head"] != "linear")
+
+
+def test_the_head_is_fitted_on_what_it_reads(train: Trainer) -> None:
+    """On the square roots of features; so the saved model has the accuracies that were printed."""
+    model, card = load_checkpoint(train.path("auto") / "model.pt")
+    assert card.roots and train.metrics("auto")["head"]["inputs"] == "roots of the features"
+    assert "each on the square roots of the features" in train.first.out  # type: ignore[attr-defined]
+    rows = pd.read_csv(train.path("auto") / "predictions.csv")
+    features = ImageClassifier(model, card, "fp32").embed([train.data / path for path in rows["path"]])
+    layer = model.head[-1]
+    with torch.inference_mode():
+        logits = (torch.from_numpy(features) + 1e-6).sqrt() @ layer.weight.T + layer.bias
+    found = (logits.double() / card.temperature).softmax(dim=1).max(dim=1).values.numpy()
+    np.testing.assert_allclose(found, rows["confidence"], atol=2e-3)
+
+
 def test_few_images_are_said() -> None:
     solution = Solution(None, Candidate("logistic", 0.3, np.nan, np.nan, 1.0), (), 0)  # type: ignore[arg-type]
-    assert solution_lines(solution) == [
+    assert solution_lines(solution, has_roots=False) == [
         "head     logistic regression (penalty 0.3): there are too few images of each class to compare heads"
     ]
