@@ -254,9 +254,9 @@ def _head(found: Mapping[str, Any]) -> str:
     if not scored:
         return ""
     chosen = next(each for each in found["out_of_fold"] if each["kind"] == found["chosen"])
-    inputs = " on the square roots of the features" if found.get("inputs") == ROOTS else ""
+    name = NAMES[chosen["kind"]] + (" on the square roots of the features" if found.get("inputs") == ROOTS else "")
     return (
-        f"The head is {NAMES[chosen['kind']]}{inputs}, whose predictions had the lowest loss out of fold: it classified "
+        f"The head is {name}, whose predictions had the lowest loss out of fold: it classified "
         f"{percent(chosen['accuracy'])} of {count(found['num_images'], 'image')} left out correctly"
         + (f" ({', '.join(scored)})." if len(scored) > 1 else ".")
         + (
