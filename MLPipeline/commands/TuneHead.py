@@ -78,7 +78,8 @@ def _prepare(config: Config) -> tuple[Problem, Config, Path]:
     config = with_data(config)
     index = list_images(config)
     device = choose_device(config.device)
-    model, resolved, weights = build(replace(config, **ON_FEATURES), len(index.classes), device)
+    on_features = replace(config, **ON_FEATURES, head="linear")  # as the trials are trained, by gradient descent
+    model, resolved, weights = build(on_features, len(index.classes), device)
     if weights.kind == "none":
         raise ResourceError(f"--model {config.model}: {weights.note}", _SUGGESTED)
     inspection, _ = inspect(index, model, resolved)
