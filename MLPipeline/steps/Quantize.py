@@ -1,8 +1,8 @@
 """The frozen backbone of a training in 8 bits: calibrated on training images, and checked before `auto` uses it.
 
-The check: heads in closed form are fitted on the features of the same images in 8 bits and in fp32, and compared out of
-fold. Both the network and the check are kept in the cache, and used again where images are added; so are the features,
-which the training needs anyway. No test image is looked at.
+The check: heads in closed form are fitted on what the head reads of the same images in 8 bits and in fp32, and compared
+out of fold. Both the network and the check are kept in the cache, and used again where images are added; so are the
+features, which the training needs anyway. No test image is looked at.
 N images, S side of the square images, C classes, D features.
 """
 
@@ -29,8 +29,10 @@ from MLPipeline.files.Json import dump_json, parse_json
 from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_file, stored_result
 from MLPipeline.frozen.DecodeOnce import PixelKeeper
 from MLPipeline.frozen.FrozenStages import frozen_hash
+from MLPipeline.Head import ROOTS, reads_roots
 from MLPipeline.heads.CrossValidate import Answer, cross_validate
-from MLPipeline.heads.HeadImages import HeadImages, plain_images, rooted
+from MLPipeline.heads.GatherFeatures import inputs_of_head
+from MLPipeline.heads.HeadImages import HeadImages, plain_images
 from MLPipeline.heads.LinearHead import head_of_few
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ReadAhead import decoding_threads
@@ -106,7 +108,7 @@ def quantize_frozen(
     if check:
         figures |= {"check": asdict(check)}
         if not check.is_safe:
-            return Quantization(figures, (f"int8     not used, it costs accuracy: {check.to_text()}",), kept.pixels)
+            return Quantization(figures, (f"int8     not used, it may cost accuracy: {check.to_text()}",), kept.pixels)
     model.quantized = network
     lines = [f"int8     {network.num_layers} layers in 8 bits, calibrated on training images"]
     lines += [f"         accuracy of a head {check.to_text()}"] if check else []
@@ -237,7 +239,8 @@ def _check(config: Config, sample: _Sample, model: Classifier, network: Int8Netw
     Raises:
         NotQuantizableError: the cache has no room for features.
     """
-    file = sample.file(np.concatenate([sample.calibration, sample.compared]), "check")
+    kind = f"check on {ROOTS if reads_roots(model.head) else 'features'}"
+    file = sample.file(np.concatenate([sample.calibration, sample.compared]), kind)
     known = stored_result(
         file,
         lambda: asdict(_compare(config, sample, model, network)),
@@ -256,7 +259,7 @@ def _compare(config: Config, sample: _Sample, model: Classifier, network: Int8Ne
         raise NotQuantizableError("the cache has no room for features")
     positions = found.index.positions(VAL)
     first, second = (
-        _right_out_of_fold(sample.index, positions, each.rows.take(positions).numpy(), config.seed)
+        _right_out_of_fold(sample.index, positions, inputs_of_head(model, each, positions), config.seed)
         for each in (exact, found)
     )
     return Check(len(first), float(first.mean()), float(second.mean()), mean_interval(second - first))
@@ -270,7 +273,7 @@ def _right_out_of_fold(index: ImageIndex, positions: np.ndarray, rows: np.ndarra
     def fit(fitted: HeadImages) -> Answer:
         return head_of_few(fitted.rows, fitted.labels, num_classes, np.arange(len(fitted))).logits
 
-    images = plain_images(rooted(rows), labels, num_classes, groups)
+    images = plain_images(rows, labels, num_classes, groups)
     tested, right = np.zeros(len(labels)), np.zeros(len(labels))
     for divided in range(seed, seed + _NUM_REPEATS):
         found = cross_validate(images, fit, _NUM_FOLDS, divided)
