@@ -9,12 +9,13 @@ accuracy of that head on all other images. 92 to 98 % of the intervals should ho
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from MLPipeline.heads.CrossValidate import Answer, cross_validate, widened
-from MLPipeline.heads.HeadImages import HeadImages
+from MLPipeline.heads.HeadImages import HeadImages, rooted
 from MLPipeline.heads.SolveHead import solve
 from MLPipeline.scoring.Intervals import wilson_interval
 from tests.benchmarks.Heads import problem_of
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=40)
     flags = parser.parse_args()
     images, num_held = problem_of(flags).images, np.zeros(2, int)
+    images = replace(images, rows=rooted(images.rows))
     for seed in range(flags.draws):
         drawn = np.random.default_rng(seed).permutation(len(images))[: flags.images]
         others = images.only(~np.isin(images.groups, images.groups[drawn]))
