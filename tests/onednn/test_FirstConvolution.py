@@ -73,6 +73,14 @@ def test_the_border_is_what_padding_means_for_normalised_images() -> None:
     assert spread.max() < 1e-5  # the border is the same grey
 
 
+def test_asking_the_processor_draws_no_random_numbers() -> None:
+    """Training draws them later, and must draw the same whether features are cached or not."""
+    adds_exactly.cache_clear()
+    before = torch.get_rng_state()
+    adds_exactly()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_products_of_bytes_overflow_or_not() -> None:
     """Where they do, the layer is not computed by them; this machine must know which it is."""
     ones = FusedConvolution(nn.Conv2d(3, 8, 3, bias=False), None, torch.float32, None)
