@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +25,7 @@ from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.images.ReadAhead import read_ahead
 from MLPipeline.images.ScanFolders import ImageIndex
 
+NOTHING_DECODED: Mapping[bytes, np.ndarray] = MappingProxyType({})
 _FETCH_BYTES = 2**23  # rows taken from the store at once
 
 
@@ -44,23 +47,25 @@ def read_images(
     workers: int,
     find: Callable[[bytes], int | None] = lambda key: None,
     preprocessing: Preprocessing = PLAIN,
-    decoded: Mapping[bytes, np.ndarray] | None = None,
+    keys: Iterable[bytes] | None = None,
+    decoded: Mapping[bytes, np.ndarray] = NOTHING_DECODED,
 ) -> Iterator[Reading]:
     """Yield one `Reading` per path, in order, decoded ahead by `workers` threads to squares of `image_size` pixels.
 
     `find` maps the key of a file (see `Preprocessing.key`) to its row in a store; a file with a row is not decoded.
-    Nor is one whose pixels are `decoded` already, by key.
+    Of which `keys` are known and the pixels `decoded` already, by key, are not even read.
     """
-    decoded = decoded or {}
 
-    def read(path: Path) -> Reading:
+    def read(file: tuple[Path, bytes | None]) -> Reading:
+        path, known = file
+        if known is not None and (pixels := decoded.get(known)) is not None:
+            row = find(known)
+            return Reading(path, known, row=row, pixels=pixels if row is None else None)
         try:
             data = read_bytes(path)
             key = preprocessing.key(data)
             if (row := find(key)) is not None:
                 return Reading(path, key, row=row)
-            if (pixels := decoded.get(key)) is not None:
-                return Reading(path, key, pixels=pixels)
             picture = preprocessing.decode(data, image_size)
             if picture.stored is not None:
                 key = preprocessing.key(data, is_deep=True)  # which the header need not have said
@@ -68,7 +73,7 @@ def read_images(
             return Reading(path, reason=error.reason)
         return Reading(path, key, pixels=picture.pixels, note=picture.note)
 
-    yield from read_ahead(read, paths, workers)
+    yield from read_ahead(read, zip(paths, repeat(None) if keys is None else keys, strict=False), workers)
 
 
 class Rows(Protocol):

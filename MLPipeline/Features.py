@@ -16,7 +16,7 @@ import torch
 
 from MLPipeline.Augment import Augmentation
 from MLPipeline.Classifier import Classifier
-from MLPipeline.CreateDataset import Augment, Batches, Reading, read_images
+from MLPipeline.CreateDataset import NOTHING_DECODED, Augment, Batches, Reading, read_images
 from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.distributed.Ranks import ranks
 from MLPipeline.files.Cache import RowStore, digest, has_room
@@ -103,20 +103,19 @@ def extract(
     views: Views = NO_VIEWS,
     cache_limit: float | None = np.inf,
     preprocessing: Preprocessing = PLAIN,
-    decoded: Mapping[bytes, np.ndarray] | None = None,
+    decoded: Mapping[bytes, np.ndarray] = NOTHING_DECODED,
 ) -> Dataset:
     """Return `index` with the output of the frozen stages of `model` for each image that is in a split.
 
-    Rows in the store are not computed again, nor are files read whose keys are in `contents` (N,), nor decoded whose
-    pixels are in `decoded`, by key. `views` are stored, too; without room (`cache_limit` in GB) stages run every epoch.
+    Rows in the store are not computed again, nor are files read of whose keys, in `contents` (N,), the store has a row
+    or `decoded` the pixels. `views` are stored, too; without room (`cache_limit` in GB) stages run every epoch.
 
     Raises:
         DataError: a class has no readable training image.
         ResourceError: the cache cannot be written.
     """
     stages, positions = FrozenStages(model, image_size, precision, preprocessing.fit), np.flatnonzero(index.splits >= 0)
-    workers = decoding_threads(workers)
-    views = _make_room(cache, stages, index, views, cache_limit)
+    views, workers = _make_room(cache, stages, index, views, cache_limit), decoding_threads(workers)
     if stages.stores_nothing:
         return Dataset(index, FileRows(index, image_size, workers, preprocessing=preprocessing), image_size, 0)
     store, known = stages.store(cache), KnownRows(index, views.number)
@@ -125,7 +124,8 @@ def extract(
             chosen = (positions if view == 0 else known.readable(index.positions(TRAIN)))[ranks.dealt]
             find = partial(views.find, store, view)
             missing = (chosen if contents is None else known.recall(chosen, contents, view, find)).tolist()
-            found = read_images(map(index.path, missing), image_size, workers, find, preprocessing, decoded)
+            keys = None if contents is None else map(bytes, contents[missing].tolist())
+            found = read_images(map(index.path, missing), image_size, workers, find, preprocessing, keys, decoded)
             readings = zip(missing, progress(found, stages.label(view), len(missing)), strict=True)
             _compute(stages, known, store, readings, len(missing), views, view)
         numbers = once_per_machine(lambda: known.numbers, cache)

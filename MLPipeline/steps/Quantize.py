@@ -181,8 +181,9 @@ class _Sample:
             NotQuantizableError: there are none.
         """
         paths = [self.index.path(position) for position in self.calibration.tolist()]
+        keys, size = map(bytes, self._keys[self.calibration].tolist()), self.config.image_size
         threads = decoding_threads(self.config.workers)
-        readings = read_images(paths, self.config.image_size, threads, preprocessing=self._how, decoded=self._decoded)
+        readings = read_images(paths, size, threads, preprocessing=self._how, keys=keys, decoded=self._decoded)
         found = [each.pixels for each in readings if each.pixels is not None]
         if not found:
             raise NotQuantizableError("no training image can be read any more")

@@ -84,10 +84,11 @@ def test_kept_pixels_make_the_same_rows_without_decoding(
         decoded.append(content)
         return decode(self, content, size)
 
-    decode = Preprocessing.decode
+    decode, key, read = Preprocessing.decode, Preprocessing.key, []
     monkeypatch.setattr(Preprocessing, "decode", count)
+    monkeypatch.setattr(Preprocessing, "key", lambda *given: read.append(given[1]) or key(*given))
     kept = extract(model, index, SIZE, tmp_path / "kept", "fp32", 2, contents=digests, decoded=keeper.pixels)
-    assert len(decoded) == 22 - number  # the copy is among the first
+    assert len(decoded) == 22 - number == len(set(read))  # the copy is among the first; the others are not even read
     made = rows(data, model, tmp_path / "made", inspection)
     chosen = np.delete(np.arange(24), UNREADABLE)
     assert torch.equal(kept.rows.take(chosen), made.rows.take(chosen))
