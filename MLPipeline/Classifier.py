@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from MLPipeline.Errors import UsageError, did_you_mean
-from MLPipeline.onednn.FirstConvolution import Normalization
 from MLPipeline.onednn.Int8Network import Int8Network
+from MLPipeline.onednn.Normalization import Normalization
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -73,7 +73,8 @@ def read_images(
             return Reading(path, reason=error.reason)
         return Reading(path, key, pixels=picture.pixels, note=picture.note)
 
-    yield from read_ahead(read, zip(paths, repeat(None) if keys is None else keys, strict=False), workers)
+    files = zip(paths, repeat(None)) if keys is None else zip(paths, keys, strict=True)
+    yield from read_ahead(read, files, workers)
 
 
 class Rows(Protocol):

@@ -140,3 +140,12 @@ def test_an_error_of_ours_is_not_taken_for_a_bad_image(tmp_path):
     with pytest.raises(ZeroDivisionError):
         list(read_images([grey(tmp_path / "1.png", 1)] * 3, 8, 2, find))
     assert decoding_threads() == 0
+
+
+def test_known_pixels_need_no_file_and_no_file_is_lost_for_lack_of_a_key(tmp_path):
+    pixels = np.ones((4, 4, 3), np.uint8)
+    paths = [tmp_path / "gone.png", tmp_path / "unknown.png"]
+    first, second = read_images(paths, 4, 1, keys=[b"known", b"other"], decoded={b"known": pixels})
+    assert first.pixels is pixels and first.key == b"known" and second.reason == "no such file or directory"
+    with pytest.raises(ValueError, match="shorter"):
+        list(read_images(paths, 4, 1, keys=[b"known"], decoded={b"known": pixels}))

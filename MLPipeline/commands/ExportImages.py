@@ -17,6 +17,7 @@ from MLPipeline.frozen.FastForward import drawn_images
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.RunSplits import OwnImages, read_splits
 from MLPipeline.images.ScanFolders import SPLITS, TEST
+from MLPipeline.images.SplitImages import evenly
 
 _MAX_COMPARED = 200
 _MAX_BYTES = 2**29  # of pixels in memory
@@ -28,7 +29,7 @@ def files_to_compare(opened: OpenedRun) -> list[Path]:
     own = _own_images(opened, TEST)
     if own is None or not len(own.index):
         return []
-    paths = [own.index.path(int(position)).resolve() for position in _evenly(len(own.index), _MAX_COMPARED)]
+    paths = [own.index.path(int(position)).resolve() for position in evenly(len(own.index), _MAX_COMPARED)]
     return [path for path in paths if "\n" not in str(path)]  # the script reads one name per line
 
 
@@ -50,7 +51,7 @@ def labelled_pixels(opened: OpenedRun, split: int, number: int, workers: int | N
     hint = "Export without --int8, or put the images back"
     if own is None or not len(own.index):
         raise DataError(f"--int8: needs the {SPLITS[split]} images of {opened.run.path}, and there are none", hint)
-    positions = _evenly(len(own.index), min(number, _MAX_BYTES // (3 * size**2)))
+    positions = evenly(len(own.index), max(1, min(number, _MAX_BYTES // (3 * size**2))))
     paths = [own.index.path(int(position)) for position in positions]
     readings = list(read_images(paths, size, decoding_threads(workers), preprocessing=opened.card.preprocessing))
     is_read = np.array([reading.pixels is not None for reading in readings])
@@ -68,8 +69,3 @@ def _own_images(opened: OpenedRun, split: int) -> OwnImages | None:
             None if root is None else read_splits(opened.run.path / "splits.csv", opened.card.classes).find(root, split)
         )
     return None
-
-
-def _evenly(number: int, wanted: int) -> np.ndarray:
-    """Return at most `wanted` of the positions from 0 to `number`, evenly spaced."""
-    return np.unique(np.linspace(0, number - 1, min(number, max(1, wanted))).round().astype(int))

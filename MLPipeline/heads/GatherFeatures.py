@@ -14,8 +14,8 @@ from MLPipeline.Errors import DivergedError
 from MLPipeline.Evaluate import Scorer
 from MLPipeline.Features import Dataset
 from MLPipeline.frozen.FastForward import forward_batch
-from MLPipeline.Head import SquareRoot, reads_roots
-from MLPipeline.heads.HeadImages import HeadImages
+from MLPipeline.Head import reads_roots
+from MLPipeline.heads.HeadImages import HeadImages, square_roots
 from MLPipeline.scoring.Predictions import in_eval_mode
 from MLPipeline.training.Balance import class_weights
 
@@ -64,7 +64,7 @@ def inputs_of_head(
     Raises as `gather`.
     """
     rows = gather(model, dataset, positions, precision, view)
-    return SquareRoot()(torch.from_numpy(rows)).numpy() if reads_roots(model.head) else rows
+    return square_roots(rows) if reads_roots(model.head) else rows
 
 
 def gather(

@@ -47,8 +47,12 @@ class HeadImages:
 
 def rooted(rows: np.ndarray) -> np.ndarray:
     """Return the square roots of features (N, D) float32 if a head reads these, or else `rows`."""
-    features = torch.from_numpy(rows)
-    return SquareRoot()(features).numpy() if have_roots(features) else rows
+    return square_roots(rows) if have_roots(torch.from_numpy(rows)) else rows
+
+
+def square_roots(rows: np.ndarray) -> np.ndarray:
+    """Return the square roots of features (N, D) float32, computed as by the head."""
+    return SquareRoot()(torch.from_numpy(rows)).numpy()
 
 
 def plain_images(

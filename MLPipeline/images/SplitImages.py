@@ -114,6 +114,11 @@ def _missing_shares(index: ImageIndex, fractions: Mapping[int, float]) -> dict[i
     return shares
 
 
+def evenly(number: int, wanted: int) -> np.ndarray:
+    """Return at most `wanted` of the positions from 0 to `number`, evenly spaced."""
+    return np.unique(np.linspace(0, number - 1, min(number, wanted)).round().astype(np.int64))
+
+
 def only(index: ImageIndex, positions: np.ndarray, split: int | None = None) -> ImageIndex:
     """Return the index with just the images at `positions` in a split: their own, or the one given."""
     splits = np.full(len(index), UNSPLIT, np.int8)

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from MLPipeline.Errors import DataError, is_out_of_memory
-from MLPipeline.onednn.FirstConvolution import Int8FirstConvolution, Normalization
+from MLPipeline.onednn.FirstConvolution import Int8FirstConvolution
 from MLPipeline.onednn.FuseConvolutions import TRACE_ERRORS, FusedConvolution, can_be_traced, rewritten
 from MLPipeline.onednn.Int8Layers import Bytes, Int8Convolution, Int8Linear, Int8MaxPool, needs_fp32
 from MLPipeline.onednn.Int8Network import TENSORS, Int8Network
+from MLPipeline.onednn.Normalization import Normalization
 
 _BATCH = 8
 _MAX_ERROR = 0.01  # of the features of the rewritten network in fp32, relative to their length

@@ -37,7 +37,7 @@ from MLPipeline.heads.LinearHead import head_of_few
 from MLPipeline.images.Inspect import Inspection
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TRAIN, VAL, ImageIndex
-from MLPipeline.images.SplitImages import only
+from MLPipeline.images.SplitImages import evenly, only
 from MLPipeline.onednn.Int8Backbone import NotQuantizableError, calibrate
 from MLPipeline.onednn.Int8Network import Int8Network
 from MLPipeline.scoring.Intervals import mean_interval
@@ -166,8 +166,8 @@ class _Sample:
         See `measure_shift`.
         """
         val, training = (each[self.index.labels[each] == label] for each in (self._val, self._training))
-        val = _evenly(val, number)
-        return np.concatenate([val, _evenly(training, number - len(val))])
+        val = val[evenly(len(val), number)]
+        return np.concatenate([val, training[evenly(len(training), number - len(val))]])
 
     def file(self, positions: np.ndarray, kind: str) -> Path:
         """Return where what depends on the backbone and on the images at `positions` is kept."""
@@ -205,11 +205,6 @@ class _Sample:
             preprocessing=self._how,
             decoded=self._decoded,
         )
-
-
-def _evenly(positions: np.ndarray, number: int) -> np.ndarray:
-    """Return up to `number` positions, evenly spread."""
-    return positions[np.linspace(0, len(positions), min(number, len(positions)), endpoint=False).astype(np.int64)]
 
 
 def _network(sample: _Sample, model: Classifier) -> Int8Network:

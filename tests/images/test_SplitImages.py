@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from MLPipeline.Errors import DataError
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
-from MLPipeline.images.SplitImages import split_images, without
+from MLPipeline.images.SplitImages import evenly, only, split_images, without
 from tests.support.split_cases import counts_of, index_of, members, sides_of
 
 
@@ -182,3 +182,18 @@ def test_images_of_no_group_are_in_no_split():
 def test_given_folders_stand_whatever_the_groups():
     index = index_of(10, 10, splits=(TRAIN, VAL, TEST))
     assert np.array_equal(split_images(index, 0.2, 0.2, 0, np.arange(60) % 20).splits, index.splits)
+
+
+def test_positions_are_spread_over_the_whole() -> None:
+    assert evenly(10, 4).tolist() == [0, 3, 6, 9] and evenly(3, 8).tolist() == [0, 1, 2]
+    assert evenly(7, 1).tolist() == [0] and evenly(7, 0).tolist() == evenly(0, 7).tolist() == []
+
+
+def test_only_the_chosen_images_stay_in_a_split() -> None:
+    index = split_images(index_of(8, 8), 0.25, 0.25, 0)
+    chosen = np.array([3, 12])
+    own, all_in_val = only(index, chosen), only(index, chosen, VAL)
+    assert (
+        own.splits[chosen].tolist() == index.splits[chosen].tolist() and all_in_val.splits[chosen].tolist() == [VAL] * 2
+    )
+    assert (np.delete(own.splits, chosen) == UNSPLIT).all() and (np.delete(all_in_val.splits, chosen) == UNSPLIT).all()

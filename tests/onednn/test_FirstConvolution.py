@@ -9,9 +9,10 @@ from torch.nn.functional import conv2d, pad
 
 from MLPipeline.EfficientNetLite_Model import SameConv2d
 from MLPipeline.onednn import FirstConvolution
-from MLPipeline.onednn.FirstConvolution import Int8FirstConvolution, Normalization, adds_exactly
+from MLPipeline.onednn.FirstConvolution import Int8FirstConvolution, adds_exactly
 from MLPipeline.onednn.FuseConvolutions import FusedConvolution
 from MLPipeline.onednn.Int8Layers import Bytes
+from MLPipeline.onednn.Normalization import Normalization
 
 pytestmark = pytest.mark.arithmetic
 MEAN, STD = torch.tensor([124.0, 116.0, 104.0]).view(1, 3, 1, 1), torch.tensor([58.0, 57.0, 61.0]).view(1, 3, 1, 1)

@@ -11,10 +11,11 @@ from torch.nn.functional import cosine_similarity, interpolate
 
 from MLPipeline.Errors import DataError
 from MLPipeline.Models import build_model
-from MLPipeline.onednn.FirstConvolution import Int8FirstConvolution, Normalization
+from MLPipeline.onednn.FirstConvolution import Int8FirstConvolution
 from MLPipeline.onednn.Int8Backbone import NotQuantizableError, calibrate, in_8_bits
 from MLPipeline.onednn.Int8Layers import Int8Convolution, Int8Linear, Int8MaxPool
 from MLPipeline.onednn.Int8Network import Int8Network
+from MLPipeline.onednn.Normalization import Normalization
 
 pytestmark = pytest.mark.arithmetic
 NORMAL = Normalization(torch.tensor([130.0, 120.0, 110.0]).view(1, 3, 1, 1), torch.full((1, 3, 1, 1), 50.0))
