@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from threading import Barrier, Lock
 
 import torch
 from torch import nn
@@ -17,6 +19,8 @@ from MLPipeline.files.Machine import limit_allocations, num_cores, require_addre
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # parameters of glibc's mallopt
 _FEW_PARAMETERS = 1_000_000  # a linear head on 2048 features for 500 classes
 _DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_starting = Lock()
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -116,6 +120,38 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def start_threads(number: int) -> ThreadPoolExecutor:
+    """Return a pool of `number` running threads that share the cores of this thread.
+
+    torch keeps one number of cores for the process, which each new thread starts with. It is restored as soon as the
+    threads of the pool have set their own, and before another pool starts.
+    """
+    with _starting:
+        cores = torch.get_num_threads()
+        pool = ThreadPoolExecutor(number, initializer=_use_cores, initargs=(max(1, cores // number),))
+        all_run = Barrier(number + 1)
+        try:
+            for _ in range(number):
+                pool.submit(all_run.wait)
+            all_run.wait()
+        except BaseException:  # such as Ctrl-C: no thread may be left waiting
+            all_run.abort()
+            pool.shutdown()
+            raise
+        finally:
+            torch.set_num_threads(cores)
+    return pool
+
+
+def _use_cores(number: int) -> None:
+    """Let this new thread use `number` cores."""
+    torch.set_num_threads(number)
+    # torch sets the number of a thread once more when it first computes: to that of the process, which is another by
+    # then. Asking for it counts as that first time. Without, all cores computed each batch: EfficientNet-Lite0 in 8
+    # bits 478 instead of 610 images a second.
+    torch.get_num_threads()
 
 
 def _keep_freed_memory() -> None:

@@ -72,6 +72,7 @@ class Scorer:
 
     def __init__(self, model: Classifier, dataset: Dataset, precision: str = "auto") -> None:
         self.model, self.dataset, self.device = model, dataset, model.mean.device
+        self.batch_size = forward_batch(self.device, dataset.image_size)
         self._forward: FastForward | None = None
         if dataset.rows.are_pixels:
             model.freeze("backbone")
@@ -79,7 +80,7 @@ class Scorer:
 
     def predict(self, split: int, centers: Tensor | None = None) -> SplitPredictions:
         """Return the predictions on `split`, and with `centers` (see `class_centers`) also the distances to them."""
-        epoch = self.dataset.batches(split, forward_batch(self.device) * ranks.size).epoch(0)
+        epoch = self.dataset.batches(split, self.batch_size * ranks.size).epoch(0)
         index, positions = self.dataset.index, self.dataset.index.positions(split)
         logits, distances = [torch.empty(0, len(index.classes))], [torch.empty(0)]
         with in_eval_mode(self.model), torch.inference_mode():
@@ -101,8 +102,8 @@ class Scorer:
         index, sums = self.dataset.index, torch.zeros(())
         positions = center_positions(index)[ranks.dealt]
         with in_eval_mode(self.model), torch.inference_mode():
-            for first in range(0, len(positions), size := forward_batch(self.device)):
-                batch = positions[first : first + size]
+            for first in range(0, len(positions), self.batch_size):
+                batch = positions[first : first + self.batch_size]
                 targets = one_hot(torch.from_numpy(index.labels[batch]).long(), len(index.classes))
                 sums = sums + targets.T.double() @ self.features(self.dataset.rows.take(batch, 0)).cpu().double()
         return normalize(sum(ranks.gather(sums), torch.zeros(())), dim=1).half()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Barrier
 
 import pytest
 import torch
 from torch import nn
 
-from MLPipeline.Device import choose_device, fast_dtypes, threads_for, training_dtype
+from MLPipeline.Device import choose_device, fast_dtypes, start_threads, threads_for, training_dtype
 from MLPipeline.Errors import UsageError
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.Models import build_model
@@ -110,6 +111,23 @@ def test_a_small_head_computes_on_one_thread_and_gives_the_others_back() -> None
     assert torch.get_num_threads() == 2
     with pytest.raises(ZeroDivisionError), threads_for(nn.Linear(2048, 3)):
         _ = 1 / 0
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_every_thread_of_a_pool_computes_on_its_share_of_the_cores() -> None:
+    """torch sets the number of a thread when it first computes something; see `_use_cores`."""
+    both = Barrier(2)
+
+    def compute() -> int:
+        both.wait()  # so that each thread has one
+        torch.ones(2**20).exp()
+        return torch.get_num_threads()
+
+    with start_threads(2) as pool:
+        assert [each.result() for each in [pool.submit(compute), pool.submit(compute)]] == [1, 1]
+    with start_threads(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2
     assert torch.get_num_threads() == 2
 
 

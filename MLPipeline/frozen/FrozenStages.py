@@ -30,7 +30,7 @@ from MLPipeline.files.Cache import RowStore
 from MLPipeline.frozen.FastForward import FastForward, forward_batch, int8_network
 from MLPipeline.images.ReadAhead import decoding_threads
 
-METHOD = 2  # increases with every change to the numbers that `FastForward` returns
+METHOD = 3  # increases with every change to the numbers that `FastForward` returns
 Item = TypeVar("Item")
 
 
@@ -47,7 +47,7 @@ class FrozenStages:
         self.stores_nothing = False
         self.keep_pixels()
         if model.num_frozen_stages:
-            self.batch_size = forward_batch(model.mean.device)
+            self.batch_size = forward_batch(model.mean.device, image_size)
             self.kind, self._identity = "features", f"{self._pixels} {_format(model, precision)} {frozen_hash(model)}"
             with torch.inference_mode():
                 blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
@@ -89,8 +89,9 @@ def _format(model: Classifier, precision: str) -> str:
     if precision == "int8":
         what = "--precision int8: is for a backbone that was quantized when its head was trained"
         raise UsageError(what, "Leave it out, or train with --precision int8")
-    # The processor decides on the number format.
-    return f"{METHOD} {precision} {fast_dtypes(model.mean.device, precision)} {torch.__version__}"
+    dtypes = fast_dtypes(model.mean.device, precision)  # those that the processor multiplies, with auto
+    name = "fp32" if dtypes == [torch.float32] else f"{precision} {dtypes}"
+    return f"{METHOD} {name} {torch.__version__}"
 
 
 def frozen_hash(model: Classifier) -> str:

@@ -13,7 +13,6 @@ from MLPipeline.CreateDataset import drawing_chances
 from MLPipeline.Errors import DivergedError
 from MLPipeline.Evaluate import Scorer
 from MLPipeline.Features import Dataset
-from MLPipeline.frozen.FastForward import forward_batch
 from MLPipeline.Head import reads_roots
 from MLPipeline.heads.HeadImages import HeadImages, square_roots
 from MLPipeline.scoring.Predictions import in_eval_mode
@@ -75,11 +74,11 @@ def gather(
     Raises:
         DivergedError: a feature is not finite.
     """
-    scorer, size = Scorer(model, dataset, precision), forward_batch(model.mean.device)
+    scorer = Scorer(model, dataset, precision)
     parts = []
     with in_eval_mode(model), torch.inference_mode():
-        for first in range(0, len(positions), size):
-            rows = dataset.rows.take(positions[first : first + size], view)
+        for first in range(0, len(positions), scorer.batch_size):
+            rows = dataset.rows.take(positions[first : first + scorer.batch_size], view)
             parts.append(scorer.features(rows).float().cpu().numpy())
     features = np.concatenate(parts)
     if not np.isfinite(features).all():

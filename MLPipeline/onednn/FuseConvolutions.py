@@ -82,6 +82,9 @@ def fuse(network: nn.Module, means: Means, dtype: torch.dtype, sample: Tensor) -
 class FusedConvolution(nn.Module):
     """`activation(convolution(images) + other)` in one oneDNN call, BatchNorm folded into the weights.
 
+    Where nothing reads `other` any more (`overwrites`), the result is written over it: in fp32 with the same bits, in
+    four fifths of the time of a new tensor.
+
     The error that rounding the weights causes for the `mean` input (C,) is added to the bias: features of
     EfficientNet-Lite0 in bf16 then have a cosine to fp32 of 0.9992 on the worst of 64 photographs, without it 0.9936.
     Source: M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, arXiv:1906.04721,
@@ -108,28 +111,37 @@ class FusedConvolution(nn.Module):
         self.padding: list[int] = list(convolution.padding) if isinstance(convolution.padding, tuple) else [0, 0]
         self.total_padding: Callable[[int, int], tuple[int, int]] | None = getattr(convolution, "total_padding", None)
         self.activation: tuple[str | None, list[float]] = (None, [])
-        self._packed: dict[tuple[int, ...], tuple[Tensor, list[int]]] = {}
+        self.overwrites = False
+        self._packed: dict[tuple[int, ...], tuple[Tensor, list[int], tuple[int, ...]]] = {}
 
     def forward(self, images: Tensor, other: Tensor | None = None) -> Tensor:
         """Return the activations (B, out, H', W')."""
         shape = tuple(images.shape)
         if shape not in self._packed:
             self._packed[shape] = self._pack(shape)
-        weight, padding = self._packed[shape]
-        run, (name, scalars) = torch.ops.mkldnn._convolution_pointwise, self.activation
+        weight, padding, outputs = self._packed[shape]
+        name, scalars = self.activation
         if other is None:
-            return run(images, weight, self.bias, padding, *self.geometry, name or "none", scalars, "")
-        return run(images, other, weight, self.rounded_bias, padding, *self.geometry, "add", 1.0, name, scalars, "")
+            plain = (weight, self.bias, padding, *self.geometry, name or "none", scalars, "")
+            return torch.ops.mkldnn._convolution_pointwise(images, *plain)
+        about = (weight, self.rounded_bias, padding, *self.geometry, "add", 1.0, name, scalars, "")
+        if self.overwrites and tuple(other.shape) == outputs:  # it may also be broadcast
+            return torch.ops.mkldnn._convolution_pointwise_(other, images, *about)
+        return torch.ops.mkldnn._convolution_pointwise(images, other, *about)
 
-    def _pack(self, shape: tuple[int, ...]) -> tuple[Tensor, list[int]]:
-        """Return the weights in oneDNN's layout for images (B, C, H, W) of this shape, and the padding.
+    def _pack(self, shape: tuple[int, ...]) -> tuple[Tensor, list[int], tuple[int, ...]]:
+        """Return the weights in oneDNN's layout for images (B, C, H, W) of this shape, the padding, and the new shape.
 
         Weights packed for another shape would be packed again in every call, which took two thirds of Lite0's time.
         """
         weight, padding = self.evenly_padded(self.weight, shape)
         weight = weight.contiguous(memory_format=torch.channels_last)
         packed = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, *self.geometry, list(shape))
-        return packed, padding
+        stride, dilation, _ = self.geometry
+        reach = (far * (kernel - 1) + 1 for far, kernel in zip(dilation, weight.shape[2:], strict=True))
+        about = zip(shape[2:], padding, reach, stride, strict=True)
+        outputs = ((size + 2 * border - near) // step + 1 for size, border, near, step in about)
+        return packed, padding, (shape[0], len(weight), *outputs)
 
     def with_weights(self, weight: Tensor, bias: Tensor | None) -> FusedConvolution:
         """Return the same convolution with other weights, in fp32."""
@@ -193,6 +205,9 @@ def rewritten(
         if node.op == "call_module" and isinstance(modules[node.target], nn.Conv2d):
             _fuse_convolution(traced, node, modules, means, dtype)
     traced.graph.eliminate_dead_code()
+    for node in traced.graph.nodes:
+        if (module := fused_at(traced, node)) and len(node.args) == 2:
+            module.overwrites = may_overwrite(traced, node, node.args[1])
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.to(dtype)  # all but the convolutions, which hold plain tensors of their own
@@ -221,6 +236,25 @@ def _fuse_convolution(
     traced.add_module(target, fused)
     with traced.graph.inserting_before(last):
         last.replace_all_uses_with(traced.graph.call_module(target, tuple(arguments)))
+
+
+def fused_at(graph: fx.GraphModule, node: object) -> FusedConvolution | None:
+    """Return the fused convolution that a node calls, if it calls one."""
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    module = graph.get_submodule(str(node.target))
+    return module if isinstance(module, FusedConvolution) else None
+
+
+def may_overwrite(graph: fx.GraphModule, node: fx.Node, added: object) -> bool:
+    """Return whether a convolution may write its result over what it adds: a tensor that nothing else reads later.
+
+    Whoever else reads it has to be a convolution, since other operations may return a view of it.
+    """
+    if not isinstance(added, fx.Node) or fused_at(graph, added) is None or node.args[0] is added:
+        return False
+    readers = sorted(added.users)
+    return readers[-1] is node and all(fused_at(graph, each) is not None for each in readers)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from MLPipeline.Errors import DataError, is_out_of_memory
 from MLPipeline.onednn.FirstConvolution import Int8FirstConvolution
-from MLPipeline.onednn.FuseConvolutions import TRACE_ERRORS, FusedConvolution, can_be_traced, rewritten
+from MLPipeline.onednn.FuseConvolutions import TRACE_ERRORS, FusedConvolution, can_be_traced, may_overwrite, rewritten
 from MLPipeline.onednn.Int8Layers import Bytes, Int8Convolution, Int8Linear, Int8MaxPool, needs_fp32
 from MLPipeline.onednn.Int8Network import TENSORS, Int8Network
 from MLPipeline.onednn.Normalization import Normalization
@@ -171,7 +171,7 @@ class _Quantizer:
     def __init__(self, graph: fx.GraphModule, layers: list[fx.Node], ranges: list[list[list[float]]]) -> None:
         self._graph, self._layers = graph, layers
         self._ranges = dict(zip(layers, ranges, strict=True))
-        self._last_reader = {read: node for node in graph.graph.nodes for read in node.all_input_nodes}
+        self._overwriting = {node for node in layers if any(may_overwrite(graph, node, each) for each in node.args[1:])}
         self._convolutions = {node for node in layers if isinstance(_module(graph, node), FusedConvolution)}
         self._pools = [node for node in graph.graph.nodes if self._is_pool(node)]
         self._given: dict[fx.Node, Bytes] = {}  # nodes that give bytes, and how these are stored
@@ -256,7 +256,6 @@ class _Quantizer:
         """Return what `user` may add to and overwrite in place of `node`: itself if no one reads it later."""
         if stored is not None and node not in self._given:
             return self._graph.graph.call_function(Bytes.store, (stored, node))
-        is_own = node in self._convolutions  # not a view of another tensor
-        if is_own and self._last_reader[node] is user and user.args[0] is not node:
+        if user in self._overwriting:
             return node
         return self._graph.graph.call_method("clone", (node,), {"memory_format": torch.channels_last})

@@ -21,8 +21,8 @@ from typing import Self
 
 import torch
 
+from MLPipeline.Device import start_threads
 from MLPipeline.Errors import ResourceError, is_out_of_memory, out_of_memory
-from MLPipeline.frozen.FastForward import start_threads
 from MLPipeline.images.GivenImages import Ready
 from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.Predict import Answer, ImageClassifier

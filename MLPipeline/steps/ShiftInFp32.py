@@ -10,20 +10,20 @@ import torch
 from MLPipeline.console.Console import progress
 from MLPipeline.Features import Dataset, extract
 from MLPipeline.images.ScanFolders import VAL
-from MLPipeline.images.SplitImages import only
+from MLPipeline.images.SplitImages import evenly, only
 from MLPipeline.onednn.Int8Network import Shift
 from MLPipeline.steps.Job import Job
 
-_MOST = 200  # validation images
+_MOST = 100  # validation images whose features in fp32 are computed for this
 
 
 def measure_shift(job: Job, dataset: Dataset, temperature: float) -> None:
     """Store beside a backbone in 8 bits how far the answers on validation images move if it is computed in fp32.
 
-    They are those whose features in fp32 are known already where 8 bits were compared with fp32.
+    With `auto` they are those on which 8 bits were compared with fp32, whose features are known already.
     """
     positions, config = np.intersect1d(job.quantization.compared, dataset.index.positions(VAL)), job.config
-    chosen = positions[:: max(1, -(-len(positions) // _MOST))]
+    chosen = positions if config.precision == "auto" else positions[evenly(len(positions), _MOST)]
     if job.model.quantized is None or not len(chosen):
         return
     exact = extract(

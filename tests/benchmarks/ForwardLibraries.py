@@ -28,10 +28,10 @@ from torch.nn.functional import cosine_similarity
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.CreateDataset import read_images
-from MLPipeline.Device import choose_device
+from MLPipeline.Device import choose_device, start_threads
 from MLPipeline.export.OnnxGraph import FEATURES, INPUT, PixelNetwork, onnx_graph, quiet
 from MLPipeline.export.Quantizer import Quantizer
-from MLPipeline.frozen.FastForward import FastForward, start_threads
+from MLPipeline.frozen.FastForward import FastForward
 from MLPipeline.images.ScanFolders import scan_folders
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.onednn.Int8Backbone import calibrate
@@ -96,7 +96,8 @@ def forms_of(model: Classifier, calibration: np.ndarray, num_streams: int) -> di
 
 def rates(forms: dict[str, Form], pixels: np.ndarray, batch: int, rounds: int, num_streams: int) -> dict[str, float]:
     """Return the images per second of each form; they take turns."""
-    batches = [pixels[start : start + batch] for start in range(0, len(pixels) - batch + 1, batch)]
+    whole = len(pixels) // (batch * num_streams) * batch * num_streams  # as many batches for each core
+    batches = [pixels[start : start + batch] for start in range(0, whole, batch)]
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     pool: ThreadPoolExecutor = start_threads(num_streams)
     with pool:
@@ -118,7 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", default="resnet50,efficientnet_lite0")
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument(
+        "--images", type=int, default=256, help="some hundreds, so that the start of a turn counts little"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     flags = parser.parse_args()
     choose_device("cpu")

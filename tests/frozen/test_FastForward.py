@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn.functional import conv2d, cosine_similarity
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.decoding.ReadImage import read_image
-from MLPipeline.frozen.FastForward import FastForward
+from MLPipeline.frozen.FastForward import FastForward, forward_batch
 from MLPipeline.frozen.FrozenStages import frozen_hash
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.onednn.FuseConvolutions import FusedConvolution, fuse, mean_inputs
@@ -50,6 +51,58 @@ class Branches(nn.Module):
         both = self.relu(self.norm(self.first(inputs)) + self.second(inputs))
         halved = self.last(both)
         return halved + self.last(both + 1) * self.relu(self.last(both - 1))
+
+
+class Sums(nn.Module):
+    """A sum of two convolutions, and what else reads the first."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.kind, self.relu, self.pool = kind, nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        start = self.first(inputs)
+        if self.kind == "own input":
+            return self.relu(self.second(start) + start)
+        if self.kind == "broadcast":
+            return self.second(start) + self.third(self.pool(start))
+        if self.kind == "of the images":
+            return self.first(inputs) + self.third(inputs.repeat(1, 2, 1, 1)[:, :4])
+        branch = self.third(start)
+        view = start.flatten(2) if self.kind == "view read later" else branch.flatten(2)
+        total = self.relu(self.second(branch) + start)
+        if self.kind == "chain":
+            return self.third(total) + self.third(branch) + total
+        if self.kind == "read later":
+            return self.third(total) - start
+        return self.third(total).flatten(2) - view
+
+
+@pytest.mark.parametrize(
+    ("kind", "overwriting"),
+    [
+        ("block", 1),
+        ("chain", 2),
+        ("own input", 0),
+        ("read later", 0),
+        ("view read later", 0),
+        ("broadcast", 1),
+        ("of the images", 1),
+    ],
+)
+def test_a_sum_overwrites_only_what_nothing_reads_later(kind: str, overwriting: int) -> None:
+    torch.manual_seed(0)
+    network, inputs = Sums(kind).eval(), torch.randn(2, 3, 9, 9)
+    given = inputs.clone()
+    with torch.inference_mode():
+        fused, outputs = fuse(network, {}, torch.float32, inputs)
+        convolutions = [module for module in fused.modules() if isinstance(module, FusedConvolution)]
+        assert sum(module.overwrites for module in convolutions) == overwriting
+        torch.testing.assert_close(outputs, network(inputs), rtol=1e-4, atol=1e-5)
+        for module in convolutions:
+            module.overwrites = False
+        assert torch.equal(fused(inputs), outputs) and torch.equal(inputs, given)
 
 
 class Untraceable(nn.Module):
@@ -190,6 +243,45 @@ def test_a_stream_keeps_the_order_takes_batches_as_needed_and_restores_the_threa
     next(stream)
     stream.close()
     assert torch.get_num_threads() == threads
+
+
+def test_an_only_batch_is_computed_by_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained("resnet18")
+    model.freeze("backbone")
+    forward, pixels = FastForward(model, 64), images(3, 64).permute(0, 2, 3, 1).numpy()
+    computing: list[threading.Thread] = []
+    compute = forward._compute
+    monkeypatch.setattr(
+        forward, "_compute", lambda batch: (computing.append(threading.current_thread()), compute(batch))[1]
+    )
+    ((item, rows),) = forward.stream(iter([("only", pixels)]))
+    assert item == "only" and computing == [threading.main_thread()]
+    assert len(list(forward.stream([("first", pixels), ("second", pixels)]))) == 2
+    assert threading.main_thread() not in computing[1:] and len(computing) == 3
+    assert torch.equal(rows, forward(images(3, 64))) and not list(forward.stream([]))
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "expected"),
+    [("cpu", 32, 32), ("cpu", 200, 16), ("cpu", 260, 16), ("cpu", 300, 8), ("cpu", 600, 2), ("cpu", 4000, 2)]
+    + [("cuda", 200, 128)],
+)
+def test_batches_of_small_images_are_larger_on_a_cpu(device: str, size: int, expected: int) -> None:
+    assert forward_batch(torch.device(device), size) == expected
+
+
+def test_a_network_that_fusing_changes_is_never_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = trained("resnet18")
+    model.freeze("backbone")
+    inputs, exact = images(4, 64, seed=3), model.frozen_features(images(4, 64, seed=3))
+    padded = FusedConvolution.evenly_padded
+    monkeypatch.setattr(FusedConvolution, "evenly_padded", lambda self, weight, shape: padded(self, -weight, shape))
+    with caplog.at_level(logging.INFO):
+        rows = FastForward(model, 64, "fp32")(inputs).float()
+    assert "not used: cosine" in caplog.text
+    torch.testing.assert_close(rows, exact, rtol=2e-3, atol=1e-3 * exact.abs().max().item())
 
 
 def test_a_batch_that_fails_ends_the_stream_with_its_error() -> None:

@@ -59,15 +59,21 @@ class Sums(nn.Module):
             return self.fourth(self.relu(self.third(middle) + start))
         if self.kind == "gate":
             return self.fourth(self.gate(self.third(middle)))
-        if self.kind == "of a view":
-            return self.fourth(self.third(middle) + start.flatten(2).unflatten(2, (16, 16))) + start
+        if self.kind.startswith("view"):
+            return self._with_a_view(start, middle)
         return self.fourth(self.pool(self.third(middle) + middle)) + self.pool(start)
 
+    def _with_a_view(self, start: Tensor, middle: Tensor) -> Tensor:
+        if self.kind == "view read later":
+            view = middle.flatten(2)
+            return (self.third(start) + middle).flatten(2) - view
+        return self.fourth(self.third(middle) + start.flatten(2).unflatten(2, (16, 16))) + start
 
-KINDS = ["block", "own input", "read later", "of fp32", "of a view", "gate", "pooled", "pools and fp32", "sum of pools"]
+
+KINDS = ["block", "own input", "read later", "view read later", "of fp32", "view", "gate", "pooled", "pools"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "pools"])
+@pytest.mark.parametrize("kind", [*KINDS, "pools and fp32", "sum of pools"])
 def test_no_sum_overwrites_what_is_still_needed(kind: str) -> None:
     torch.manual_seed(1)
     network = nn.Sequential(Sums(kind), nn.Flatten()).eval()

@@ -62,8 +62,20 @@ def test_stores_of_rows_differ_by_format_and_by_calibration(tmp_path: Path) -> N
     model = small_int8()
     folders = {FrozenStages(model, SIZE, name).store(tmp_path).folder for name in ("fp32", "bf16", "int8")}
     assert FrozenStages(model, SIZE, "auto").store(tmp_path).folder in folders  # that of int8
+    assert len(folders) == 3
     model.quantized = calibrated(model, pixels(8, seed=9))
     assert len(folders | {FrozenStages(model, SIZE, "int8").store(tmp_path).folder}) == 4
+
+
+@pytest.mark.parametrize(("multiplies_bf16", "number"), [(False, 1), (True, 2)])
+def test_without_other_fast_formats_auto_is_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multiplies_bf16: bool, number: int
+) -> None:
+    monkeypatch.setattr("MLPipeline.Device._cpu_multiplies_bf16", lambda: multiplies_bf16)
+    monkeypatch.setattr("MLPipeline.Device._cpu_multiplies_fp16", lambda: False)
+    model = small_int8()
+    model.quantized = None
+    assert len({FrozenStages(model, SIZE, name).store(tmp_path).folder for name in ("auto", "fp32")}) == number
 
 
 def test_int8_without_a_network_in_8_bits_is_refused() -> None:
