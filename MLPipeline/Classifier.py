@@ -76,6 +76,9 @@ class Classifier(nn.Module):
         self.head = head
         self.num_frozen_stages = 0
         self.quantized: Int8Network | None = None  # the same backbone in 8 bits, if the head was trained on that
+        self._frozen_shapes: dict[
+            tuple[int, int], tuple[int, ...]
+        ] = {}  # by the number of frozen stages and image size
 
     @property
     def stages(self) -> list[str]:
@@ -101,6 +104,15 @@ class Classifier(nn.Module):
         It is deterministic, because frozen stages are in eval mode, so it can be computed once for all epochs.
         """
         return self.backbone[: self.num_frozen_stages](self.normalize(images))
+
+    def frozen_shape(self, image_size: int) -> tuple[int, ...]:
+        """Return the shape `(D,)` or `(...)` of what `frozen_features` returns for one image; found by computing one."""
+        key = self.num_frozen_stages, image_size
+        if key not in self._frozen_shapes:
+            blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=self.mean.device)
+            with torch.inference_mode():
+                self._frozen_shapes[key] = tuple(self.frozen_features(blank).shape[1:])
+        return self._frozen_shapes[key]
 
     def trainable_features(self, activations: Tensor) -> Tensor:
         """Return the features `(B, D)` for the output of `frozen_features`."""

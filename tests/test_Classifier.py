@@ -65,6 +65,19 @@ def test_the_frozen_and_the_trainable_part_make_the_whole(until: str) -> None:
     assert torch.equal(model.trainable_part()(model.frozen_features(images())), whole)
 
 
+def test_the_shape_of_a_row_follows_what_is_frozen_and_the_size() -> None:
+    model = make()
+    for until, size, shape in [
+        ("backbone", 8, (5,)),
+        ("stem", 8, (4, 6, 6)),
+        ("stem", 10, (4, 8, 8)),
+        ("block", 8, (5, 4, 4)),
+        ("stem", 8, (4, 6, 6)),
+    ]:
+        model.freeze(until)
+        assert model.frozen_shape(size) == shape
+
+
 @pytest.mark.parametrize(
     ("until", "frozen"),
     [("none", set()), ("stem", {"stem"}), ("block", {"stem", "block"}), ("backbone", {"stem", "block"})],

@@ -49,9 +49,7 @@ class FrozenStages:
         if model.num_frozen_stages:
             self.batch_size = forward_batch(model.mean.device, image_size)
             self.kind, self._identity = "features", f"{self._pixels} {_format(model, precision)} {frozen_hash(model)}"
-            with torch.inference_mode():
-                blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
-                self._row_shape = tuple(model.frozen_features(blank).shape[1:])
+            self._row_shape = model.frozen_shape(image_size)
 
     def keep_pixels(self) -> None:
         """Compute nothing: each row is a decoded image."""
