@@ -106,7 +106,7 @@ class Classifier(nn.Module):
         return self.backbone[: self.num_frozen_stages](self.normalize(images))
 
     def frozen_shape(self, image_size: int) -> tuple[int, ...]:
-        """Return the shape `(D,)` or `(...)` of what `frozen_features` returns for one image; found by computing one."""
+        """Return the shape `(D,)` or `(...)` of what `frozen_features` returns for an image; one is computed to see."""
         key = self.num_frozen_stages, image_size
         if key not in self._frozen_shapes:
             blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=self.mean.device)
