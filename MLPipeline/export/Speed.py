@@ -12,7 +12,7 @@ import torch
 from MLPipeline.Classifier import Classifier
 from MLPipeline.frozen.FastForward import FastForward
 
-BATCH_SIZE = 16
+BATCH_SIZE = 32  # two batches of `FastForward`, or more
 _SECONDS = 0.8  # for each form, both measurements together
 _MIN_ROUNDS, _CALLS = 3, 3
 _REST_S = 0.05  # before each turn

@@ -104,16 +104,17 @@ class FastForward:
         """Yield `(item, finish(rows (B, ...)))` in order for each `(item, pixels (B, H, W, 3) uint8)`.
 
         On a CPU every core runs a batch of its own, and `finish` on its rows. If the cores shared one batch, they would
-        wait for each other after each layer, and for the core that is decoding images: that took half of the time.
-        Several threads may do this at the same time.
+        wait for each other after each layer, and for the core that is decoding images: that took half of the time. Only
+        where there are fewer batches than cores, they share them. Several threads may do this at the same time.
         """
         num_streams = torch.get_num_threads() if self.device.type == "cpu" else 1
         running: deque[tuple[Item, Future[Result]]] = deque()
         batches = iter(batches)
-        ahead = list(islice(batches, 2))
-        if len(ahead) < 2:  # all cores compute an only batch
+        ahead = list(islice(batches, max(2, num_streams)))
+        if len(ahead) < 2:
             yield from ((item, self._finished(pixels, finish)) for item, pixels in ahead)
             return
+        num_streams = min(num_streams, len(ahead))
         pool = start_threads(num_streams)
         try:
             for item, pixels in chain(ahead, batches):

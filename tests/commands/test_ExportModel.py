@@ -58,7 +58,7 @@ def test_it_says_how_equal_and_how_fast_the_model_is(exported: Export) -> None:
     number = exported.trained.metrics["test"]["n"]
     assert re.match(rf"parity   same answers on {number} test images, probabilities within \S+ of", lines[1])
     speeds = [line for line in lines if line.startswith("speed")]
-    pattern = r"speed    (torch|model.onnx) +\d+\.\d MB +\d+\.\d ms for one image +\d+ images/s in batches of 16"
+    pattern = r"speed    (torch|model.onnx) +\d+\.\d MB +\d+\.\d ms for one image +\d+ images/s in batches of 32"
     assert len(speeds) == 2 and all(re.fullmatch(pattern, line) for line in speeds)
     assert lines[-2:] == [
         f"saved    {exported.path}",
