@@ -199,6 +199,11 @@ class ImageClassifier:
         """How many images a pass of the model takes; with fewer, it takes as long. On a CPU, one image has its own."""
         return self._forward.batch_size
 
+    @property
+    def num_alone(self) -> int:
+        """How many images are answered sooner one by one: a batch takes the same time however few it has."""
+        return max(1, self.batch_size // 4) if self.device == "cpu" else 1
+
     def predict(self, images: Any, topk: int = 5) -> Answers:
         """Return a list with one answer per image, in order, each with its `topk` most probable classes.
 
@@ -274,9 +279,8 @@ class ImageClassifier:
         With `tta`, the features of their mirror images follow: (2 B, D).
         """
         remaining, size = iter(ready), self.card.image_size
-        few = self.batch_size // 2 if self.device == "cpu" else 1  # a batch takes as long, however few there are
-        first = list(islice(remaining, few + 1))
-        if len(first) <= few:
+        first = list(islice(remaining, self.num_alone + 1))
+        if len(first) <= self.num_alone:
             for batch, pixels in _batches(first, 1, size):
                 image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
                 views = [image, image.flip(3)] if tta else [image]

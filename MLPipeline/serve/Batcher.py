@@ -4,7 +4,7 @@
         answer = batcher.submit(file.read()).result()        # from any thread; `asyncio.wrap_future` awaits it
 
 Threads decode the images. On a CPU, every core then runs a batch of its own, as in `FastForward.map`. A batch takes the
-same time however few images it has, so up to half a batch is answered image by image: with all cores if they are idle.
+same time however few images it has, so a few are answered image by image: with all cores if they are idle.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Batcher:
         self._classifier, self._max_waiting, self._observe = classifier, max_waiting, observe
         is_cpu = classifier.device == "cpu"
         self._batch_size = classifier.batch_size
-        self._few = self._batch_size // 2 if is_cpu else 0  # that are faster one by one
+        self._few = classifier.num_alone if is_cpu else 0
         self._num_streams = torch.get_num_threads() if is_cpu else 1
         self._decoded: deque[_Job] = deque()
         self._num_waiting = self._num_undecoded = self._num_running = 0

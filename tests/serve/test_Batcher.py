@@ -22,7 +22,7 @@ LIMIT_S = 20
 class SlowModel:
     """Stands for the model: a pass lasts until it is let go, and what each had is listed."""
 
-    batch_size, device = 4, "cpu"  # so up to two images are answered one by one
+    batch_size, num_alone, device = 4, 2, "cpu"
 
     def __init__(self) -> None:
         self.passes: list[str] = []
