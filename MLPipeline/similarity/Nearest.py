@@ -6,14 +6,13 @@ N stored rows, Q queries, D features, K nearest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from MLPipeline.Device import threads
+from MLPipeline.Device import start_threads
 from MLPipeline.Errors import DataError
 from MLPipeline.files.Machine import num_cores
 
@@ -56,7 +55,7 @@ def find_nearest(
         return _best(cosines, np.broadcast_to(np.arange(start, start + len(rows)), cosines.shape), num_nearest)
 
     # Each thread searches blocks of its own: threads that shared a product would wait for each other after each block.
-    with threads(1), ThreadPoolExecutor(num_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with start_threads(num_cores()) as pool:
         found = list(pool.map(best_of, range(0, number, size)))
     cosines, positions = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
     cosines, positions = _best(cosines, positions, num_nearest)
