@@ -17,8 +17,7 @@ import numpy as np
 
 from MLPipeline.Errors import DataError, PipelineError, unescaped
 from MLPipeline.files.Cache import DIGEST_BYTES
-from MLPipeline.files.TableFile import TableFile, plain_cell
-from MLPipeline.images.ClassNames import class_name
+from MLPipeline.files.TableFile import TableFile, cell_key, plain_cell
 from MLPipeline.images.ScanFolders import SPLITS, UNSPLIT, ImageIndex
 
 _DIGEST = np.dtype(f"V{DIGEST_BYTES}")
@@ -88,13 +87,13 @@ def read_splits(table: Path, classes: Sequence[str]) -> RecordedSplits:
     Raises:
         DataError: the table is missing or damaged, or has a class that the model does not know.
     """
-    label_of = {class_name(name): label for label, name in enumerate(classes)}
+    label_of = {cell_key(name): label for label, name in enumerate(classes)}
     labels, splits, ends, paths, digests = array("i"), array("b"), array("q"), bytearray(), bytearray()
     try:
         rows = TableFile(table, "")
         names = [*("path", "class", "split"), *(["digest"] if "digest" in rows.header else [])]
         for _, (path, label, split, *content) in rows.rows([rows.header.index(name) for name in names]):
-            labels.append(label_of[class_name(plain_cell(label))])
+            labels.append(label_of[cell_key(label)])
             splits.append(SPLITS.index(split) if split else UNSPLIT)
             paths += path.encode()
             ends.append(len(paths))

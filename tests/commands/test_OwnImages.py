@@ -88,6 +88,16 @@ def test_its_figures_come_again_to_the_last_digit(tmp_path: Path, make_images: M
     assert run.scores() == run.metrics("test")
 
 
+@pytest.mark.parametrize("names", [("two\nlines", "soft\u00adhyphen"), ("=sum", "'=quoted")])
+def test_names_that_a_table_writes_otherwise_are_found_again(
+    tmp_path: Path, make_images: MakeImages, names: tuple[str, str]
+) -> None:
+    """Line ends and invisible characters are escaped in `splits.csv`; signs of formulas get an apostrophe."""
+    run = train(make_images(tmp_path / "Data", dict.fromkeys(names, 14)), tmp_path / "output")
+    assert run.scores() == run.metrics("test")
+    assert {name: each["support"] for name, each in run.scores()["per_class"].items()} == dict.fromkeys(names, 2)
+
+
 @pytest.mark.slow
 def test_features_of_a_frozen_backbone_give_the_same_figures(tmp_path: Path, make_images: MakeImages) -> None:
     data = make_images(tmp_path / "Data", {"cat": 14, "dog": 14})
