@@ -24,7 +24,8 @@ from MLPipeline.files.ErrnoHints import errno_hint
 
 _SEPARATORS = ",;\t|"
 _NO_TABLES = {".xlsx", ".xls", ".ods", ".json", ".zip", ".gz"}
-_HEAD_BYTES = 4096
+_HEAD_BYTES = 4096  # that show the encoding
+_HEADER_CHARACTERS = 2**17  # room for 10,000 columns; the csv module takes no cell that is longer
 _HINT = "Give a CSV file with a header, saved as UTF-8"
 _ROWS_AT_ONCE = 2**16  # of a Parquet file
 
@@ -72,7 +73,9 @@ class TableFile:
         except OSError as error:
             raise self.unreadable(error.strerror) from error
         with self._opened() as text:
-            lines = text.read(_HEAD_BYTES).splitlines(keepends=True)
+            lines = text.read(_HEADER_CHARACTERS).splitlines(keepends=True)
+        if len("".join(lines[:1])) == _HEADER_CHARACTERS:
+            raise self.unreadable("its first row is too long")
         if lines and lines[0].lower().startswith("sep="):  # how some spreadsheets name their separator
             self._separator, self._first_row = lines[0][4:5], 2
             lines = lines[1:]

@@ -60,6 +60,21 @@ def test_rows_are_numbered_as_a_spreadsheet_shows_them(tmp_path: Path) -> None:
     assert list(table.rows([1, 0])) == [(2, ["x", "a\nb.jpg"]), (5, ["y", "c.jpg"])]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_table_may_have_thousands_of_columns(tmp_path: Path, encoding: str) -> None:
+    names = ["path", *(f"feature_{number}" for number in range(5000)), "label"]
+    row = ["1.jpg", *map(str, range(5000)), "cat"]
+    table = write(tmp_path / "wide.csv", f"{';'.join(names)}\n{';'.join(row)}\n", encoding)
+    assert table.header == tuple(names)
+    assert list(table.rows([0, 5000, 5001])) == [(2, ["1.jpg", "4999", "cat"])]
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "x," * 100_000])
+def test_a_first_row_without_end_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="its first row is too long"):
+        write(tmp_path / "long.csv", text)
+
+
 def test_a_spreadsheet_may_name_its_separator_first(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "sep=;\npath;label\n1,5.jpg;x\n")
     assert table.header == ("path", "label") and list(table.rows([0])) == [(3, ["1,5.jpg"])]
