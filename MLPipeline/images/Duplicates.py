@@ -21,6 +21,7 @@ import numpy as np
 from MLPipeline.files.Cache import digest
 from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_file, stored_result
 from MLPipeline.images.Candidates import MAX_DISTANCE, NUM_NEIGHBOURS, NUM_ORDERS, find_candidates
+from MLPipeline.images.ClassNames import class_name
 from MLPipeline.images.ConfirmCopies import confirm_copies
 from MLPipeline.images.Fingerprint import GREY, IDENTITY
 from MLPipeline.images.GroupPattern import match_paths
@@ -152,7 +153,8 @@ def find_conflicts(index: ImageIndex, pairs: Pairs) -> np.ndarray:
 
 def _keys(index: ImageIndex, pattern: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions (M,) of the images whose path matches `pattern`, and a digest (M,) of the matched text."""
-    texts = match_paths([index.name(position) for position in range(len(index))], pattern)
+    names = [class_name(index.name(position)) for position in range(len(index))]  # in NFC, as patterns are typed
+    texts = match_paths(names, class_name(pattern))
     kept = [(position, text) for position, text in enumerate(texts) if text is not None]
     if not kept:
         logger.warning("--group %s matches no file and groups no images", pattern)

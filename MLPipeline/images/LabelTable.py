@@ -21,7 +21,7 @@ from MLPipeline.decoding.ReadImage import IMAGE_SUFFIXES
 from MLPipeline.Errors import DataError, UsageError, did_you_mean
 from MLPipeline.files.ErrnoHints import unreadable
 from MLPipeline.files.TableFile import TableFile, cell_key, plain_cell
-from MLPipeline.images.ClassNames import check_names, class_name
+from MLPipeline.images.ClassNames import check_names, class_name, name_key
 from MLPipeline.images.ImageWalk import ImageWalk, count_reasons, natural_order
 from MLPipeline.images.LabelColumns import Columns, choose_columns
 from MLPipeline.images.ScanFolders import SPLITS, TRAIN, UNSPLIT, ImageIndex
@@ -105,7 +105,8 @@ class _Rows:
         self.numbers.append(number)
         self.labels.append(code)
         self.splits.append(place)
-        self.groups.append(self._group_of.setdefault(group, len(self._group_of)))
+        known = self._group_of.get(group)
+        self.groups.append(self._new_group(group) if known is None else known)
 
     def _new_label(self, number: int, label: str) -> int:
         """Return the number of the class that a new cell names; -1 if it is blank."""
@@ -113,6 +114,11 @@ class _Rows:
         self.first.setdefault(code, number)
         self._label_of[label] = code
         return code
+
+    def _new_group(self, group: str) -> int:
+        """Return the number of the group that a new cell names, in whatever spelling; -1 if it is blank."""
+        self._group_of[group] = self._group_of.setdefault(name_key(plain_cell(group)), len(self._group_of))
+        return self._group_of[group]
 
     def _new_split(self, number: int, split: str) -> int:
         name = split_of_name(split)

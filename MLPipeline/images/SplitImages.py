@@ -51,7 +51,8 @@ def split_images(
 
     Split folders are kept; a missing `val` or `test` split is taken from `train`. Every class keeps a training image.
     Images of one group, numbered in `groups` (N,), stay together; those of group -1 are in no split. Images in the
-    `record` keep their split, and new images of their group are added to the same split.
+    `record` keep their split, and new images of their group are added to the same split. Only a group that the index
+    itself states, and that the record has in several splits, is drawn again: its table has changed.
 
     Raises:
         DataError: a requested split is empty, or a class has no training image.
@@ -78,6 +79,8 @@ def _split(
     before, splits[groups < 0] = splits.copy(), UNSPLIT
     free = np.flatnonzero(splits == TRAIN)
     old = _recall(index, free, record)
+    if index.groups is not None:
+        old = _without_divided(index.groups[free], old)
     splits[free] = _assign(index, free, groups[free], old, shares, seed)
     _require_training_images(index, before, splits)
     for split in shares:
@@ -155,6 +158,17 @@ def _recall(index: ImageIndex, positions: np.ndarray, record: RowStore | None) -
         return np.full(len(positions), UNSPLIT, np.int8)
     numbers = np.array([-1 if (n := record.find(key)) is None else n for key in _keys(index, positions)], np.int64)
     return np.append(record.rows()[:, 0], np.int8(UNSPLIT))[numbers]
+
+
+def _without_divided(stated: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return the recorded splits `old` (M,), UNSPLIT for the `stated` groups (M,) that they divide; notes how many."""
+    numbers, group = np.unique(stated, return_inverse=True)
+    is_in = np.zeros((len(numbers), len(SPLITS)), bool)
+    is_in[group[old >= 0], old[old >= 0]] = True
+    is_divided = (stated >= 0) & (is_in.sum(axis=1) > 1)[group]
+    if number := int(np.count_nonzero(is_divided & (old >= 0))):
+        logger.warning("%d images of groups that earlier runs had in several splits are split again", number)
+    return np.where(is_divided, UNSPLIT, old).astype(np.int8)
 
 
 def _assign(

@@ -163,6 +163,13 @@ def test_files_that_a_pattern_finds_alike_are_one_group(pattern, groups):
     assert group_images(index_of(*names), inspection, no_pairs(), pattern).tolist() == groups
 
 
+@pytest.mark.parametrize("pattern", ["(Jos\u00e9)", "(Jose\u0301)", "(Jo..)_"])
+def test_a_pattern_finds_accents_composed_or_not(pattern):
+    names = ["a/Jos\u00e9_0", "a/Jose\u0301_1", "b/Ana_0"]
+    inspection = inspection_of(*(encode(scene(seed)) for seed in range(3)))
+    assert group_images(index_of(*names), inspection, no_pairs(), pattern).tolist() == [0, 0, 2]
+
+
 def test_a_pattern_and_duplicates_join(caplog):
     inspection = inspection_of(*(encode(scene(seed)) for seed in range(4)))
     index = index_of("a/p1_0", "a/p1_1", "b/p2_0", "b/\udcff")

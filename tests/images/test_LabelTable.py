@@ -111,6 +111,14 @@ def test_splits_by_word_and_groups(root: Path) -> None:
     assert index.groups[0] == index.groups[1] != index.groups[2] and index.groups[3] == -1
 
 
+def test_groups_are_one_whatever_their_spelling_and_blank_cells_are_none(root: Path) -> None:
+    rows = zip(FILES, ["Jos\u00e9 1", " Jose\u0301  1 ", "jos\u00e9 1", " "], strict=True)
+    index = scan(root, "path,label,group\n" + "".join(f"{name},{name[4]},{group}\n" for name, group in rows))
+    assert index.groups is not None
+    groups = dict(zip((index.name(k) for k in range(4)), index.groups.tolist(), strict=True))
+    assert len({groups[name] for name in FILES[:3]}) == 1 and groups[FILES[0]] >= 0 and groups[FILES[3]] == -1
+
+
 def test_a_column_called_set_is_a_split_only_where_it_holds_splits(root: Path) -> None:
     index = scan(root, "path,label,set\nimg/1.jpg,a,train\nimg/2.png,b,train\nimg/10.jpg,a,test\n")
     assert [SPLITS[split] for split in index.splits] == ["train", "train", "test"]

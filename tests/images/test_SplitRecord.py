@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,26 @@ def test_a_new_image_between_two_old_ones_moves_neither(tmp_path):
     new = resplit(tmp_path, files(*range(41)), groups)
     kept = [position for position in range(82) if position not in (40, 81)]
     assert np.array_equal(new.splits[kept], old.splits)
+
+
+def test_groups_that_a_table_states_are_whole_even_if_it_has_changed(tmp_path, caplog):
+    """A table is corrected after the first run: each image was a group of its own, and now four are."""
+
+    def split(size: int) -> ImageIndex:
+        index = index_from(files(*range(40)), 2)
+        stated = np.arange(80, dtype=np.int32) // size
+        record = split_record(tmp_path, Path("Data"), 0.15, 0.15, 0)
+        return split_images(replace(index, groups=stated), 0.15, 0.15, 0, stated.astype(np.int64) * size, record)
+
+    before = split(1)
+    after = split(4)
+    assert all(len(sides) == 1 for sides in sides_of(after, np.arange(80) // 4))
+    assert counts_of(after) == [[32, 4, 4], [32, 4, 4]]  # a second group of four brings 6 images no closer
+    is_whole = np.array([len(sides) == 1 for sides in sides_of(before, np.arange(80) // 4)]).repeat(4)
+    assert np.array_equal(after.splits[is_whole], before.splits[is_whole])
+    assert f"{np.count_nonzero(~is_whole)} images of groups" in caplog.text
+    caplog.clear()
+    assert np.array_equal(split(4).splits, after.splits) and not caplog.text
 
 
 def test_other_fractions_seeds_and_groups_have_records_of_their_own(tmp_path):
