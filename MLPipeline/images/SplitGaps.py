@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL, Gap, ImageIndex
+from MLPipeline.images.ClassNames import class_name
+from MLPipeline.images.ScanFolders import SPLITS, TEST, TRAIN, VAL, Gap, ImageIndex
 
 _MAX_LINES = 10  # for each split
 
@@ -20,9 +21,9 @@ def find_gaps(
 
     Args:
         before: the index before it was split: only images in split folders are in a split.
-        after: the same images, split.
+        after: the same images, split; its `groups` are those that a label table states.
         groups: number of the group of each image (N,), -1 for unreadable ones: the images of a group stay together.
-        copies: the same for near-duplicates alone, without `pattern`.
+        copies: the same for near-duplicates alone, without `pattern` and without the groups of a table.
         pattern: the regular expression of `--group`.
     """
     gaps = []
@@ -52,22 +53,36 @@ def _cause(index: ImageIndex, members: np.ndarray, groups: np.ndarray, copies: n
     """Return why too few of the images at `members`, all of one class, could be set aside."""
     number = len(members)
     num_groups, num_distinct = (len(np.unique(each[members])) for each in (groups, copies))
-    if pattern is not None and num_groups < num_distinct:
+    if num_groups < num_distinct:
         groups_of = "one group" if num_groups == 1 else f"{num_groups} groups"
-        example = _example(index, members, pattern)
-        return f"--group {shlex.quote(pattern)} puts its {number} images into {groups_of}{example}"
+        example = "" if pattern is None else _example(index, members, pattern)
+        return f"{_grouped_by(index, pattern)} its {number} images into {groups_of}{example}"
     if num_distinct < number:
         one = f"its {number} images are near-duplicates of each other"
         several = f"its {number} images make only {num_distinct} groups of near-duplicates"
         return f"{one if num_distinct == 1 else several}, and near-duplicates stay in one split"
-    return f"it has only {number} image{'s' * (number != 1)}"
+    trained = members[index.splits[members] == TRAIN]
+    if len(trained) < 2:
+        return f"it has only {number} image{'s' * (number != 1)}"
+    if np.isin(groups[index.labels != index.labels[members[0]]], groups[trained]).any():
+        return "its training images are in groups with images of other classes, and a group stays in one split"
+    kept = f"its {len(trained)} training images keep the split that an earlier run gave them"
+    return f"{kept}; another --seed divides all images again"
+
+
+def _grouped_by(index: ImageIndex, pattern: str | None) -> str:
+    """Return what puts images into groups besides that they are near-duplicates, with its verb."""
+    table = "the column group of the table"
+    if pattern is None:
+        return f"{table} puts"
+    return f"--group {shlex.quote(pattern)} " + ("puts" if index.groups is None else f"and {table} put")
 
 
 def _example(index: ImageIndex, members: Sequence[int] | np.ndarray, pattern: str) -> str:
     """Return what the expression finds in the path of the first image that it matches: often not what was meant."""
-    expression = re.compile(pattern)
+    expression = re.compile(class_name(pattern))
     for position in members:
-        name = index.name(int(position))
+        name = class_name(index.name(int(position)))
         if match := expression.search(name):
             return f" (in {name} it finds {match[1 if expression.groups else 0]!r})"
     return ""

@@ -85,14 +85,17 @@ def _split(
     _require_training_images(index, before, splits)
     for split in shares:
         if not np.any(splits == split):
-            raise _too_few(index, free, groups[free], split, len(shares) + 1)
+            raise _too_few(index, free, groups[free], split, len(shares) + 1, bool(np.any(old != UNSPLIT)))
     return splits, free[old == UNSPLIT]
 
 
-def _too_few(index: ImageIndex, free: np.ndarray, groups: np.ndarray, split: int, num_splits: int) -> DataError:
+def _too_few(
+    index: ImageIndex, free: np.ndarray, groups: np.ndarray, split: int, num_splits: int, is_recorded: bool
+) -> DataError:
     """Return the error for an empty `split`, with its cause.
 
-    `groups` (M,) are those of the images at the positions `free` (M,), to be divided into `num_splits` splits.
+    `groups` (M,) are those of the images at the positions `free` (M,), to be divided into `num_splits` splits;
+    `is_recorded`: whether some of them have kept the split of an earlier run.
     """
     what, hint = f"{index.root}: too few images to take any for {SPLITS[split]}", f"use --{SPLITS[split]}-fraction 0"
     sizes = np.bincount(index.labels[free[groups >= 0]])
@@ -101,10 +104,14 @@ def _too_few(index: ImageIndex, free: np.ndarray, groups: np.ndarray, split: int
         what += f": all {num_small:,} classes have fewer than {num_splits} images, and each split takes at least one"
         return DataError(what, f"Add images to the classes, or {hint}")
     num_groups = len(np.unique(groups))
+    if num_groups == len(groups) and is_recorded:
+        what += f": none of those that an earlier run had in {SPLITS[split]} is left, and the others keep their split"
+        return DataError(what, f"Add images, give another --seed, which divides all images again, or {hint}")
     if num_groups == len(groups):
         return DataError(what, f"Add images, or {hint}")
     number = "one group" if num_groups == 1 else f"only {num_groups} groups"
-    what += f": {len(groups)} images form {number} of near-duplicates or of --group, and a group stays in one split"
+    what += f": {len(groups)} images form {number} of near-duplicates, of --group or of a table"
+    what += ", and a group stays in one split"
     return DataError(what, f"Run `audit` to see the near-duplicates, add other images, or {hint}")
 
 

@@ -192,7 +192,8 @@ def split(index: ImageIndex, inspection: Inspection, config: Config) -> ImageInd
     after = split_images(index, *shares, config.seed, groups, record)
 
     def gaps_of() -> tuple[Gap, ...]:
-        return find_gaps(index, after, groups, group_images(index, inspection, pairs), config.group)
+        copies = group_images(replace(index, groups=None), inspection, pairs)
+        return find_gaps(index, after, groups, copies, config.group)
 
     gaps = once_per_machine(gaps_of, cache)
     for line in gap_lines(gaps):

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
-from MLPipeline.images.ScanFolders import TEST, VAL
-from MLPipeline.images.SplitGaps import Gap, gap_lines
-from tests.support.harness import Outcome, succeed
+from MLPipeline.images.ScanFolders import TEST, UNSPLIT, VAL
+from MLPipeline.images.SplitGaps import Gap, find_gaps, gap_lines
+from MLPipeline.images.SplitImages import split_images
+from tests.support.harness import Outcome, refuse, succeed
+from tests.support.split_cases import index_from
 
 
 def draw(folder: Path, number: int, rng: np.random.Generator, name: str = "{}") -> None:
@@ -55,6 +58,50 @@ def test_near_duplicates_are_the_cause(tmp_path: Path) -> None:
     done = train(tmp_path / "data", tmp_path)
     cause = "its 12 images are near-duplicates of each other, and near-duplicates stay in one split"
     assert f"missing  no test images of class c: {cause}" in done.out
+
+
+@pytest.mark.parametrize("flags", [[], ["--group", "(x)"]])
+def test_groups_of_a_table_are_the_cause(tmp_path: Path, flags: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        draw(tmp_path / "data" / name, 12, rng, name + "{}")
+    rows = [f"{name}{place},{name},{1 if name == 'a' else place + 2}" for name in ("a", "b") for place in range(12)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,group", *rows]))
+    done = train(tmp_path / "data", tmp_path, "--labels", tmp_path / "labels.csv", *flags)
+    by = "--group '(x)' and the column group of the table put" if flags else "the column group of the table puts"
+    assert f"missing  no test images of class a: {by} its 12 images into one group" in done.out
+
+
+def test_groups_with_images_of_another_class_are_the_cause() -> None:
+    """Each image of a is in a group with the only image of another class, which must keep it for training."""
+    labels = [0] * 6 + list(range(1, 7)) + [7] * 12
+    index = index_from([(UNSPLIT, label, f"{place}.jpg") for place, label in enumerate(labels)], 8)
+    groups = np.concatenate([np.arange(6), np.arange(6), np.arange(12, 24)])
+    gaps = find_gaps(index, split_images(index, 0.15, 0.15, 0, groups), groups, groups, None)
+    cause = "its training images are in groups with images of other classes, and a group stays in one split"
+    assert Gap(TEST, "a", cause) in gaps and Gap(TEST, "b", "it has only 1 image") in gaps
+
+
+def test_splits_of_an_earlier_run_are_the_cause(tmp_path: Path) -> None:
+    """Where its validation images were deleted, a class has no other: images keep their split."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        draw(tmp_path / "data" / name, 12, rng)
+    train(tmp_path / "data", tmp_path)
+    splits = pd.read_csv(tmp_path / "output" / "001-cnn" / "splits.csv")
+    held_out = splits["path"][splits["split"] == "val"].tolist()
+
+    def delete(name: str) -> None:
+        for path in (each for each in held_out if each.startswith(name)):
+            (tmp_path / "data" / path).unlink()
+
+    delete("a")
+    cause = "its 8 training images keep the split that an earlier run gave them; another --seed divides all images"
+    assert f"no val images of class a: {cause} again" in train(tmp_path / "data", tmp_path).notes
+    delete("b")
+    settings = ["--model", "cnn", "--data", tmp_path / "data", "--output", tmp_path / "output"]
+    refuse(settings, 2, "none of those that an earlier run had in val is left", "another --seed")
+    assert not any("no val images" in note for note in train(tmp_path / "data", tmp_path, "--seed", "1").notes)
 
 
 def test_a_split_folder_without_the_class_is_the_cause(tmp_path: Path) -> None:

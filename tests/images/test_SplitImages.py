@@ -50,7 +50,7 @@ def test_many_classes_of_one_image_are_one_note(caplog):
 
 
 def test_a_split_that_is_empty_because_of_groups_names_them():
-    cause = "too few images to take any for test: 12 images form only 2 groups of near-duplicates or of --group"
+    cause = "too few images to take any for test: 12 images form only 2 groups of near-duplicates, of --group"
     with pytest.raises(DataError, match=cause) as caught:
         split_images(index_of(6, 6), 0.15, 0.15, seed=0, groups=np.repeat([0, 6], 6))
     assert "Run `audit` to see the near-duplicates" in str(caught.value)
