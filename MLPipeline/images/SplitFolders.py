@@ -8,6 +8,7 @@ Where both readings make sense, the user is asked: `--split-folders yes` or `no`
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
@@ -51,6 +52,8 @@ def find_layout(root: Path, reading: str = "auto", classes: Collection[str] = ()
     splits, others = ({}, folders) if reading == "no" else _splits_and_others(root, folders, classes)
     if not splits:
         _require_class_folders(root, folders)
+        if reading == "auto":
+            _note_splits_inside(folders)
         return Layout([("", folder) for folder in folders], frozenset([root]), [])
     beside = [folder for folder in others if not is_unlabelled(folder.name) and _holds_images(folder)]
     if beside and reading == "auto":
@@ -144,6 +147,20 @@ def _require_class_folders(root: Path, folders: list[Path]) -> None:
     what = f"{loose} images but no class folders" if loose else "no class folders"
     hint = EXPECTED_LAYOUT + ("; if a table has the labels, use --labels TABLE" if loose else "")
     raise DataError(f"{root}: {what}", hint)
+
+
+def _note_splits_inside(folders: list[Path]) -> None:
+    """Note that folders such as `cat/train` and `cat/test`, inside the class, are not used as splits."""
+    for folder in folders[:_NUM_LISTED]:  # who sorts images like this does so in every class
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # the walk says what cannot be read
+            inside = {split_of_name(entry.name): entry.name for entry in entries if entry.is_dir()}
+            held_out = inside.get("test", inside.get("val"))
+            if "train" in inside and held_out:
+                what = "%s/%s and %s/%s lie inside a class folder and are not used as splits; "
+                hint = "to use such splits, make them the outer folders, as in %s/%s"
+                train = inside["train"]
+                logger.warning(what + hint, folder.name, train, folder.name, held_out, train, folder.name)
+                return
 
 
 def _no_class_folders(folder: Path, split: str) -> DataError:

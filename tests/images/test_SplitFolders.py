@@ -52,6 +52,27 @@ PAIRS = [
 ]
 
 
+def test_splits_inside_the_classes_are_noted(touch: Touch, caplog: pytest.LogCaptureFixture) -> None:
+    root = touch(*(f"{name}/{part}/good/1.jpg" for name in ("bottle", "cable") for part in ("train", "Test")))
+    index = scan_folders(root)
+    assert index.classes == ("bottle", "cable") and set(index.splits.tolist()) == {UNSPLIT}
+    assert [record.getMessage() for record in caplog.records] == [
+        "bottle/train and bottle/Test lie inside a class folder and are not used as splits; "
+        "to use such splits, make them the outer folders, as in train/bottle"
+    ]
+    caplog.clear()
+    scan_folders(root, split_folders="no")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("inner", ["train", "testing", "contest", "front"])
+def test_other_folders_inside_the_classes_are_not_noted(
+    touch: Touch, inner: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan_folders(touch(*(f"{name}/{part}/1.jpg" for name in ("cat", "dog") for part in (inner, "back"))))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(("train", "test"), PAIRS)
 def test_a_split_is_recognised_by_a_word_of_its_name(touch: Touch, train: str, test: str) -> None:
     root = touch(*(f"{split}/{name}/1.jpg" for split in (train, test) for name in ("cat", "dog")))
