@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,25 @@ from MLPipeline.files.TableFile import TableFile
 from MLPipeline.images.SplitNames import split_of_name
 
 # Names in lower case, letters and digits alone (`Image_ID` is `imageid`); the first that a table has is used.
-PATH_COLUMNS = ("path", "filepath", "imagepath", "filename", "file", "image", "imagename", "imageid", "img", "id")
+PATH_COLUMNS = (
+    "path",
+    "filepath",
+    "filepaths",
+    "imagepath",
+    "filename",
+    "file",
+    "image",
+    "imagename",
+    "imageid",
+    "img",
+    "id",
+)
 LABEL_COLUMNS = ("label", "labels", "class", "classname", "classlabel", "target", "category")
-SPLIT_COLUMNS, GROUP_COLUMNS = ("split", "subset", "partition", "usage", "set"), ("group", "groupid")
+SPLIT_COLUMNS, GROUP_COLUMNS = ("split", "subset", "partition", "usage", "set", "dataset"), ("group", "groupid")
 _NUM_PROBED = 100  # rows looked at to see what columns hold
 _FLAGS = {"0", "1", "0.0", "1.0", "False", "True", "false", "true"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,8 @@ def choose_columns(table: TableFile) -> Columns:
         listed = " and ".join(repr(table.header[column]) for column in labels)
         raise UsageError(f"{table.where}: the columns {listed} may both hold the labels", "Remove or rename one")
     split = next((names.index(name) for name in SPLIT_COLUMNS if name in names), None)
-    if split is not None and names[split] != "split" and not _holds_splits(table, split):
+    if split is not None and names[split] != "split" and (other := _no_split(table, split)) is not None:
+        logger.warning("%s: splits are not from %r, where %r is none", table.where, table.header[split], other)
         split = None
     return Columns(path, labels[0], split, next((names.index(name) for name in GROUP_COLUMNS if name in names), None))
 
@@ -77,9 +93,10 @@ def _one_hot(table: TableFile, path: int) -> UsageError | None:
     return UsageError(what, "Write one column `label` with the name of each image's class")
 
 
-def _holds_splits(table: TableFile, column: int) -> bool:
+def _no_split(table: TableFile, column: int) -> str | None:
+    """Return the first cell that names no split; None if all do that are looked at."""
     cells = [cell for _, (cell,) in _first_rows(table, [column])]
-    return bool(cells) and all(split_of_name(cell) for cell in cells)
+    return next((cell for cell in cells if not split_of_name(cell)), None if cells else "")
 
 
 def _first_rows(table: TableFile, columns: Sequence[int]) -> list[tuple[int, list[str]]]:

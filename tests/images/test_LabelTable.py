@@ -126,6 +126,24 @@ def test_a_column_called_set_is_a_split_only_where_it_holds_splits(root: Path) -
     assert index.splits.tolist() == [-1, -1]
 
 
+def test_the_columns_of_a_table_of_playing_cards(root: Path) -> None:
+    table = "class index,filepaths,labels,card type,data set\n0,img/1.jpg,a,x,train\n1,img/2.png,b,y,train\n"
+    index = scan(root, table + "1,img/10.jpg,b,y,valid\n")
+    assert labels(index) == {"img/1.jpg": "a", "img/2.png": "b", "img/10.jpg": "b"}
+    assert [SPLITS[split] for split in index.splits] == ["train", "train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shown"), [("0", "2", "'0'"), ("train", "", "''"), ("test", "extra", "'extra'")]
+)
+def test_a_column_that_looks_like_splits_and_is_not_used_is_named(
+    root: Path, caplog: pytest.LogCaptureFixture, one: str, other: str, shown: str
+) -> None:
+    index = scan(root, f"path,label,partition\nimg/1.jpg,a,{one}\nimg/2.png,b,{other}\n")
+    assert index.splits.tolist() == [-1, -1]
+    assert f"splits are not from 'partition', where {shown} is none" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
