@@ -30,7 +30,7 @@ _USUAL_WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 _USED_AT_LEAST = 0.5  # of the range from 0 to white; if pictures use less, their own range is stretched
 _MOST_EXTREME = 1 / 500, 8  # share of a picture's values that count as outliers at either end, and their least number
 _EXTREME_FILES = 1 / 50, 10  # share of the files that may be outliers; at least one of this many
-_MAX_MEASURED = 2**18  # values of a picture; of a larger one every second, third, ...
+_MAX_MEASURED = 2**18  # values of a picture; of a larger one those of every second, third, ... pixel
 _KEY_BYTES = 16
 _LARGEST_VALUE = 1e300  # of a picture with floating-point numbers
 
@@ -106,8 +106,9 @@ def value_range(stored: StoredPixels) -> tuple[float, float]:
     Raises:
         UnreadableImage: no value is a finite number.
     """
-    values = _colours(stored).reshape(-1)
-    values = values[:: -(-len(values) // _MAX_MEASURED)]
+    colours = _colours(stored)
+    pixels = colours.reshape(stored.pixels.shape[0] * stored.pixels.shape[1], -1)
+    values = pixels[:: -(-colours.size // _MAX_MEASURED)].reshape(-1)  # whole pixels: each colour counts alike
     if stored.is_float:
         values = values[np.isfinite(values)]
         if not len(values):

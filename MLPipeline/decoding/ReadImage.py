@@ -59,7 +59,7 @@ FOREIGN_SUFFIXES = frozenset(  # image formats that are not decoded: listed as s
     ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split()
 )
 # Part of the names of caches, because pixels may differ. Increase the number when the same versions give other pixels.
-DECODER = f"2 simplejpeg {simplejpeg.__version__} OpenCV {cv2.__version__}"
+DECODER = f"3 simplejpeg {simplejpeg.__version__} OpenCV {cv2.__version__}"
 MAX_FILE_BYTES = 512 * 2**20
 DECODERS: dict[str, Callable[[bytes, ImageHeader], StoredPixels]] = {
     "PNG": decode_png,

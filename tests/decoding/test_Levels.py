@@ -121,6 +121,17 @@ def test_one_hot_or_dead_pixel_decides_nothing(value: int) -> None:
     assert value_range(stored(with_hot_pixel(small.repeat(5, 0).repeat(2, 1), value)))[1] <= 4000
 
 
+@pytest.mark.parametrize("side", [100, 500, 512, 700, 1024])  # of every third, sixth, ... value each is red
+@pytest.mark.parametrize("bands", [3, 4])
+def test_every_colour_of_a_picture_of_any_size_is_measured(side: int, bands: int) -> None:
+    pixels = np.zeros((side, side, bands), np.uint16)
+    pixels[:, :, 2] = np.linspace(0, 60000, side)  # a stain that shines in blue alone
+    low, high = value_range(stored(pixels))
+    assert low == 0 and 59000 < high <= 60000
+    shown, _ = to_8_bits(stored(pixels), find_levels(["uint16"], np.array([low]), np.array([high])))
+    assert np.abs(shown[0, :, 2] - np.linspace(0, 60000 / 257, side)).max() < 1
+
+
 def test_infinity_and_what_is_no_number_decide_nothing() -> None:
     pixels = np.linspace(280, 310, 10_000, dtype=np.float32).reshape(100, 100)
     holes = pixels.copy()
