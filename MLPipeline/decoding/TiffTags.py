@@ -42,6 +42,13 @@ class TiffDirectory:
             tags.setdefault(tag, self._read(code, position))
         return tags
 
+    def orientation(self) -> int:
+        """Return the EXIF orientation 1 to 8, whatever the tags around it hold; 1 where there is none."""
+        for tag, code, _, position in self._tags():
+            if tag == ORIENTATION:
+                return _usual(self._read(code, position))
+        return 1
+
     def content(self, tag: int) -> bytes:
         """Return the bytes of `tag`, of type UNDEFINED; empty if it is missing."""
         for found, code, count, position in self._tags():
@@ -76,16 +83,16 @@ def parse_tiff(data: bytes) -> ImageHeader:
     tags = directory.numbers()
     width, height, bits = (tags.get(tag, 1) for tag in (WIDTH, HEIGHT, BITS))
     pages, profile = directory.num_pages(), directory.content(PROFILE)
-    return ImageHeader("TIFF", width, height, pages, bits // 8 or 1, _orientation(tags), profile=profile)
+    return ImageHeader("TIFF", width, height, pages, bits // 8 or 1, directory.orientation(), profile=profile)
 
 
 def exif_orientation(exif: bytes) -> int:
     """Return the EXIF orientation 1 to 8; 1 where there is none or the block is damaged, as viewers do."""
     try:
-        return _orientation(TiffDirectory(exif.removeprefix(b"Exif\0\0")).numbers())
+        return TiffDirectory(exif.removeprefix(b"Exif\0\0")).orientation()
     except (struct.error, OverflowError):
         return 1
 
 
-def _orientation(tags: dict[int, int]) -> int:
-    return tags[ORIENTATION] if 1 <= tags.get(ORIENTATION, 0) <= 8 else 1
+def _usual(orientation: int) -> int:
+    return orientation if 1 <= orientation <= 8 else 1

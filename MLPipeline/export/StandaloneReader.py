@@ -229,7 +229,7 @@ def _parse_webp(data: bytes) -> Header:
             width, height = (1 + int.from_bytes(content[at : at + 3], "little") for at in (4, 7))
             header = replace(header, width=width, height=height)
         elif kind == b"EXIF":
-            header = replace(header, orientation=exif_orientation(content.removeprefix(b"Exif\0\0")))
+            header = replace(header, orientation=exif_orientation(content))
         elif kind == b"ICCP":
             header = replace(header, profile=content)
         position += 8 + length + (length & 1)
@@ -264,6 +264,7 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation -
 
 def exif_orientation(exif: bytes) -> int:
     """Return the EXIF orientation 1 to 8; 1 where there is none or the block is damaged, as viewers do."""
+    exif = exif.removeprefix(b"Exif\0\0")
     order = "<" if exif[:2] == b"II" else ">"
     try:
         (start,) = struct.unpack_from(order + "I", exif, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -169,6 +170,21 @@ def test_a_damaged_exif_block_does_not_cost_the_picture():
     for exif in (b"", b"II", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0"):
         changed = data[:33] + png_chunk(b"eXIf", exif) + data[33:]
         assert np.array_equal(decode_image(changed).pixels, scene())
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("others", ["none", "before", "after", "too few"])
+def test_an_orientation_counts_although_other_tags_are_damaged(order, others):
+    entries = [struct.pack(f"{order}HHIHH", EXIF_ORIENTATION, 3, 1, 6, 0)]
+    if others in ("before", "after"):  # a note of the camera's maker that an editor has cut off
+        entries.insert(others == "after", struct.pack(f"{order}HHII", 0x9286, 7, 60_000, 90_000))
+    number = struct.pack(f"{order}H", 40 if others == "too few" else len(entries))
+    exif = (b"II*\0\x08\0\0\0" if order == "<" else b"MM\0*\0\0\0\x08") + number + b"".join(entries)
+    plain, upright = encode(scene(), "PNG"), np.rot90(scene(), -1)
+    png = plain[:33] + png_chunk(b"eXIf", exif) + plain[33:]
+    assert np.array_equal(decode_image(png).pixels, upright)
+    assert np.array_equal(decode_image(encode(scene(), "WEBP", lossless=True, exif=exif)).pixels, upright)
+    assert distance(decode_image(encode(scene(), "JPEG", quality=95, exif=b"Exif\0\0" + exif)).pixels, upright) < 4
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ def answered() -> Iterator[tuple[str, bytes, int]]:
         yield f"jpeg-turned-{orientation}", saved(picture, "JPEG", exif=turned(orientation)), 0
         yield f"png-turned-{orientation}", saved(picture, "PNG", exif=turned(orientation)), 0
         yield f"webp-turned-{orientation}", saved(picture, "WEBP", lossless=True, exif=turned(orientation)), 0
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x92\x86\0\x07\0\0\xea\x60\0\x01\0\0"
+    yield "png-turned-prefix-damaged-tag", png(picture, 8, 2, png_chunk(b"eXIf", exif)), 0
     for sampling in (0, 1, 2):
         yield f"jpeg-sampling-{sampling}", saved(picture, "JPEG", subsampling=sampling), 0
     yield "jpeg-grey", saved(grey, "JPEG"), 0
