@@ -33,7 +33,7 @@ class ImageHeader:
     orientation: int = 1  # EXIF number 1 to 8
     channels: int = 0  # 1 grey, 3 colour, 4 CMYK, where the header says so before decoding; 0: as decoded
     bits: int = 8  # JPEG and AVIF: of a sample
-    body: int = 0  # JPEG: position of the first start-of-scan marker
+    body: int = 0  # JPEG: position of the first start-of-scan marker; WebP: of a lossless chunk with a run of zeros
     coding: int = 0xC0  # JPEG: the frame marker: C0 baseline, C2 progressive, C3 lossless, C9 arithmetic, ...
     has_extras: bool = False  # PNG: chunks that the decoder does not need
     profile: bytes = b""  # ICC profile

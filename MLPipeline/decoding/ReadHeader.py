@@ -93,7 +93,7 @@ def _parse_png(data: bytes) -> ImageHeader:
 
 def _parse_webp(data: bytes) -> ImageHeader:
     end = 8 + struct.unpack_from("<I", data, 4)[0]
-    position, size, frames, orientation, profile = 12, (0, 0), 0, 1, b""
+    position, size, frames, orientation, profile, doubtful = 12, (0, 0), 0, 1, b"", 0
     while position < end:
         kind, length = struct.unpack_from("<4sI", data, position)
         body = position + 8
@@ -112,12 +112,12 @@ def _parse_webp(data: bytes) -> ImageHeader:
             orientation = exif_orientation(data[body : body + length])
         elif kind == b"ICCP":
             profile = data[body : body + length]
-        if kind == b"VP8L" and data.find(bytes(64), body, body + length) >= 0:  # a hole: lossless data has no such run
-            raise UnreadableImage("truncated WebP")
+        if kind == b"VP8L" and data.find(bytes(64), body, body + length) >= 0:  # a flat area, or a hole
+            doubtful = position
         position = body + length + (length & 1)
     if end > len(data):
         raise UnreadableImage("truncated WebP")
-    return ImageHeader("WebP", *size, frames=max(frames, 1), orientation=orientation, profile=profile)
+    return ImageHeader("WebP", *size, frames=max(frames, 1), orientation=orientation, body=doubtful, profile=profile)
 
 
 def _parse_gif(data: bytes) -> ImageHeader:

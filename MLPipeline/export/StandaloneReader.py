@@ -223,8 +223,10 @@ def _parse_webp(data: bytes) -> Header:
     while position < end:
         kind, length = struct.unpack_from("<4sI", data, position)
         content = data[position + 8 : position + 8 + length]
-        if kind == b"ANMF" or (kind == b"VP8L" and _HOLE in content):
-            raise Refused("animated or damaged WebP: save it as PNG")
+        if kind == b"ANMF":
+            raise Refused("animated WebP: save it as PNG")
+        if kind == b"VP8L" and _HOLE in content:
+            raise Refused("WebP with a run of zeros, a flat area or damage: save it as PNG")
         if kind == b"VP8X":
             width, height = (1 + int.from_bytes(content[at : at + 3], "little") for at in (4, 7))
             header = replace(header, width=width, height=height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import zlib
@@ -16,6 +17,7 @@ from PIL import Image
 
 from MLPipeline.decoding.ReadHeader import read_header
 from MLPipeline.decoding.ReadImage import UnreadableImage, decode_image
+from MLPipeline.export.StandaloneReader import Refused, decode
 from tests.support.format_cases import tiff
 from tests.support.paths import INPUTS
 from tests.support.picture_cases import encode, png_chunk, refusal, scene
@@ -195,11 +197,36 @@ def test_a_closed_webp_that_ends_early_is_refused(options, share):
     assert "truncated" in refusal(bytes(cut))
 
 
-def test_a_lossless_webp_and_an_avif_with_a_hole_are_refused():
-    webp, avif = encode(NOISE, "WEBP", lossless=True), encode(NOISE, "AVIF", quality=90)
-    middle = len(webp) // 2
-    assert "truncated" in refusal(webp[:middle] + bytes(200) + webp[middle + 200 :])
+@pytest.mark.parametrize("method", [0, 4])
+def test_a_lossless_webp_and_an_avif_with_a_hole_are_refused(method):
+    webp, avif = encode(GRAINY, "WEBP", lossless=True, method=method), encode(NOISE, "AVIF", quality=90)
+    for share, length in itertools.product((0.2, 0.5, 0.8), (512, 4096)):
+        hole = int(share * len(webp))
+        closed = (webp[:hole] + bytes(length) + webp[hole + length :])[: len(webp)]
+        assert "truncated" in refusal(closed)
     assert "truncated" in refusal(avif[:-500] + bytes(500))
+
+
+def flat_pictures():
+    page, stripe, ramp = (np.full((150, 300, 3), value, np.uint8) for value in (255, 0, 0))
+    page[20:40, 30:200] = NOISE[:20, :1]
+    stripe[50:75, 60:190] = 255
+    ramp[:] = (np.arange(150) * 255 // 149)[:, None, None]
+    half = np.dstack([page, page[:, :, 0]])
+    half[75:] = 0
+    return {"page": page, "stripe": stripe, "ramp": ramp, "half transparent": half}
+
+
+@pytest.mark.parametrize("name", flat_pictures())
+@pytest.mark.parametrize("quality", [0, 75, 100])
+def test_a_lossless_webp_with_flat_areas_is_whole_though_its_data_has_zeros(name, quality):
+    pixels = flat_pictures()[name]
+    data = encode(pixels, "WEBP", lossless=True, method=0, quality=quality, exact=True)
+    right = Image.new("RGB", (300, 150), "white")
+    right.paste(Image.fromarray(pixels), mask=Image.fromarray(pixels) if pixels.shape[2] == 4 else None)
+    assert np.abs(decode_image(data).pixels.astype(int) - np.asarray(right)).max() <= 1
+    with pytest.raises(Refused, match="a flat area or damage: save it as PNG"):  # OpenCV alone cannot tell
+        decode(data, 300, {})
 
 
 STRIPS = [("rgb", each) for each in ("lzw", "deflate", "packbits", "zstd", "webp", "jpeg")]
