@@ -53,7 +53,7 @@ def run(config: Config) -> None:
         _print(each, config.json)
         found.append(each)
     page = config.output / _FOLDER / "similar.html"
-    write_similar_page(page, found, len(collection), str(config.in_), network.origin.to_text())
+    write_similar_page(page, found, len(collection), str(config.in_), network.origin.to_text(), network.preprocessing)
     say(f"saved    {page}", on_stderr=config.json)
     if config.json:
         require_complete_stdout()

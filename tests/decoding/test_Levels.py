@@ -229,6 +229,16 @@ def test_the_header_says_that_a_picture_is_deep(dtype: str) -> None:
     assert Preprocessing(levels=levels).key(data) == levels.key(digest(data))
 
 
+@pytest.mark.parametrize("bits", [9, 10, 12, 14, 15])
+def test_the_header_says_that_a_picture_with_packed_samples_is_deep(bits: int) -> None:
+    """Without that, the row that another level has left in the store is taken for it."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, RAMP >> 4, bitspersample=bits)
+    levels = Levels({f"uint16 of {bits} bits": Level(0, 255)})
+    assert decode_image(file.getvalue(), levels=levels).stored is not None
+    assert Preprocessing(levels=levels).key(file.getvalue()) == levels.key(digest(file.getvalue()))
+
+
 def test_no_pixels_of_deep_pictures_are_made_before_the_levels_are_known() -> None:
     flat = np.full((20, 20), 90, np.uint8)
     rows, pixels = make_rows([png(RAMP), png(flat)], image_size=16)

@@ -77,6 +77,17 @@ def test_photographs_come_as_jpeg_in_the_size_asked_for_and_as_they_are_now(clie
     assert client.get("/photo/99?stamp=x").status_code == 410
 
 
+def test_a_thermal_picture_is_shown_with_many_greys(client: TestClient, tmp_path: Path) -> None:
+    post(client, "/classes", names=CLASSES)
+    (picture,) = post(client, "/next", page=PAGE, number=1)["pictures"]
+    warm = 51500 + np.linspace(0, 500, 6400).reshape(80, 80).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "photos" / picture["name"]), warm)
+    (again,) = post(client, "/next", page=PAGE, number=1)["pictures"]
+    shown = client.get(f"/photo/{again['number']}?stamp={again['stamp']}").content
+    greys = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert greys.min() < 10 and greys.max() > 245 and len(np.unique(greys)) > 100
+
+
 @pytest.mark.parametrize(
     ("path", "body", "what"),
     [
