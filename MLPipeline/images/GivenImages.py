@@ -9,8 +9,9 @@ colour profile, depth and fit are treated alike. N images, H, W height and width
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from MLPipeline.decoding.EncodeImage import encode_jpeg
+from MLPipeline.decoding.HeaderColour import png_colour
 from MLPipeline.decoding.ImageHeader import ImageHeader, UnreadableImage
 from MLPipeline.decoding.Levels import Levels, depth_of
 from MLPipeline.decoding.Preprocessing import Preprocessing
@@ -33,7 +35,7 @@ THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 128, 80
 _ENCODED = (bytes, bytearray, memoryview)
 _ORIENTATION_TAG, _ORIENTATIONS = 0x0112, range(1, 9)
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow: grey with more than 8 bits
-_OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
+_OTHER_COLOURS = ("LAB", "HSV")
 _KINDS = "Give paths, encoded bytes, files opened with 'rb', numpy arrays, torch tensors or PIL images"
 _SHAPES = "Give arrays as (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, and tensors with the channels first"
 _VALUES = "Give uint8 from 0 to 255; values from 0 to 1 become that by (255 * image).round() and a cast"
@@ -136,8 +138,7 @@ def _stored(image: Any, number: int, levels: Levels | None) -> StoredPixels:
     if isinstance(image, Image.Image):
         return _check_values(_from_pillow(image), number, levels)
     if isinstance(image, Tensor):
-        tensor = image.detach().cpu()
-        array = np.asarray(tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor)
+        array = _from_tensor(image, number)
     elif hasattr(image, "__array__"):
         array = np.asarray(image)
     else:
@@ -148,18 +149,30 @@ def _stored(image: Any, number: int, levels: Levels | None) -> StoredPixels:
     return _check_values(_from_array(array[:, :, 0] if array.shape[2:] == (1,) else array), number, levels)
 
 
-def _from_array(array: np.ndarray, orientation: int = 1, profile: bytes = b"") -> StoredPixels:
+def _from_tensor(image: Tensor, number: int) -> np.ndarray:
+    """Return a tensor as an array with the channels last."""
+    try:
+        tensor = image.detach().cpu()
+        if tensor.dtype.is_floating_point and tensor.dtype.itemsize <= 2:  # numpy has no bfloat16
+            tensor = tensor.float()
+        return np.asarray(tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor)
+    except (TypeError, RuntimeError):  # NotImplementedError among them: without values, sparse, quantized
+        kind = f"{str(image.dtype).removeprefix('torch.')} tensor, {str(image.layout).removeprefix('torch.')}"
+        raise UsageError(f"image {number}: a {kind} on {image.device}, which numpy cannot read", _VALUES) from None
+
+
+def _from_array(array: np.ndarray, orientation: int = 1, profile: bytes = b"", gamma: float = 0.0) -> StoredPixels:
     """Return the pixels of grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4), in any order of bytes and of memory."""
     if not array.size:
         raise UnreadableImage("no pixels")
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     size = array.dtype.itemsize
-    header = ImageHeader("array", array.shape[1], array.shape[0], 1, size, orientation, profile=profile)
+    header = ImageHeader("array", array.shape[1], array.shape[0], 1, size, orientation, profile=profile, gamma=gamma)
     return StoredPixels(array, 8 * size, header, "straight" if array.shape[2:] == (4,) else "none")
 
 
 def _from_pillow(image: Image.Image) -> StoredPixels:
-    """Return the pixels of a PIL image; its orientation and its colour profile count, as they do in a file."""
+    """Return the pixels of a PIL image; orientation, colour profile and gamma count, as they do in a file."""
     try:
         image.load()  # files are read late
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -167,12 +180,30 @@ def _from_pillow(image: Image.Image) -> StoredPixels:
         profile = image.info.get("icc_profile") or b""
         if image.mode in _OTHER_COLOURS:  # the profile describes those, not the RGB that Pillow converts them to
             profile = b""
-        if image.mode not in ("L", "RGB", "RGBA", *_DEEP_MODES) or is_transparent:
-            image = image.convert("RGBA" if is_transparent else "L" if image.mode == "1" else "RGB")
-        array = np.asarray(image)
+        inks, gamma = bool(profile) and image.mode == "CMYK", 0.0 if profile else _gamma(image.info)
+        if image.mode in _DEEP_MODES or inks:
+            array = _keyed(np.asarray(image), image.info.get("transparency"))
+        else:
+            if image.mode not in ("L", "RGB", "RGBA") or is_transparent:
+                image = image.convert("RGBA" if is_transparent else "L" if image.mode == "1" else "RGB")
+            array = np.asarray(image)
     except Exception as error:  # each plug-in has errors of its own
         raise UnreadableImage(f"Pillow: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
-    return _from_array(array, orientation if orientation in _ORIENTATIONS else 1, profile)
+    stored = _from_array(array, orientation if orientation in _ORIENTATIONS else 1, profile, gamma)
+    return replace(stored, alpha="none") if inks else stored
+
+
+def _gamma(info: Mapping[Any, Any]) -> float:
+    """Return the exponent of a PNG file that Pillow has read, as the reader of files takes it; 0 if it is sRGB's."""
+    chunks = {b"gAMA": struct.pack(">I", round(100_000 * info["gamma"]))} if "gamma" in info else {}
+    return png_colour(chunks | ({b"sRGB": b""} if "srgb" in info else {}))[1]
+
+
+def _keyed(array: np.ndarray, key: Any) -> np.ndarray:
+    """Return deep grey (H, W) with its transparent value, if there is one, as RGBA; other pixels as they are."""
+    if array.ndim == 3 or array.dtype.kind != "u" or not isinstance(key, int):
+        return array
+    return np.dstack([array] * 3 + [np.where(array == key, 0, np.iinfo(array.dtype).max).astype(array.dtype)])
 
 
 def _check_values(stored: StoredPixels, number: int, levels: Levels | None) -> StoredPixels:

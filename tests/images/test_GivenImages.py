@@ -17,7 +17,8 @@ from MLPipeline.decoding.Preprocessing import PLAIN, Preprocessing
 from MLPipeline.decoding.ReadImage import cv2, read_image
 from MLPipeline.Errors import UsageError
 from MLPipeline.images.GivenImages import Ready, prepare_images
-from tests.support.format_cases import wide_gamut_profile
+from tests.support.format_cases import cmyk_profile, png, wide_gamut_profile
+from tests.support.picture_cases import png_chunk
 
 SIZE = 24
 DEEP = Preprocessing(levels=Levels({"uint16": Level(1000.0, 9000.0)}))
@@ -85,6 +86,46 @@ def test_a_pil_image_is_upright_and_in_srgb_as_its_file_is(tmp_path: Path, orien
     assert np.array_equal(ready.pixels, only(path.read_bytes()).pixels)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_a_pil_image_of_four_inks_is_in_srgb_as_its_file_is(tmp_path: Path, kind: str) -> None:
+    inks, path = Image.fromarray(drawn(40, 30, 3)).convert("CMYK"), tmp_path / "x"
+    inks.save(path, kind, icc_profile=cmyk_profile())
+    with Image.open(path) as image:
+        ready = only(image)
+    assert np.abs(ready.pixels.astype(int) - only(inks).pixels).mean() > 10
+    np.testing.assert_array_equal(ready.pixels, PLAIN.read(path, SIZE).pixels)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1 / 1.8, 1 / 2.2])
+@pytest.mark.parametrize("others", [(), (png_chunk(b"sRGB", b"\0"),)])
+def test_the_gamma_of_a_pil_image_counts_as_in_its_file(gamma: float, others: tuple[bytes, ...]) -> None:
+    pixels = drawn(40, 30, 3)
+    data = png(pixels, 8, 2, png_chunk(b"gAMA", round(100_000 * gamma).to_bytes(4, "big")), *others)
+    with Image.open(io.BytesIO(data)) as image:
+        ready = only(image)
+    np.testing.assert_array_equal(ready.pixels, only(data).pixels)
+    difference = np.abs(ready.pixels.astype(int) - only(pixels).pixels).mean()
+    assert difference == 0 if others or gamma == 1 / 2.2 else difference > 5
+
+
+def test_a_transparent_grey_of_16_bits_is_white_in_a_pil_image_too() -> None:
+    values = np.linspace(1000, 9000, 60 * 40).reshape(40, 60).astype(np.uint16)
+    values[:20] = 5000
+    data = png(values[:, :, None], 16, 0, png_chunk(b"tRNS", (5000).to_bytes(2, "big")))
+    with Image.open(io.BytesIO(data)) as image:
+        ready = only(image, DEEP)
+    np.testing.assert_array_equal(ready.pixels, only(data, DEEP).pixels)
+    assert (ready.pixels[:11] == 255).all() and ready.pixels[-1, 0, 0] not in (0, 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_tensor_of_any_floating_point_type_is_read_where_its_level_is_known(dtype: torch.dtype) -> None:
+    pixels = drawn(SIZE, SIZE, 3)
+    tensor = (torch.from_numpy(pixels).permute(2, 0, 1) / 255).to(dtype)
+    ready = only(tensor, Preprocessing(levels=Levels({"float": Level(0.0, 1.0)})))
+    assert ready.pixels is not None and np.abs(ready.pixels.astype(int) - pixels).max() <= 1
+
+
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_sixteen_bits_are_shown_at_the_levels_of_the_model(tmp_path: Path, dtype: str) -> None:
     array = np.linspace(1000, 9000, 60 * 40).reshape(40, 60).astype(dtype)
@@ -117,6 +158,9 @@ def test_a_depth_that_the_model_knows_is_accepted_and_any_other_refused() -> Non
         (np.zeros(20, np.uint8), "an array of shape (20,)"),
         (torch.zeros(20, 30, 3, dtype=torch.uint8), "a tensor of shape (20, 30, 3)"),
         (torch.zeros(3, 20, 30), "float32 values"),
+        (torch.zeros(3, 20, 30, dtype=torch.bfloat16), "float32 values"),
+        (torch.zeros(3, 20, 30).to_sparse(), "a float32 tensor, sparse_coo on cpu, which numpy cannot read"),
+        (torch.zeros(3, 20, 30, device="meta"), "a float32 tensor, strided on meta, which numpy cannot read"),
         (np.zeros((20, 30), np.int64), "int64 values"),
         (np.zeros((20, 30), bool), "bool values"),
         (np.zeros((20, 30), complex), "complex128 values"),
