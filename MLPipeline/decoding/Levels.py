@@ -103,16 +103,22 @@ def depth_of(stored: StoredPixels) -> str:
 def value_range(stored: StoredPixels) -> tuple[float, float]:
     """Return the lowest and the highest value of the colours, without the most extreme 0.2 % at either end.
 
+    Pixels that are wholly transparent or without data do not count, unless there are no others.
+
     Raises:
         UnreadableImage: no value is a finite number.
     """
     colours = _colours(stored)
-    pixels = colours.reshape(stored.pixels.shape[0] * stored.pixels.shape[1], -1)
-    values = pixels[:: -(-colours.size // _MAX_MEASURED)].reshape(-1)  # whole pixels: each colour counts alike
+    pixels = stored.pixels.reshape(stored.pixels.shape[0] * stored.pixels.shape[1], -1)
+    pixels = pixels[:: -(-colours.size // _MAX_MEASURED)]  # whole pixels: each colour counts alike
+    if stored.alpha != "none":
+        pixels = _unless_empty(pixels[pixels[:, 3] > 0], pixels)[:, :3]
+    values = pixels.reshape(-1)
+    if stored.no_data is not None:
+        values = _unless_empty(values[values != stored.no_data], values)
     if stored.is_float:
+        _require_number(values)
         values = values[np.isfinite(values)]
-        if not len(values):
-            raise UnreadableImage("not a number in any pixel")
     share, least = _MOST_EXTREME
     return _trimmed(values, max(least, int(share * len(values))))
 
@@ -161,6 +167,8 @@ def to_8_bits(stored: StoredPixels, levels: Levels | None) -> tuple[np.ndarray, 
     else:
         level = level_of(depth, *value_range(stored))
         note = unknown_depth(depth) if levels.notes_unknown else ""
+    if stored.is_float:
+        _require_number(colours)
     scaled = _scale(colours, level)
     if stored.alpha == "none":
         return scaled, note
@@ -175,10 +183,18 @@ def unknown_depth(depth: str) -> str:
 
 def _all_finite(values: np.ndarray) -> np.ndarray:
     """Return `values` with their highest number for infinity, and their lowest for what is no number."""
+    _require_number(values)
     finite = values[np.isfinite(values)]
-    if not finite.size:
-        raise UnreadableImage("not a number in any pixel")
     return np.nan_to_num(values, nan=finite.min(), posinf=finite.max(), neginf=finite.min())
+
+
+def _require_number(values: np.ndarray) -> None:
+    if not np.isfinite(values).any():
+        raise UnreadableImage("not a number in any pixel")
+
+
+def _unless_empty(chosen: np.ndarray, all_of_them: np.ndarray) -> np.ndarray:
+    return chosen if len(chosen) else all_of_them
 
 
 def _level_by_brightest(values: np.ndarray, full: float) -> tuple[Level, str]:

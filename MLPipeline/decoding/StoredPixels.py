@@ -21,6 +21,7 @@ class StoredPixels:
     bits: int  # integers range up to 2 ** bits - 1: 8 for 1 to 8 bits, 10, 12, 14, 16, 32, 64; signed: one less
     header: ImageHeader
     alpha: Alpha = "none"  # "premultiplied": the colours are multiplied by alpha already
+    no_data: float | None = None  # the value of samples that were not measured, which have no say in the levels
     note: str = ""  # what the user should know, such as "fourth band left out"
 
     @property

@@ -26,6 +26,7 @@ _OTHERS = {4: "a mask", 32803: "camera raw data", 32844: "LogL", 32845: "LogLuv"
 _CCITT, _JPEGS = (2, 3, 4), (6, 7)  # compressions
 _STRAIGHT = 2
 _ALPHAS: dict[int, Alpha] = {1: "premultiplied", _STRAIGHT: "straight"}  # ExtraSamples
+_GDAL_NO_DATA = 42113  # the tag of GDAL, in GeoTIFF files: text
 _WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # where white may lie in floating-point pixels
 
 
@@ -137,8 +138,20 @@ def _colours(bands: np.ndarray, page: Any, header: ImageHeader) -> StoredPixels:
     if page.photometric == YCBCR and page.compression not in _JPEGS:  # the decoder of JPEG returns RGB
         light = np.ascontiguousarray(_scaled(bands, bits, np.dtype(np.uint8))[:, :, [0, 2, 1]])
         return StoredPixels(cv2.cvtColor(light, cv2.COLOR_YCrCb2RGB), 8, header)
-    pixels, bits = _grey_or_rgb(bands, bits, page.photometric == WHITE_IS_ZERO)
-    return StoredPixels(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), bits, header)
+    is_negative = page.photometric == WHITE_IS_ZERO
+    pixels, bits = _grey_or_rgb(bands, bits, is_negative)
+    no_data = None if is_negative else _no_data(page)
+    pixels = np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    return StoredPixels(pixels, bits, header, no_data=no_data)
+
+
+def _no_data(page: Any) -> float | None:
+    """Return the value of samples that were not measured, such as -9999; None where the file names none."""
+    tag = page.tags.get(_GDAL_NO_DATA)
+    try:
+        return None if tag is None else float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
 
 
 def _grey_or_rgb(bands: np.ndarray, bits: int, is_negative: bool) -> tuple[np.ndarray, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,52 @@ def test_infinity_and_what_is_no_number_decide_nothing() -> None:
     assert np.array_equal(shown[60:], to_8_bits(stored(pixels), levels)[0][60:])
     with pytest.raises(UnreadableImage, match="not a number"):
         value_range(stored(np.full((3, 3), np.nan)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "no_data", "text"),
+    [
+        ("float32", -9999, "-9999"),
+        ("float32", np.finfo(np.float32).min, "-3.4028234663852886e+38"),
+        ("float64", -9999, "-9999.0\0"),
+        ("int16", -32768, "-32768"),
+        ("uint16", 65535, "65535 "),
+        ("uint16", 0, "0"),
+    ],
+)
+def test_what_was_not_measured_decides_nothing(dtype: str, no_data: float, text: str) -> None:
+    terrain = np.linspace(8200, 8900, 10_000).reshape(100, 100).astype(dtype)
+    with_holes = terrain.copy()
+    with_holes[:30] = no_data
+    files = []
+    for named in (text, "none", None):
+        file = io.BytesIO()
+        tifffile.imwrite(file, with_holes, extratags=[(42113, 2, None, named, True)] if named else [])
+        files.append(decode_image(file.getvalue(), levels=Levels()).stored)
+    low, high = value_range(files[0])
+    assert 8400 < low < 8420 and 8890 < high <= 8900
+    assert all(no_data in value_range(other) for other in files[1:])  # nothing says that it is no value
+    level = find_levels([depth_of(files[0])], np.array([low]), np.array([high]))
+    shown, _ = to_8_bits(files[0], level)
+    assert (shown[:30] == (255 if no_data == 65535 else 0)).all() and len(np.unique(shown[30:])) > 200
+    everywhere = stored(np.full((9, 9), no_data, dtype))
+    assert value_range(replace(everywhere, no_data=no_data)) == value_range(everywhere)
+
+
+def test_what_is_transparent_decides_nothing() -> None:
+    cut_out = np.dstack([THERMAL] * 3 + [np.full_like(THERMAL, 65535)])
+    assert value_range(stored(cut_out))[0] > 51000
+    cut_out[:48] = 0
+    low, high = value_range(stored(cut_out))
+    assert 51000 < low < high < 52000
+    assert value_range(stored(cut_out[:48])) == (0, 0)
+
+
+def test_a_picture_without_a_number_is_refused_at_every_level() -> None:
+    nothing = tiff(np.full((9, 9), np.nan, np.float32))
+    for levels in (None, Levels(), Levels({"float": Level(0, 1)})):
+        with pytest.raises(UnreadableImage, match="not a number in any pixel"):
+            decode_image(nothing, levels=levels)
 
 
 def test_a_file_far_from_all_others_decides_nothing() -> None:
