@@ -40,6 +40,7 @@ SIGNATURES = {
 FOREIGN = {"HEIC", "JPEG XL", "JPEG 2000", "PSD", "PDF", "SVG"}
 # AVIF turns by so many quarters anticlockwise, then mirrors (0 top to bottom, 1 left to right): [mirror][turn] -> EXIF.
 AVIF_ORIENTATIONS = {None: (1, 8, 3, 6), 0: (4, 5, 2, 7), 1: (2, 7, 4, 5)}
+_FLAT_BYTES = 0.25  # of a pixel in a lossless WebP file, at most, if most of it is flat: photographs take 0.24 to 3
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -112,12 +113,18 @@ def _parse_webp(data: bytes) -> ImageHeader:
             orientation = exif_orientation(data[body : body + length])
         elif kind == b"ICCP":
             profile = data[body : body + length]
-        if kind == b"VP8L" and data.find(bytes(64), body, body + length) >= 0:  # a flat area, or a hole
+        if kind == b"VP8L" and data.find(bytes(64), body, body + length) >= 0:  # a hole, or a flat area
+            _require_flat(length, size)
             doubtful = position
         position = body + length + (length & 1)
     if end > len(data):
         raise UnreadableImage("truncated WebP")
     return ImageHeader("WebP", *size, frames=max(frames, 1), orientation=orientation, body=doubtful, profile=profile)
+
+
+def _require_flat(length: int, size: tuple[int, int]) -> None:
+    if length > _FLAT_BYTES * size[0] * size[1]:
+        raise UnreadableImage("truncated WebP")
 
 
 def _parse_gif(data: bytes) -> ImageHeader:

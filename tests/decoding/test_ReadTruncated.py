@@ -199,8 +199,8 @@ def test_a_closed_webp_that_ends_early_is_refused(options, share):
 
 @pytest.mark.parametrize("method", [0, 4])
 def test_a_lossless_webp_and_an_avif_with_a_hole_are_refused(method):
-    webp, avif = encode(GRAINY, "WEBP", lossless=True, method=method), encode(NOISE, "AVIF", quality=90)
-    for share, length in itertools.product((0.2, 0.5, 0.8), (512, 4096)):
+    webp, avif = encode(NOISE, "WEBP", lossless=True, method=method), encode(NOISE, "AVIF", quality=90)
+    for share, length in itertools.product((0.2, 0.5, 0.8), (100, 512, 4096)):
         hole = int(share * len(webp))
         closed = (webp[:hole] + bytes(length) + webp[hole + length :])[: len(webp)]
         assert "truncated" in refusal(closed)
@@ -208,13 +208,12 @@ def test_a_lossless_webp_and_an_avif_with_a_hole_are_refused(method):
 
 
 def flat_pictures():
-    page, stripe, ramp = (np.full((150, 300, 3), value, np.uint8) for value in (255, 0, 0))
+    page, stripe = (np.full((150, 300, 3), value, np.uint8) for value in (255, 0))
     page[20:40, 30:200] = NOISE[:20, :1]
     stripe[50:75, 60:190] = 255
-    ramp[:] = (np.arange(150) * 255 // 149)[:, None, None]
     half = np.dstack([page, page[:, :, 0]])
     half[75:] = 0
-    return {"page": page, "stripe": stripe, "ramp": ramp, "half transparent": half}
+    return {"page": page, "stripe": stripe, "half transparent": half}
 
 
 @pytest.mark.parametrize("name", flat_pictures())
