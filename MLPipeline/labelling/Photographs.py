@@ -34,12 +34,18 @@ class Photographs:
         return self.root / self.names[number]
 
     def stamp(self, number: int) -> str:
-        """Return what changes with the content of the file; empty if there is no such file any more."""
+        """Return what changes with the file and its content; empty if there is no such file any more.
+
+        No two photographs share one. A page outlives its server, as does what the browser has cached, and the numbers
+        of the next session may be those of other photographs, whose files may well have the same size and time.
+        """
+        path = self.path(number)
         try:
-            status = os.stat(self.path(number))
+            status = os.stat(path)
         except OSError:
             return ""
-        return hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=8).hexdigest()
+        about = f"{status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(path)
+        return hashlib.blake2b(about, digest_size=8).hexdigest()
 
     def label_of_folder(self, number: int, classes: Collection[str]) -> Label | None:
         """Return the label of a photograph in `cat/` or `train/cat/` if `cat` is one of `classes`; otherwise None."""

@@ -55,6 +55,18 @@ def test_the_stamp_of_a_photograph_changes_with_its_file(tmp_path: Path) -> None
     assert photographs.stamp(0) == ""
 
 
+def test_photographs_of_equal_size_and_time_have_stamps_of_their_own(tmp_path: Path) -> None:
+    """As frames of one size have that come out of one archive, which keeps times to two seconds."""
+    for folder in ("first", "second"):
+        for name in ("a.bmp", "b.bmp"):
+            file = tmp_path / folder / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(b"BM")
+            os.utime(file, (1, 1))
+    listed = [list_photographs(tmp_path / folder) for folder in ("first", "second")]
+    assert len({photographs.stamp(number) for photographs in listed for number in (0, 1)}) == 4
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(DataError, match=r"no images there \(left out: 1 x not an image file"):

@@ -153,6 +153,25 @@ def test_a_picture_that_has_changed_or_is_gone_gets_no_label(tmp_path: Path) -> 
         assert session.progress().notes[-1] == f"{picture.name}: the file is gone"
 
 
+def test_a_page_that_outlives_its_session_labels_no_other_picture(tmp_path: Path) -> None:
+    """A photograph was added before the server started again, so the numbers on the page are those of others now."""
+    folder = draw_photographs(tmp_path / "photos", 4)
+    for file in folder.iterdir():
+        file.write_bytes(b"BM")
+    (folder / "0.bmp").write_bytes(b"BM")
+    for file in folder.iterdir():
+        os.utime(file, (1, 1))
+    (folder / "0.bmp").rename(tmp_path / "later.bmp")
+    with labelling(folder, tmp_path / "labels.csv", with_features=False) as session:
+        session.add_classes(CLASSES)
+        (picture,) = session.pictures([1])
+    (tmp_path / "later.bmp").rename(folder / "0.bmp")
+    with labelling(folder, tmp_path / "labels.csv", with_features=False) as session:
+        assert session.photographs.names[1] != picture.name
+        assert "has changed" in session.label("page", [(picture.number, picture.stamp)], "cat")
+        assert not session.file.labels
+
+
 def test_folders_of_classes_count_as_labels(tmp_path: Path, make_images) -> None:
     folder = draw_photographs(tmp_path / "photos", 20)
     make_images(folder, {"train/cat": 3, "cat": 2, "other": 1}, size=6)
