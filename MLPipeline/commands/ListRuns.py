@@ -11,8 +11,8 @@ from MLPipeline.Config import Config, read_settings
 from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.Destination import Reserved
-from MLPipeline.files.RunFolder import Run, list_runs
-from MLPipeline.files.RunsTable import read_runs
+from MLPipeline.files.RunFolder import METRICS_FILE, Run, list_runs
+from MLPipeline.files.RunsTable import finished_row, read_runs
 
 _SPLITTING = ("data", "labels", "split_folders", "fixes", "seed", "test_fraction", "group")
 
@@ -27,8 +27,9 @@ def run(config: Config) -> None:
         DataError: the table of runs is damaged.
     """
     Reserved([]).check_folder("--output", config.output)
-    rows = {row["run"]: row for row in read_runs(config.output)}
+    table = {row["run"]: row for row in read_runs(config.output)}
     runs = list_runs(config.output)
+    rows = {run.path.name: row for run in runs if (row := finished_row(run, table))}
     if not runs:
         say(f"{config.output} has no runs yet. Train one: python Engine.py --model resnet50")
         return
@@ -72,7 +73,7 @@ def _test_images(run: Run, row: Mapping[str, Any]) -> tuple:
 def _ended(run: Run) -> str:
     """Return the time at which a run ended (its metrics are written last): `2026-11-22 14:05`."""
     try:
-        ended = (run.path / "metrics.json").stat().st_mtime
+        ended = (run.path / METRICS_FILE).stat().st_mtime
     except OSError:
         return "-"
     return datetime.fromtimestamp(ended).strftime("%Y-%m-%d %H:%M")

@@ -22,6 +22,7 @@ from MLPipeline.files.PlainValues import is_usable_text
 RUNS_TABLE = "runs.csv"
 LAUNCH_FILE = "launch.txt"  # the torchrun command that started the run
 MODEL_FILE, SETTINGS_FILE, ENVIRONMENT_FILE = "model.pt", "config.json", "environment.json"
+METRICS_FILE = "metrics.json"  # written last: a run that has it has finished
 _LOCK_TIMEOUT_S = 30.0
 _MAX_TEXT_BYTES = 10**6
 _NUMBERED = re.compile(r"(\d{3,})-(.+)")
@@ -47,7 +48,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`; empty if the run has not finished, or the file is damaged, which is logged."""
-        file = self.path / "metrics.json"
+        file = self.path / METRICS_FILE
         if not os.path.lexists(file):
             return {}
         try:

@@ -8,14 +8,17 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from MLPipeline.Errors import DataError, ResourceError
 from MLPipeline.files.CsvFile import write_rows
 from MLPipeline.files.ErrnoHints import errno_hint
+from MLPipeline.files.Json import read_json
 from MLPipeline.files.PlainFile import read_bytes
-from MLPipeline.files.RunFolder import RUNS_TABLE, Run, locked_output
+from MLPipeline.files.PlainValues import is_text
+from MLPipeline.files.RunFolder import METRICS_FILE, RUNS_TABLE, Run, locked_output
 
 Row = dict[str, Any]  # the cells of a run by the names of their columns: texts, and figures as float
 
@@ -35,11 +38,7 @@ def record_run(output: Path, run: Run, metrics: Mapping[str, Any], seconds: floa
         ResourceError: the table cannot be written, or it is locked by another run.
     """
     table = output / RUNS_TABLE
-    row = {"run": run.path.name, "model": metrics["model"], "weights": metrics["weights"]["kind"]}
-    for split in ("val", "test"):
-        row |= {f"{split}_accuracy": metrics[split]["accuracy"], f"{split}_images": metrics[split]["n"]}
-    row |= {"macro_f1": metrics["test"]["macro_f1"], "baseline_accuracy": metrics["baseline_accuracy"]}
-    row |= {"seconds": seconds}
+    row = _row_of(run, metrics, seconds)
     with locked_output(output):
         rows = [*_other_runs(table, run.path.name), row]
         columns = list(dict.fromkeys(name for each in rows for name in each))
@@ -72,6 +71,33 @@ def read_runs(output: Path) -> list[Row]:
     return list(sound.values())
 
 
+def finished_row(run: Run, rows: Mapping[str, Row]) -> Row | None:
+    """Return the row of `run`, in the columns that `read_runs` gives; None if it has not finished.
+
+    It is made from the run's own `metrics.json`: a row of the table, of which `rows` has the last one of each name, may
+    be that of a run that was deleted, and runs that were renamed or come from another machine have none. Where that
+    file is damaged, the row of the table counts.
+    """
+    file = run.path / METRICS_FILE
+    if not os.path.lexists(file):
+        return None
+    with suppress(ValueError, KeyError, TypeError):
+        metrics = read_json(file)
+        row = _row_of(run, metrics, metrics["timing"]["total_s"])
+        row |= {name: _number(row[name]) for name in _FIGURES}
+        if all(map(is_text, (row[name] for name in _TEXTS))) and _is_sound(row):
+            return row
+    return rows.get(run.path.name)
+
+
+def _row_of(run: Run, metrics: Mapping[str, Any], seconds: float) -> Row:
+    row = {"run": run.path.name, "model": metrics["model"], "weights": metrics["weights"]["kind"]}
+    for split in ("val", "test"):
+        row |= {f"{split}_accuracy": metrics[split]["accuracy"], f"{split}_images": metrics[split]["n"]}
+    row |= {"macro_f1": metrics["test"]["macro_f1"], "baseline_accuracy": metrics["baseline_accuracy"]}
+    return row | {"seconds": seconds}
+
+
 def _read_rows(table: Path) -> list[Row]:
     """Return all rows of the table.
 
@@ -92,10 +118,10 @@ def _row(header: Sequence[str], cells: Sequence[str]) -> Row:
     return row | {name: _number(row.get(name, "")) for name in header if name not in _TEXTS}
 
 
-def _number(cell: str) -> float:
+def _number(cell: Any) -> float:
     try:
         return float(cell)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return math.nan
 
 

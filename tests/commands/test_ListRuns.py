@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +35,33 @@ def test_every_run_has_a_line(tmp_path: Path, make_images: Callable[..., Path]) 
     refuse(["runs", "--output", output], 2, "runs.csv")
 
 
+def set_test_accuracy(run: Path, accuracy: float) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["test"]["accuracy"] = accuracy
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_the_figures_are_those_of_the_folder_and_not_of_one_that_was_deleted(
+    tmp_path: Path, make_images: Callable[..., Path]
+) -> None:
+    data, output = tmp_path / "Data", tmp_path / "output"
+    train(data, output, make_images)
+    (output / "001-cnn").rename(output / "004-renamed")
+    shutil.copytree(output / "004-renamed", output / "001-cnn")  # of the same name, but from another machine
+    set_test_accuracy(output / "001-cnn", 0.125)
+    (output / "runs.csv").rename(output / "003-other.csv")
+    elsewhere = succeed(["runs", "--output", output]).out
+    (output / "003-other.csv").rename(output / "runs.csv")
+    lines = succeed(["runs", "--output", output]).out.splitlines()
+    assert lines == elsewhere.splitlines()
+    assert lines[1].startswith("001-cnn ") and "  12.5 %" in lines[1]
+    assert lines[2].startswith("004-renamed ") and " cnn    none " in lines[2]
+
+    shutil.rmtree(output / "001-cnn")
+    (output / "001-cnn").mkdir()  # a new training under the number that was free again
+    assert succeed(["runs", "--output", output]).out.splitlines()[1].split() == ["001-cnn", "not", "finished"]
+
+
 def test_the_best_of_those_judged_on_the_same_images_is_marked(
     tmp_path: Path, make_images: Callable[..., Path]
 ) -> None:
@@ -40,9 +69,8 @@ def test_the_best_of_those_judged_on_the_same_images_is_marked(
     train(data, output, make_images)
     for flags in (["--epochs", "1"], ["--seed", "3"]):
         succeed([*SMALL, "--data", data, "--output", output, *flags])
-    table = pd.read_csv(output / "runs.csv")
-    table["test_accuracy"] = [0.75, 0.5, 1.0]
-    table.to_csv(output / "runs.csv", index=False)
+    for name, accuracy in zip(("001-cnn", "002-cnn", "003-cnn"), (0.75, 0.5, 1.0), strict=True):
+        set_test_accuracy(output / name, accuracy)
     lines = succeed(["runs", "--output", output]).out.splitlines()
     assert [" *" in line for line in lines[1:4]] == [True, False, False]  # the third has other test images
     assert lines[4].startswith("* best on the same test images") and "compare R1 R2" in lines[4]
