@@ -57,7 +57,7 @@ class Collection:
             (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(folder, error, _HINT) from error
-        self._labels = _read_labels(folder / LABELS_FILE)
+        _read_labels(folder / LABELS_FILE)
 
     def keep(self, data: bytes, answer: Answer) -> str:
         """Return the id of an image, which is stored together with its answer.
@@ -79,10 +79,10 @@ class Collection:
         return key
 
     def correct(self, key: str, label: str) -> None:
-        """Store the right class of an image; the last one counts.
+        """Store the right class of an image; the last one counts, and what others have written to the table stays.
 
         Raises:
-            UsageError: there is no such image or class.
+            UsageError: there is no such image or class, or `labels.csv` is no longer a table of corrections.
             ResourceError: the disk is full, or the folder cannot be written.
         """
         name = self._classes.get(class_name(label))
@@ -90,10 +90,9 @@ class Collection:
             raise UsageError(f"{label}: is no class of this model", did_you_mean(label, self._classes))
         found = self._find(key)
         with self._lock:
-            labels = {**self._labels, f"{_IMAGES}/{found.name}": name}
+            labels = {**_read_labels(self._folder / LABELS_FILE), f"{_IMAGES}/{found.name}": name}
             frame = pd.DataFrame({"path": list(labels), "label": list(labels.values())}, dtype=object)  # any bytes
             write_csv(frame, self._folder / LABELS_FILE)
-            self._labels = labels
 
     def _find(self, key: str) -> Path:
         if _ID.fullmatch(key):
@@ -120,7 +119,7 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def _read_labels(file: Path) -> dict[str, str]:
-    """Return the corrections of earlier servers: path -> class."""
+    """Return the corrections so far, also those that people have made in the file: path -> class."""
     if not file.exists():
         return {}
     table = TableFile(file, "--collect")

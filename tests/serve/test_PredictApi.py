@@ -240,6 +240,24 @@ def test_collected_images_become_a_table_that_trains(run: Path, tmp_path: Path) 
     assert sorted(pd.read_csv(folder / "labels.csv").label) == sorted([one_line(HOSTILE[4]), HOSTILE[2]])
 
 
+def test_what_people_write_into_the_corrections_stays(run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    with service_of(run, collect=tmp_path) as service:
+        client = TestClient(Guard(make_api(service)), base_url=HERE)
+        ids = [client.post("/predict", content=picture(seed)).json()["answers"][0]["id"] for seed in (1, 2, 3)]
+        paths = [f"images/{key}.png" for key in ids]
+        assert client.post("/correct", json={"id": ids[0], "label": HOSTILE[0]}).status_code == 200
+        pd.DataFrame({"path": paths[:2], "label": ["dog", "bird"]}).to_csv(table, index=False)
+        assert client.post("/correct", json={"id": ids[2], "label": HOSTILE[0]}).status_code == 200
+        assert list(pd.read_csv(table).path) == paths and list(pd.read_csv(table).label)[:2] == ["dog", "bird"]
+
+        pd.DataFrame({"path": paths, "label": "dog", "who": "me"}).to_csv(table, index=False)
+        content = table.read_bytes()
+        answer = client.post("/correct", json={"id": ids[1], "label": HOSTILE[0]})
+        assert answer.status_code == 422 and "is not a table of corrections" in answer.json()["detail"]
+        assert table.read_bytes() == content
+
+
 def test_an_image_that_cannot_be_kept_is_answered(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
