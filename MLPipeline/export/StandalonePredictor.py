@@ -221,8 +221,10 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]+)", name.casefold())]
 
 
-def _say(stream: TextIO, text: str) -> None:
+def _say(stream: TextIO | None, text: str) -> None:
     """Print one line; control characters, which a file name may contain, are written as escapes."""
+    if stream is None:  # it was closed before the program began
+        return
     line = _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
     encoding = stream.encoding or "utf-8"
     stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
@@ -230,7 +232,10 @@ def _say(stream: TextIO, text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one answer per image; return 0, 2 for wrong paths or no readable image, 3 for a missing package."""
+    """Print one answer per image; return the exit code.
+
+    0, 2 for wrong paths or no readable image, 3 for a missing package or if not all answers could be printed.
+    """
     here = Path(__file__).resolve().parent
     present = [here / name for name in ("model.onnx", "model.xml", "model.pt2") if (here / name).is_file()]
     parser = argparse.ArgumentParser(description="Predicts the classes of images with an exported model.")
@@ -247,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(sys.stderr, f"error: {failure}")
         return failure.exit_code
     except BrokenPipeError:  # `| head` closed our output: nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         return 0
     except KeyboardInterrupt:
         return 130
@@ -257,17 +262,35 @@ def _names_from_stdin() -> list[str]:
     return [os.fsdecode(name) for name in sys.stdin.buffer.read().split(b"\n") if name]
 
 
+def _leave_stdout() -> None:
+    """Let what Python still holds for stdout, and would write at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _print_answers(answers: Iterable[Answer], as_json: bool) -> int:
+    if sys.stdout is None:
+        raise Failure("standard output: closed. Send the output to a file", 3)
     num_answers = 0
     for answer in answers:
         if answer.reason:
             _say(sys.stderr, f"note: skipped {answer.path}: {answer.reason}")
             continue
         num_answers += 1
-        _say(sys.stdout, answer.to_json() if as_json else answer.to_text())
+        _say_answer(answer.to_json() if as_json else answer.to_text())
     if not num_answers:
         raise Failure("none of the images can be read. Give JPEG or PNG images")
     return 0
+
+
+def _say_answer(text: str) -> None:
+    try:
+        _say(sys.stdout, text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk
+        _leave_stdout()
+        what = f"standard output: not complete ({error.strerror})"
+        raise Failure(f"{what}. Free space, or send the output to a file", 3) from error
 
 
 if __name__ == "__main__":

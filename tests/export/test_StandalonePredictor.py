@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from MLPipeline.decoding.ReadImage import cv2
+from MLPipeline.export.Script import standalone_script
 from MLPipeline.export.StandalonePredictor import Failure, Predictor, main
 
 ABOUT = {
@@ -120,6 +124,29 @@ def test_a_missing_runtime_is_named_with_the_pip_line(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main([str(model), "--model", str(model)]) == 3
     assert capfd.readouterr().err == "error: onnxruntime is missing. pip install onnxruntime\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is that of Linux")
+@pytest.mark.parametrize(
+    ("redirect", "said"), [(">/dev/full", "not complete (No space left on device)"), (">&-", "closed")]
+)
+def test_answers_that_cannot_be_printed_are_an_error(model: Path, tmp_path: Path, redirect: str, said: str) -> None:
+    (tmp_path / "predict.py").write_text(standalone_script("onnx"))
+    command = shlex.join([sys.executable, str(tmp_path / "predict.py"), str(grey(tmp_path / "a.png", 255))])
+    done = subprocess.run(["sh", "-c", f"{command} {redirect}"], capture_output=True, text=True)
+    assert done.returncode == 3 and done.stderr.startswith(f"error: standard output: {said}. ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of Unix")
+def test_notes_that_cannot_be_printed_cost_no_answer(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "predict.py").write_text(standalone_script("onnx"))
+    (tmp_path / "b.png").touch()
+    command = shlex.join(
+        [sys.executable, str(tmp_path / "predict.py"), str(grey(tmp_path / "a.png", 255)), str(tmp_path / "b.png")]
+    )
+    done = subprocess.run(["sh", "-c", f"{command} 2>&-"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("bright") == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", None])
