@@ -196,7 +196,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for path in paths:
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        matches = [path] if os.path.exists(path) else _expand(path)
         if not matches:
             raise Failure(f"{path}: no such file or folder. Give images, folders or quoted globs like 'new/*.jpg'")
         for match in matches:
@@ -204,6 +204,26 @@ def find_images(paths: Sequence[str]) -> list[str]:
     if not found:
         raise Failure(f"{', '.join(paths)}: no images there. Give images, or a folder that holds some")
     return list(found)
+
+
+def _expand(pattern: str) -> list[str]:
+    """Return the files and folders that match a glob, sorted.
+
+    A part of the path that exists as it is written is not a pattern: `shots [2]/*.png` means the folder `shots [2]`.
+    """
+    bases = [""]
+    for part in Path(pattern).parts:
+        bases = [os.path.join(base, name) for base in bases for name in _matches(base, part)]
+    return sorted(filter(os.path.lexists, bases))
+
+
+def _matches(folder: str, part: str) -> list[str]:
+    root = folder or os.curdir
+    if part == "**":
+        return ["", *glob.glob("**", root_dir=root, recursive=True)]
+    if os.path.exists(os.path.join(folder, part)):
+        return [part]
+    return glob.glob(part, root_dir=root) or glob.glob(part.replace("[", "[[]"), root_dir=root)
 
 
 def _images_below(folder: str) -> Iterator[str]:

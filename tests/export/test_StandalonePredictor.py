@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from MLPipeline.decoding.ReadImage import cv2
 from MLPipeline.export.Script import standalone_script
-from MLPipeline.export.StandalonePredictor import Failure, Predictor, main
+from MLPipeline.export.StandalonePredictor import Failure, Predictor, find_images, main
+from MLPipeline.images.FindImages import find_images as find_images_of_predict
 
 ABOUT = {
     "classes": ["bright", "dark"],
@@ -116,6 +117,18 @@ def test_folders_and_globs_are_searched_in_natural_order(
         str(tmp_path / "in" / n) for n in ("9.png", "10.png")
     ]
     assert err == f"note: skipped {tmp_path / 'in' / 'notes.txt'}: not an image file\n"
+
+
+def test_globs_with_brackets_in_names_find_what_predict_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("shots [2]/img [1]a.png", "shots [2]/deep/b.png", "shots 2/c.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    for pattern, number in (("shots [2]/*.png", 1), ("shots [2]/**/*.png", 2), ("shots*/img [1]*", 1), ("**/*.png", 3)):
+        found = find_images([pattern])
+        assert len(found) == number and found == list(map(str, find_images_of_predict([Path(pattern)])[0]))
+    with pytest.raises(Failure, match="no such file or folder"):
+        find_images(["shots [3]/*.png"])
 
 
 def test_a_missing_runtime_is_named_with_the_pip_line(
