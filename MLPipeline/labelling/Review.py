@@ -6,6 +6,7 @@ labelled. A row with the same in both says that the label is right.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +42,7 @@ class Review:
         self._decided: dict[str, Fix] = {}  # by `cell_key` of the path
         self._undo: defaultdict[str, list[tuple[int, Fix | None, Fix]]] = defaultdict(list)
         self._problem = ""
+        self._written: tuple[int, int] | None = None  # size and time of the `file` whose rows are `_decided`
         self._notes: deque[str] = deque(maxlen=20)
 
     @contextmanager
@@ -57,6 +59,7 @@ class Review:
                 table = self.file if self.file.exists() else earlier
                 for fix in read_fixes(table) if table else ():
                     self._decided[cell_key(fix.path)] = fix
+                self._written = _state(self.file)
                 try:
                     yield
                 finally:  # a signal ends the session
@@ -65,6 +68,7 @@ class Review:
             raise unwritable(self.file, error, "Give another --csv") from error
 
     def _finish(self) -> None:
+        self._take_over()
         self._write()
         if self._problem:
             raise ResourceError(f"the latest decisions are not on disk ({self._problem})", "Decide them again")
@@ -104,11 +108,12 @@ class Review:
         """Decide that pictures, given with their stamps, show `name`; return why some are not decided.
 
         Raises:
-            UsageError: there is no such picture or class.
+            UsageError: there is no such picture or class, or the table has been changed to something else.
         """
         with self._lock:
             if name not in self.classes:
                 raise UsageError(f"no class {name!r}", "Choose one of the classes of the run")
+            self._take_over()
             missed = []
             for number, stamp in shown:
                 self._require(number)
@@ -133,6 +138,7 @@ class Review:
         with self._lock:
             if not self._undo[page]:
                 return [], "nothing to undo"
+            self._take_over()
             number, before, after = self._undo[page].pop()
             key = cell_key(after.path)
             if self._decided.get(key) is not after:
@@ -166,12 +172,22 @@ class Review:
         self._decided[key] = replace(before or self._suspects[number], label=name)
         self._undo[page].append((number, before, self._decided[key]))
 
+    def _take_over(self) -> None:
+        """Read what a person has written into the table since it was written here: that counts, and is kept."""
+        state = _state(self.file)
+        if self._problem or state is None or state == self._written:  # after a problem, the table lacks decisions
+            return
+        found = {cell_key(fix.path): fix for fix in read_fixes(self.file)}
+        known = self._decided
+        self._decided = {key: known[key] if known.get(key) == fix else fix for key, fix in found.items()}
+        self._written = state
+
     def _write(self) -> None:
         rows = [asdict(fix) for fix in self._decided.values()]
         columns = [each.name for each in fields(Fix)]
         try:
             write_csv(pd.DataFrame(rows, columns=columns, dtype=object), self.file)
-            self._problem = ""
+            self._problem, self._written = "", _state(self.file)
         except ResourceError as error:
             self._problem = str(error)
 
@@ -184,3 +200,11 @@ class Review:
     def _require(self, number: int) -> None:
         if not 0 <= number < len(self._suspects):
             raise UsageError(f"no picture {number}", "Load the page again")
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

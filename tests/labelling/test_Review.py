@@ -68,6 +68,31 @@ def test_opening_again_goes_on_and_keeps_the_earlier_decisions(root: Path) -> No
     ]
 
 
+def test_what_a_person_writes_into_the_table_meanwhile_stays(root: Path) -> None:
+    review = review_of(root)
+    with review.opened():
+        decide(review, "dog")
+        text = review.file.read_text().replace("cat/000.png,dog", "cat/000.png,cat")
+        review.file.write_text(f"{text}dog/003.png,cat,dog,,\n")
+        decide(review, "dog")
+        rows = [row.split(",")[:2] for row in review.file.read_text().splitlines()[1:]]
+        assert rows == [["cat/000.png", "cat"], ["dog/003.png", "cat"], ["cat/001.png", "dog"]]
+        (again,), _ = review.undo("page")
+        assert again.name == "cat/001.png"
+        assert review.undo("page") == ([], "another page has changed that label since")
+        review.file.write_text("path,label\ncat/002.png,dog\n")
+    assert [row.split(",")[:2] for row in review.file.read_text().splitlines()[1:]] == [["cat/002.png", "dog"]]
+
+
+def test_a_table_that_is_none_any_more_is_not_replaced(root: Path) -> None:
+    review = review_of(root)
+    with pytest.raises(UsageError, match=r"fixes\.csv"), review.opened():
+        review.file.write_text("notes\n")
+        with pytest.raises(UsageError, match=r"fixes\.csv"):
+            decide(review, "dog")
+    assert review.file.read_text() == "notes\n"
+
+
 def test_the_corrections_that_the_run_was_trained_with_come_first(root: Path) -> None:
     earlier = root.parent / "old.csv"
     earlier.write_text("path,label\ncat/002.png,dog\n")
