@@ -4,8 +4,8 @@
     labels.history.csv     time,path,label,split,before,by: every change, also those that another one has replaced
     labels.session.json    the folder of the photographs, and the classes in the order in which they were typed
 
-A new label is appended to `labels.csv`; a change replaces the whole file, atomically. What cannot be written stays in
-memory, and is written as soon as that is possible.
+A new label is appended to `labels.csv`; a change replaces the whole file, atomically. What a person writes into it
+meanwhile counts, and stays. What cannot be written stays in memory, and is written as soon as that is possible.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from MLPipeline.images.ClassNames import class_name
 from MLPipeline.images.ScanFolders import SPLITS
 
 COLUMNS = ["path", "label", "split"]
-GONE, BACK = "gone", "back"  # `by` in the history: the picture of a label is missing, or is there again
+# `by` in the history: the picture of a label is missing, or is there again; another program has changed the table.
+GONE, BACK, EDITED = "gone", "back", "edited"
 _HISTORY = ["time", "path", "label", "split", "before", "by"]
 _MAX_SESSION_BYTES = 10**7
 _HINT = "Give another --csv"
@@ -70,6 +71,7 @@ class LabelFile:
         self.classes: list[str] = []
         self.problem = ""
         self.notes: list[str] = []
+        self._names: dict[str, str] = {}  # of the pictures, by `cell_key`
         self._unwritten: list[list[str]] = []  # rows of the history
         self._state: tuple[int, int] | None = None  # size and time of a `file` that has all labels
 
@@ -84,7 +86,8 @@ class LabelFile:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with held(self.file.with_name(f".{self.file.name}.lock"), self.file, timeout_s=0):
-                self._read({cell_key(name): name for name in names})
+                self._names = {cell_key(name): name for name in names}
+                self._read()
                 try:
                     yield self
                 finally:  # a signal ends the session
@@ -99,6 +102,7 @@ class LabelFile:
 
     def put(self, changes: Sequence[Change]) -> bool:
         """Apply `changes`, and return whether they are on disk; if not, `problem` says why."""
+        self._take_over()
         are_new = all(each.label and each.path not in self.labels for each in changes)
         for each in changes:
             self._apply(each)
@@ -120,6 +124,23 @@ class LabelFile:
         content = {"photographs": str(self._root.resolve()), "classes": [*self.classes, *names]}
         write_text(self.session, dump_json(content, indent=2) + "\n")
         self.classes += names
+
+    def _take_over(self) -> None:
+        """Apply what another program has changed in the table since it was written here; a broken one is set aside."""
+        if self._unwritten or not self._is_foreign() or not self.file.exists():
+            return
+        try:
+            found = {self._names.get(cell_key(path), path): label for path, label in self._rows()}
+        except UsageError as error:
+            self.notes.append(f"{error.what}: it is kept as {self.file.name}.prev, and written anew")
+            return
+        edits = [Change(path, label, EDITED) for path, label in found.items() if self.labels.get(path) != label]
+        for each in [*edits, *(Change(path, None, EDITED) for path in self.labels.keys() - found.keys())]:
+            self._apply(each)
+        self._add_labelled_classes()
+
+    def _add_labelled_classes(self) -> None:
+        self.classes += dict.fromkeys(each.name for each in self.labels.values() if each.name not in self.classes)
 
     def _apply(self, change: Change) -> None:
         before = self.labels.pop(change.path, None)
@@ -151,19 +172,19 @@ class LabelFile:
         """Return whether another program has changed the file since it was written here."""
         return self._state is not None and self._state != _state(self.file)
 
-    def _read(self, names: dict[str, str]) -> None:
-        """Take over the labels of the pictures `names`, by `cell_key`; set aside those of pictures that are gone."""
+    def _read(self) -> None:
+        """Take over the labels of the pictures; set aside those of pictures that are gone."""
         self._read_session()
         missing = []
         for path, label in self._read_table():
-            if (name := names.get(cell_key(path))) is None:
+            if (name := self._names.get(cell_key(path))) is None:
                 missing.append(path)
                 self.labels[path] = label
             else:
                 self.labels[name] = label
-        self.classes += dict.fromkeys(each.name for each in self.labels.values() if each.name not in self.classes)
+        self._add_labelled_classes()
         gone = [Change(path, None, GONE) for path in missing]
-        back = [Change(name, label, BACK) for name, label in self._set_aside(names).items() if name not in self.labels]
+        back = [Change(name, label, BACK) for name, label in self._set_aside().items() if name not in self.labels]
         if gone:
             pictures, labels = (
                 ("picture is", "its label is") if len(gone) == 1 else ("pictures are", "their labels are")
@@ -193,12 +214,19 @@ class LabelFile:
     def _read_table(self) -> list[tuple[str, Label]]:
         """Return the rows of `file`; one that was not written completely is cut off.
 
-        Raises:
-            UsageError: it is not a table of labels, or has columns that would be lost.
+        Raises as `_rows`.
         """
         if not self.file.exists():
             return []
         _complete(self.file)
+        return self._rows()
+
+    def _rows(self) -> list[tuple[str, Label]]:
+        """Return the rows of `file`.
+
+        Raises:
+            UsageError: it is not a table of labels, or has columns that would be lost.
+        """
         table = TableFile(self.file, "--csv")
         names = [name.casefold() for name in table.header]
         if names not in (COLUMNS, COLUMNS[:2]):
@@ -214,7 +242,7 @@ class LabelFile:
         self._state = _state(self.file) if names == COLUMNS else None
         return rows
 
-    def _set_aside(self, names: dict[str, str]) -> dict[str, Label]:
+    def _set_aside(self) -> dict[str, Label]:
         """Return the labels that were set aside because their pictures, which are there again, were gone."""
         if not self.history.exists():
             return {}
@@ -225,7 +253,7 @@ class LabelFile:
             found.pop(key := cell_key(path), None)
             if by == GONE:
                 found[key] = Label(class_name(plain_cell(before)), split)
-        return {names[key]: label for key, label in found.items() if key in names}
+        return {self._names[key]: label for key, label in found.items() if key in self._names}
 
 
 def _state(file: Path) -> tuple[int, int] | None:
@@ -239,7 +267,7 @@ def _state(file: Path) -> tuple[int, int] | None:
 def _complete(file: Path) -> None:
     """Cut off a last row that was not written completely, as the machine has crashed; files of others stay as they are.
 
-    A row without its line end is complete if it has its split: a person has edited the file.
+    A row without its line end is complete if it has its split, which may be blank: a person has edited the file.
     """
     with file.open("r+b") as opened:
         content = opened.read()
@@ -249,7 +277,9 @@ def _complete(file: Path) -> None:
         last = content[start:].rstrip(b"\0")
         opened.truncate(start + len(last) if last else start)
         opened.seek(0, os.SEEK_END)
-        if last.rpartition(b",")[2].decode(errors="replace") in SPLITS:
+        *before, split = last.split(b",")
+        is_blank = not split and len(before) == len(COLUMNS) - 1 and content.startswith(",".join(COLUMNS).encode())
+        if split.decode(errors="replace") in SPLITS or is_blank:
             opened.write(b"\r\n")
         elif last:
             opened.truncate(start)

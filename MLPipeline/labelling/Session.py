@@ -46,7 +46,8 @@ class Session:
 
     def __init__(self, photographs: Photographs, file: LabelFile) -> None:
         self.photographs, self.file = photographs, file
-        self.notes: deque[str] = deque(file.notes, maxlen=20)
+        self.notes: deque[str] = deque(maxlen=20)
+        self._take_notes()
         self._lock = threading.RLock()
         self._sample = photographs.random_sample({*file.classes, *photographs.class_folders()})
         in_sample = set(self._sample)
@@ -60,6 +61,10 @@ class Session:
         self._undo: defaultdict[str, list[list[Step]]] = defaultdict(list)
         self._num_new = self._num_studied = 0  # labels since the last round of learning, and features in it
         self._label_folders()
+
+    def _take_notes(self) -> None:
+        self.notes.extend(self.file.notes)
+        self.file.notes.clear()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -243,6 +248,7 @@ class Session:
                 self.features.learn_from(number)
         if steps:
             self.file.put([Change(self.photographs.names[number], label, page) for number, _, label in steps])
+            self._take_notes()
 
     def _new_label(self, number: int, name: str) -> Label:
         """Return the label `name`: in the test split if the picture is of the random sample, unless it is the first."""

@@ -93,14 +93,48 @@ def test_a_last_row_without_line_end_is_kept_if_it_is_complete(tmp_path: Path) -
     assert rows(file.file)[2:] == ["b.png,dog,test", "'=c.png,cat,train"]
 
 
-def test_labels_that_another_program_has_written_meanwhile_are_kept_beside(tmp_path: Path) -> None:
+def test_a_last_row_with_a_blank_split_is_kept_and_one_without_is_cut_off(tmp_path: Path) -> None:
+    for last, expected in ((b"b.png,dog,", Label("dog")), (b"b.png,do", None), (b"b.p", None)):
+        file = label_file(tmp_path)
+        file.file.parent.mkdir(exist_ok=True)
+        file.file.write_bytes(b"path,label,split\na.png,cat,train\n" + last)
+        with file.opened(NAMES):
+            assert file.labels.get("b.png") == expected and file.labels["a.png"] == Label("cat")
+
+
+def test_what_a_person_writes_into_the_table_meanwhile_counts_and_stays(tmp_path: Path) -> None:
+    file = label_file(tmp_path)
+    with file.opened(NAMES):
+        file.put([Change("a.png", Label("cat"), "one"), Change("b.png", Label("cat"), "one")])
+        file.file.write_text("path,label,split\nb.png,owl,test\nelsewhere.png,dog,train\n")
+        file.put([Change("=c.png", Label("cat"), "one")])
+        assert file.labels == {
+            "b.png": Label("owl", "test"),
+            "elsewhere.png": Label("dog"),
+            "=c.png": Label("cat"),
+        }
+        assert file.classes == ["owl", "dog"] and not file.notes
+        file.put([Change("b.png", Label("dog"), "one")])  # the last one counts
+    assert sorted(rows(file.file)) == [
+        "'=c.png,cat,train",
+        "b.png,dog,train",
+        "elsewhere.png,dog,train",
+        rows(file.file)[0],
+    ]
+    changes = [row.split(",")[1:] for row in rows(file.history)]
+    assert ["b.png", "owl", "test", "cat", "edited"] in changes and ["a.png", "", "train", "cat", "edited"] in changes
+
+
+def test_a_table_that_another_program_has_broken_is_kept_beside_and_said(tmp_path: Path) -> None:
     file = label_file(tmp_path)
     with file.opened(NAMES):
         file.put([Change("a.png", Label("cat"), "one")])
-        file.file.write_text("path,label,split\nb.png,dog,train\n")
+        file.file.write_text("name;what\nb.png;dog\n")
         file.put([Change("=c.png", Label("cat"), "one")])
+        (note,) = file.notes
+        assert "labels.csv" in note and note.endswith("it is kept as labels.csv.prev, and written anew")
     assert rows(file.file) == ["path,label,split", "a.png,cat,train", "'=c.png,cat,train"]
-    assert rows(file.file.with_name("labels.csv.prev")) == ["path,label,split", "b.png,dog,train"]
+    assert rows(file.file.with_name("labels.csv.prev")) == ["name;what", "b.png;dog"]
 
 
 def test_the_label_of_a_picture_that_is_gone_comes_back_with_it(tmp_path: Path) -> None:
