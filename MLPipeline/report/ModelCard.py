@@ -23,11 +23,10 @@ from MLPipeline.images.ScanFolders import SPLITS, TEST, VAL
 from MLPipeline.Models import find_model
 from MLPipeline.report.Environment import environment
 from MLPipeline.report.Names import drawable
-from MLPipeline.report.Report import HEAD_NAMES, counted
+from MLPipeline.report.Report import HEAD_NAMES, counted, rule_of
 from MLPipeline.report.RunPage import SPLIT_NAMES, ReportContent, mean_of, split_name
 from MLPipeline.report.Verdict import MISCALIBRATED, WIDE_INTERVAL, verdict
 from MLPipeline.scoring.Metrics import shown_metrics
-from MLPipeline.scoring.Unknown import UnknownRule
 from MLPipeline.training.Phases import is_solved
 
 CARD_FILE, AUDIT_SUMMARY = "MODEL_CARD.md", "summary.json"
@@ -56,7 +55,7 @@ def model_card(folder: Path, content: ReportContent) -> str:
         "Data": _data(content),
         f"Figures on the {name} images" if scores else "Figures": _figures(scores),
         "Classes": _classes(content, scores),
-        "Withheld answers": _withheld(scores),
+        "Withheld answers": _withheld(content, split),
         "Limits": _limits(folder, content, scores, split),
         "Intended use": _intended_use(),
         "Licences": _licences(content),
@@ -250,18 +249,18 @@ def _weakest(scores: Mapping[str, Any] | None) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _withheld(scores: Mapping[str, Any] | None) -> list[str]:
-    rule = scores.get("unknown") if scores else None
+def _withheld(content: ReportContent, split: int | None) -> list[str]:
+    rule = None if split is None else rule_of(content.metrics, split)
     if rule is None:
         return [
             "None. Every image gets one of the classes, even an image that shows none of them. Training with "
             "`--target-precision 0.98` withholds answers of low confidence and for images unlike the training images."
         ]
-    found = UnknownRule(**rule)
+    found, of = rule
     if found.min_confidence > 1:
-        return [f"All of them: the model {found.to_text()}."]
+        return [f"All of them: the model {found.to_text(of)}."]
     threshold = f"Answers below a confidence of {100 * found.min_confidence:.1f} %, and those for images unlike the "
-    return [f"{threshold}training images, are withheld. With this rule, the model {found.to_text()}."]
+    return [f"{threshold}training images, are withheld. With this rule, the model {found.to_text(of)}."]
 
 
 def _limits(folder: Path, content: ReportContent, scores: Mapping[str, Any] | None, split: int | None) -> list[str]:

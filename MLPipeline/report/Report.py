@@ -242,7 +242,19 @@ def closing_lines(metrics: Mapping[str, Any], gaps: Sequence[Gap] = ()) -> list[
     if (baseline := metrics["baseline_accuracy"]) is not None:
         result += f"; majority-class baseline {100 * baseline:.1f} %"
         result += f" (class {drawable(metrics['baseline_class'], 40)})" if scores["classes_without_images"] else ""
+    if metrics.get("folds") and (found := rule_of(metrics, split)):  # `scores` has no rule, and no line on it
+        others.append(found[0].to_text(found[1]))
     return [result, *others]
+
+
+def rule_of(metrics: Mapping[str, Any], split: int) -> tuple[UnknownRule, str] | None:
+    """Return the rule for withholding answers, and which images its figures are of; None without a rule.
+
+    The predictions of folds are not those of the saved model, whose rule is then measured on the validation images.
+    """
+    of_folds = split == TEST and metrics.get("folds")
+    rule = metrics[SPLITS[VAL if of_folds else split]].get("unknown")
+    return (UnknownRule(**rule), "validation images" if of_folds else "images") if rule else None
 
 
 def title_of_split(split: int, metrics: Mapping[str, Any]) -> str:
@@ -341,10 +353,15 @@ def table_of(index: ImageIndex, scored: SplitPredictions) -> Columns:
 
 
 def _write_predictions(folder: Path, index: ImageIndex, scored: Sequence[SplitPredictions]) -> None:
-    """Write `predictions.csv`, and with many classes `predictions.npz`, which has all probabilities in its order."""
+    """Write `predictions.csv`, and with many classes `predictions.npz`, which has all probabilities in its order.
+
+    The column `answered` is empty for predictions of folds, to which no rule is applied.
+    """
     tables = [table_of(index, each) for each in scored]
-    rows = itertools.chain.from_iterable(zip(*table.values(), strict=True) for table in tables)
-    write_rows(folder / "predictions.csv", tables[0], rows)
+    columns = max(tables, key=len)
+    parts = [[table.get(name, itertools.repeat(None, len(table["path"]))) for name in columns] for table in tables]
+    rows = itertools.chain.from_iterable(zip(*part, strict=True) for part in parts)
+    write_rows(folder / "predictions.csv", columns, rows)
     if len(index.classes) > MAX_CLASS_COLUMNS:
         probabilities = all_probabilities([each.predictions for each in scored])
         classes = np.array(index.classes, np.str_)

@@ -29,6 +29,7 @@ from MLPipeline.report.Fonts import figure_names
 from MLPipeline.report.Gallery import answers_of, gallery_of, samples_of
 from MLPipeline.report.MatrixView import most_confused, shaded_rows
 from MLPipeline.report.Page import count, percent, render
+from MLPipeline.report.Report import rule_of
 from MLPipeline.report.Thumbnails import Photo
 from MLPipeline.report.Verdict import advice, verdict
 from MLPipeline.scoring.Intervals import wilson_interval
@@ -326,7 +327,7 @@ def _learning_curve(found: Mapping[str, Any] | None) -> LineChart | None:
 def _on_answers(content: ReportContent, evaluated: SplitPredictions, scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is computed from the predictions for single images."""
     answers, classes = answers_of(evaluated), content.index.classes
-    matrix = np.array(scores["confusion_matrix"])
+    matrix, rule = np.array(scores["confusion_matrix"]), rule_of(content.metrics, evaluated.split)
     charts = {
         name: drawing.ask(f"Charts.{function}", answers.confidence, answers.is_right)
         for name, function in (("histogram", "confidence_histogram"), ("reliability", "reliability_diagram"))
@@ -340,7 +341,7 @@ def _on_answers(content: ReportContent, evaluated: SplitPredictions, scores: Map
         **{name: chart.result() for name, chart in charts.items()},
         "figures": shown_metrics(scores),
         "titles": {name: title_of(name, scores) for name in METRICS},
-        "withheld": evaluated.unknown.to_text() if evaluated.unknown else "",
+        "withheld": rule[0].to_text(rule[1]) if rule else "",
     }
 
 

@@ -78,16 +78,16 @@ class UnknownRule:
         """Return a mask (B,) bool of the images whose answer is withheld."""
         return is_far | ~(confidence >= self.min_confidence)  # also for a confidence of NaN
 
-    def to_text(self) -> str:
+    def to_text(self, of: str = "images") -> str:
         """Return `answered 73.2 % of the images; 98.1 % of these answers are correct (95 % interval ...)`."""
         if self.precision is None:
             return (
-                f"answered none of the images: no confidence threshold reaches the target precision of "
+                f"answered none of the {of}: no confidence threshold reaches the target precision of "
                 f"{100 * self.target_precision:g} %"
             )
         low, high = (100 * bound for bound in self.precision_ci95)
         return (
-            f"answered {100 * self.coverage:.1f} % of the images; {100 * self.precision:.1f} % of these answers are "
+            f"answered {100 * self.coverage:.1f} % of the {of}; {100 * self.precision:.1f} % of these answers are "
             f"correct (95 % interval {low:.1f} to {high:.1f} %, target {100 * self.target_precision:g} %)"
             f"{'; the others are withheld' if self.coverage < 1 else ''}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,8 @@ def test_calibration_and_withheld_answers_are_shown_where_they_exist(content: Re
     rule = UnknownRule(0.98, 0.7, 0.75, 0.99, (0.9, 1.0))
     withheld = torch.arange(27) == 0
     scored = [*content.scored[:1], replace(content.scored[1], unknown=rule, is_withheld=withheld)]
-    metrics = {**content.metrics, "test": content.metrics["test"] | {"temperature": 1.5, "ece_unscaled": 0.125}}
+    changed = {"temperature": 1.5, "ece_unscaled": 0.125, "unknown": asdict(rule)}
+    metrics = {**content.metrics, "test": content.metrics["test"] | changed}
     text = text_of(replace(content, scored=scored, metrics=metrics), tmp_path)
     assert re.search("Calibration error before temperature scaling [a-z ;]+ 12.5 %", text)
     assert re.search("Temperature divides [a-z ;,1]+ 1.50", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from MLPipeline.Checkpoint import load_checkpoint
+from MLPipeline.scoring.Unknown import UnknownRule
 from MLPipeline.steps.CrossValidateRun import fold_lines
 from tests.support.harness import Outcome, refuse, succeed
 
@@ -94,3 +96,18 @@ def test_many_short_classes_are_counted() -> None:
     assert lines[0] == "folds    1 image tested once each, in 5 folds"
     assert lines[1].endswith("it is not tested, as it has nothing else") and "2 folds test it" in lines[2]
     assert lines[-1] == "         and 2 more classes"
+
+
+def test_the_rule_for_withholding_is_measured_on_the_validation_images(data: Path, output: Path) -> None:
+    flags = [*RIDGE, "--data", data, "--output", output, "--folds", "4", "--target-precision", "0.9"]
+    out, run = succeed([*flags, "--name", "withholding"]).out, next(output.glob("*-withholding"))
+    table = pd.read_csv(run / "predictions.csv", keep_default_na=False, dtype=str)
+    tested, answers = table[table["split"] == "test"], table.groupby("split")["answered"].unique()
+    assert list(answers["test"]) == [""] and set(answers["val"]) <= {"true", "false"}
+    shares = tested[["p_cat", "p_dog", "p_owl"]].astype(float)  # each under the name of its class
+    assert shares.sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    assert (shares.idxmax(axis=1) == "p_" + tested["predicted"]).all()
+    rule = UnknownRule(**content(output, "withholding")["val"]["unknown"]).to_text("validation images")
+    assert rule.startswith("answered ") and " of the validation images" in rule
+    card, page = ((run / name).read_text(encoding="utf-8") for name in ("MODEL_CARD.md", "report.html"))
+    assert rule in out and rule in card and rule in html.unescape(page)
