@@ -2,7 +2,7 @@
 
 The interval of a difference is that for paired proportions, since all backbones are tested on the same images
 (Newcombe, Statistics in Medicine 17, 1998; see `scoring/Intervals`). It is widened because the heads of several folds
-share most of their images (Nadeau and Bengio, Machine Learning 52, 2003; see `heads/CrossValidate`).
+share most of their images (Nadeau and Bengio, Machine Learning 52, 2003; see `scoring/Intervals`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from MLPipeline.choosing.Prober import NUM_FOLDS, Cost, Tested
 from MLPipeline.files.AtomicFile import write_text
 from MLPipeline.files.CsvFile import write_rows
 from MLPipeline.files.Json import dump_json, read_json
-from MLPipeline.heads.CrossValidate import variance_factor
-from MLPipeline.scoring.Intervals import paired_interval
+from MLPipeline.scoring.Intervals import over_folds, paired_interval
 
 # How much accuracy a faster backbone may cost. Not as much as the interval alone would allow: on 10 draws of 20 images
 # of each of 10 classes of clothing, Lite2 was more accurate out of fold than Lite0, and in the test, in all 10. The
@@ -130,8 +129,8 @@ def difference_of(other: Tested, best: Tested) -> Difference:
     theirs, ours = (each.outcomes[both_tested] == 1 for each in (best, other))
     counts = (theirs & ours, theirs & ~ours, ~theirs & ours, ~theirs & ~ours)
     low, high = paired_interval(*(int(each.sum()) for each in counts))
-    value, scale = float(ours.mean() - theirs.mean()), variance_factor(NUM_FOLDS) ** 0.5
-    return Difference(value, value - scale * (value - low), value + scale * (high - value))
+    value = float(ours.mean() - theirs.mean())
+    return Difference(value, *over_folds(value, (low, high), NUM_FOLDS))
 
 
 def choose_result(results: Sequence[Result]) -> Result:

@@ -63,7 +63,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     lines += [
         f"{'difference':{width}}  {100 * comparison.difference:+5.1f}    ({low:+.1f} to {high:+.1f})",
         "",
-        f"verdict  {comparison.verdict} (McNemar's test: p = {comparison.p_value:.2g})",
+        f"verdict  {comparison.verdict} ({comparison.evidence})",
     ]
     return lines + _flip_lines(comparison)
 

@@ -2,11 +2,7 @@
 
 Whatever is chosen (penalty, temperature, best epoch) is chosen again in each fold, from the images of the others.
 
-The interval of the accuracy: the heads of two folds were fitted on nearly the same images, so their predictions are not
-independent. Nadeau and Bengio (Inference for the Generalization Error, Machine Learning 52, 2003) take the correlation
-of two folds to be n_test / (n_test + n_train) = 1 / K. The variance of the mean is then 1 + (K - 1) / K times that of
-independent predictions, which follows from the accuracy itself. Their test estimates it from the K accuracies instead,
-which makes the interval of 5 folds twice as wide.
+The intervals are those of independent predictions, widened for the folds: see `scoring/Intervals`.
 N images, C classes.
 """
 
@@ -20,6 +16,7 @@ import numpy as np
 
 from MLPipeline.heads.Folds import make_folds
 from MLPipeline.heads.HeadImages import HeadImages
+from MLPipeline.scoring.Intervals import over_folds
 
 Answer = Callable[[np.ndarray], np.ndarray]  # features (N, D) -> logits (N, C)
 Fit = Callable[[HeadImages], Answer]
@@ -49,20 +46,14 @@ def cross_validate(images: HeadImages, fit: Fit, num_folds: int, seed: int) -> C
     return CrossValidated(folds.tested[order], np.concatenate(logits)[order], folds.short)
 
 
-def variance_factor(num_folds: int) -> float:
-    """Return by how much the variance of an accuracy over K folds exceeds that of independent predictions."""
-    return 1 + (num_folds - 1) / num_folds
-
-
 def widened(figures: Mapping[str, Any], num_folds: int) -> dict[str, Any]:
     """Return the `figures` of `Metrics.evaluate` with all 95 % intervals as those of `num_folds` folds."""
-    scale = variance_factor(num_folds) ** 0.5
     wide = dict(figures)
     for name, bounds in figures.items():
         value = figures.get(name.removesuffix("_ci95"))
         if name.endswith("_ci95") and bounds is not None and value is not None:
-            low, high = bounds
-            wide[name] = [max(0.0, value - scale * (value - low)), min(1.0, value + scale * (high - value))]
+            low, high = over_folds(value, bounds, num_folds)
+            wide[name] = [max(0.0, low), min(1.0, high)]
     if "per_class" in figures:
         wide["per_class"] = {name: widened(each, num_folds) for name, each in figures["per_class"].items()}
     return wide

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,13 @@ import pandas as pd
 
 from MLPipeline.Errors import DataError
 from MLPipeline.files.PlainFile import open_regular
+from MLPipeline.files.PlainValues import is_whole
 from MLPipeline.files.RunFolder import Run
-from MLPipeline.scoring.Intervals import mcnemar_p_value, paired_interval, wilson_interval
+from MLPipeline.scoring.Intervals import mcnemar_p_value, over_folds, paired_interval, wilson_interval
 
 _COLUMNS = ["path", "split", "true", "predicted", "confidence"]  # of predictions.csv
 _SPLITS = ("test", "val")  # the first one that both runs have is compared
+_MAX_FOLDS = 100  # as for `--folds`
 _SIGNIFICANCE = 0.05  # level: with this p-value or a larger one, a difference may be due to chance
 
 
@@ -37,12 +40,13 @@ class Comparison:
     """How two runs differ on the same images: everything that the console and the page show."""
 
     names: tuple[str, str]
-    split: str  # test, or val if there are no test images
+    split: str  # test, or val if there are no test images; cross-validated
     both: int  # number of images that both classify correctly
     only_first: int
     only_second: int
     neither: int
     flips: tuple[Flip, ...]  # images that only one of them classifies correctly, by falling confidence
+    num_folds: tuple[int, int] = (1, 1)  # that each run was tested in; 1 without cross-validation
 
     @property
     def num_images(self) -> int:
@@ -63,7 +67,9 @@ class Comparison:
     @property
     def intervals(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """The 95 % interval of each accuracy. Runs with overlapping intervals may still differ significantly."""
-        first, second = (wilson_interval(number, self.num_images) for number in self.num_right)
+        plain = (wilson_interval(number, self.num_images) for number in self.num_right)
+        low_high = (over_folds(*each) for each in zip(self.accuracies, plain, self.num_folds, strict=True))
+        first, second = ((max(0.0, low), min(1.0, high)) for low, high in low_high)
         return first, second
 
     @property
@@ -73,8 +79,14 @@ class Comparison:
 
     @property
     def difference_ci95(self) -> tuple[float, float]:
-        """The 95 % interval of the difference, for paired samples (see `paired_interval`)."""
-        return paired_interval(self.both, self.only_first, self.only_second, self.neither)
+        """The 95 % interval of the difference, for paired samples (see `paired_interval`), widened for folds."""
+        plain = paired_interval(self.both, self.only_first, self.only_second, self.neither)
+        return over_folds(self.difference, plain, max(self.num_folds))
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether a run was cross-validated: its predictions are not independent, as McNemar's test requires."""
+        return max(self.num_folds) > 1
 
     @property
     def p_value(self) -> float:
@@ -86,9 +98,17 @@ class Comparison:
         """The result in one sentence."""
         if not self.only_first + self.only_second:
             return "both classify the same images correctly"
-        if self.p_value >= _SIGNIFICANCE:
+        low, high = self.difference_ci95
+        if self.p_value >= _SIGNIFICANCE or (self.is_folded and low <= 0 <= high):
             return "the difference may be due to chance: more test images are needed to decide"
         return f"{self.names[self.difference > 0]} is better"
+
+    @property
+    def evidence(self) -> str:
+        """What the verdict rests on."""
+        if self.is_folded:
+            return "the 95 % interval, widened as the folds share images"
+        return f"McNemar's test: p = {self.p_value:.2g}"
 
 
 def compare(first: Run, second: Run) -> Comparison:
@@ -107,14 +127,16 @@ def compare(first: Run, second: Run) -> Comparison:
         Flip(row.path, row.true, (row.predicted, row.predicted_2), (float(row.confidence), float(row.confidence_2)))
         for row in list[Any](pairs[right != other_right].itertuples())
     ]
+    num_folds = (_num_folds(first), _num_folds(second)) if split == "test" else (1, 1)
     return Comparison(
         names=(first.path.name, second.path.name),
-        split=split,
+        split=split if num_folds == (1, 1) else "cross-validated",
         both=int((right & other_right).sum()),
         only_first=int((right & ~other_right).sum()),
         only_second=int((other_right & ~right).sum()),
         neither=int((~right & ~other_right).sum()),
         flips=tuple(sorted(flips, key=lambda flip: -sum(flip.confidence))),
+        num_folds=num_folds,
     )
 
 
@@ -131,7 +153,14 @@ def _read_predictions(run: Run) -> pd.DataFrame:
         raise DataError(f"{path}: cannot be read as a table of predictions ({reason})", _hint(run)) from error
     for column in ("path", "true", "predicted"):  # accents may be composed characters in one run and not in the other
         rows[column] = rows[column].str.normalize("NFC")
-    return rows.drop_duplicates("path")
+    return rows.drop_duplicates(["split", "path"])  # folds also test the validation images
+
+
+def _num_folds(run: Run) -> int:
+    """Return in how many folds the test images of `run` were predicted; 1 without `--folds`."""
+    folds = run.metrics.get("folds")
+    number: Any = folds.get("number") if isinstance(folds, Mapping) else None
+    return number if is_whole(number, 1, _MAX_FOLDS) else 1
 
 
 def _pair_up(first: Run, second: Run, split: str, one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from MLPipeline.heads.CrossValidate import Answer, cross_validate, variance_factor, widened
+from MLPipeline.heads.CrossValidate import Answer, cross_validate, widened
 from MLPipeline.heads.HeadImages import HeadImages, plain_images
 from MLPipeline.heads.SolveHead import solve
+from MLPipeline.scoring.Intervals import variance_factor
 from tests.support.audit_cases import NUM_CLASSES, clusters
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from MLPipeline.Errors import DataError
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.RunFolder import Run
 from MLPipeline.scoring.Comparison import compare
-from MLPipeline.scoring.Intervals import paired_interval
+from MLPipeline.scoring.Intervals import paired_interval, variance_factor, wilson_interval
 from tests.support.harness import SMALL, refuse, succeed, train
 
 MakeImages = Callable[..., Path]
@@ -86,6 +87,31 @@ def test_without_test_images_the_validation_images_are_compared(tmp_path: Path) 
     assert compare(*runs).split == "val"
     with pytest.raises(DataError, match="no test or validation images in both"):
         compare(runs[0], a_run(tmp_path, "third", paths("cat", "dog"), split="test"))
+
+
+def test_cross_validated_runs_are_compared_on_all_their_images(tmp_path: Path) -> None:
+    """Folds test the validation images too, and their intervals are wider."""
+    runs = []
+    for name, answer, number in (("first", "cat", 5), ("second", "dog", 2)):
+        run = a_run(tmp_path, name, paths(*["cat"] * 34, *[answer] * 6))
+        rows = pd.read_csv(run.path / "predictions.csv")
+        validated = rows[:4].assign(split="val", predicted="dog")  # by the model of the run
+        pd.concat([validated, rows]).to_csv(run.path / "predictions.csv", index=False)
+        (run.path / "metrics.json").write_text(json.dumps({"folds": {"number": number}}), encoding="utf-8")
+        runs.append(run)
+    result = compare(*runs)
+    assert (result.num_images, result.num_right, result.split) == (40, (40, 34), "cross-validated")
+    low, high = wilson_interval(34, 40)
+    scale = variance_factor(2) ** 0.5
+    assert result.intervals[1] == pytest.approx((0.85 - scale * (0.85 - low), 0.85 + scale * (high - 0.85)))
+    assert result.intervals[0] == pytest.approx((1 - 1.8**0.5 * (1 - wilson_interval(40, 40)[0]), 1))
+    low, high = paired_interval(34, 6, 0, 0)
+    assert result.difference_ci95 == pytest.approx((-0.15 - 1.8**0.5 * (-0.15 - low), -0.15 + 1.8**0.5 * (high + 0.15)))
+    assert high < 0 < result.difference_ci95[1] and result.p_value < 0.05  # as of independent predictions
+    assert "may be due to chance" in result.verdict and "folds" in result.evidence
+    for run in runs:
+        (run.path / "metrics.json").write_text('{"folds": {"number": -1e99}}', encoding="utf-8")
+    assert compare(*runs).num_folds == (1, 1) and "first is better" in compare(*runs).verdict
 
 
 def test_other_images_or_classes_are_refused_with_their_number(tmp_path: Path) -> None:
