@@ -35,7 +35,7 @@ from MLPipeline.steps.Prepare import preprocessing_of
 MAX_IMAGES, MIN_PER_CLASS, MAX_PER_CLASS = 4000, 12, 200  # of the pictures that are in memory
 MAX_IMAGES_READ, MAX_PER_CLASS_READ = 400, 40  # of those that go through the network
 _AT_ONCE = 256
-_FORMAT = 1  # increases with every change to how exchanges are found
+_FORMAT = 2  # increases with every change to how exchanges are found
 
 # Of each augmentation the matrices of its variants, and for each of these the place of the inverse.
 _ANGLES = np.deg2rad([-ROTATE_DEGREES, ROTATE_DEGREES])

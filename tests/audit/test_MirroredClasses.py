@@ -105,3 +105,28 @@ def test_rotations_exchange_classes_one_way_and_back_the_other() -> None:
     found = find_exchange(seen(0), [seen(-1), seen(1)], [seen(1), seen(-1)], labels, 2)
     assert found is not None and {found.first, found.second} == {0, 1}
     assert find_exchange(seen(0), [seen(2)], [seen(2)], labels, 2) is None
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_two_classes_that_are_hardly_told_apart_are_not_exchanged(strength: float) -> None:
+    """Of images that are classified by chance, half seem to change class when mirrored."""
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(160) % 2
+        rows, moved = (rng.normal(0, 1, (160, 20)).astype(np.float32) for _ in range(2))
+        rows[:, 0] += strength * labels
+        moved[:, 0] += strength * labels
+        found.append(find_exchange(rows, [moved], [moved], labels, 2))
+    assert found == [None] * 20
+
+
+def test_an_exchange_is_found_by_a_head_that_makes_mistakes() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 2
+    rows = rng.normal(0, 1, (160, 20)).astype(np.float32)
+    rows[:, 0] += 2.0 * labels - 1
+    moved = rows.copy()
+    moved[:, 0] *= -1
+    found = find_exchange(rows, [moved], [moved], labels, 2)
+    assert found is not None and found.total < 75  # of 80
