@@ -61,6 +61,7 @@ class Known:
     num_suspects: int = 0
     tta: Mapping[str, Any] | None = None  # the entry `tta` of metrics.json
     few_tested: str = ""  # `only 30 test images`, where folds would say more
+    beats_baseline: bool = True  # on the validation images, significantly better than the majority-class baseline
 
     @property
     def is_frozen(self) -> bool:
@@ -98,8 +99,11 @@ def _pretrained(known: Known) -> Suggestion | None:
 def _fine_tuning(known: Known) -> Suggestion | None:
     if not known.is_frozen or known.accuracy is None:
         return None
-    low, high = ((1 - known.accuracy) * share for share in BY_FINE_TUNING)
     command = _train(known.config, unfreeze_after=FINE_TUNED_EPOCHS)
+    if not known.beats_baseline:  # nothing shows that there is something to learn, unlike on the other data sets
+        basis = "no estimate: on the validation images the head is not significantly better than the majority class"
+        return Suggestion("fine-tuning", command, basis=basis)
+    low, high = ((1 - known.accuracy) * share for share in BY_FINE_TUNING)
     shares = " to ".join(f"{100 * share:.0f}" for share in BY_FINE_TUNING)
     return Suggestion(
         "fine-tuning", command, (low, high), f"on two other data sets it removed {shares} % of the errors"

@@ -41,8 +41,15 @@ def advise(job: Job, dataset: Dataset, metrics: Mapping[str, Any]) -> dict[str, 
         num_suspects,
         metrics["tta"],
         too_few_tested(metrics),
+        _beats_baseline(found),
     )
     return {"learning_curve": curve, "next_steps": [asdict(each) for each in suggestions(known)]}
+
+
+def _beats_baseline(figures: Mapping[str, Any]) -> bool:
+    """Return whether an accuracy is significantly higher than if always the most frequent class were predicted."""
+    most = max((each["support"] for each in figures["per_class"].values()), default=0)
+    return figures["n"] > 0 and figures["accuracy_ci95"][0] > most / figures["n"]
 
 
 def stored_suggestions(metrics: Mapping[str, Any]) -> list[Suggestion]:

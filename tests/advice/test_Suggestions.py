@@ -48,6 +48,13 @@ def test_what_is_not_known_is_not_said() -> None:
     assert not any("mirror" in each.what for each in suggestions(replace(ALL, tta=TTA | {"is_better": False})))
 
 
+def test_no_gain_is_promised_where_the_head_is_no_better_than_chance() -> None:
+    found = suggestions(replace(ALL, accuracy=0.5, curve=None, tta=None, beats_baseline=False))
+    tuning = next(each for each in found if each.what == "fine-tuning")
+    assert tuning.gain is None and found.index(tuning) > 0 and tuning.command.endswith("--unfreeze-after 3")
+    assert "points" not in tuning.to_text() and "not significantly better" in tuning.to_text()
+
+
 def test_a_run_from_scratch_is_sent_to_imagenet_weights_only() -> None:
     config = resolve(Config(model="cnn", data=Path("a b")), find_model("cnn"))
     (only,) = suggestions(Known(config, "output/001-cnn", True, 0.5))

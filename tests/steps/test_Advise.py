@@ -19,6 +19,7 @@ from MLPipeline.Config import Config
 from MLPipeline.Features import Dataset
 from MLPipeline.frozen.Rows import CachedRows
 from MLPipeline.images.ScanFolders import TEST
+from MLPipeline.scoring.Intervals import wilson_interval
 from MLPipeline.steps import Advise
 from MLPipeline.steps.Job import Job
 from tests.support.audit_cases import clusters
@@ -100,3 +101,15 @@ def test_unchanged_images_and_labels_are_estimated_once(tmp_path: Path, monkeypa
     estimates(estimates.labels)
     assert numbers == [80] * 4
     assert Estimates(tmp_path / "other")(estimates.labels) == first and numbers == [80] * 5
+
+
+@pytest.mark.parametrize(
+    ("counts", "supports", "expected"),
+    [((29, 30), (15, 15), True), ((16, 30), (15, 15), False), ((26, 30), (25, 5), False), ((0, 0), (0, 0), False)],
+)
+def test_whether_a_head_is_better_than_the_majority_class(
+    counts: tuple[int, int], supports: tuple[int, int], expected: bool
+) -> None:
+    per_class = {name: {"support": number} for name, number in zip("ab", supports, strict=True)}
+    figures = {"n": counts[1], "accuracy_ci95": list(wilson_interval(*counts)), "per_class": per_class}
+    assert Advise._beats_baseline(figures) is expected
