@@ -40,6 +40,8 @@ from MLPipeline.steps.PartOfRun import remove_parts
 from MLPipeline.steps.ShiftInFp32 import measure_shift
 from MLPipeline.training.Phases import head_epochs
 
+# Of predictions of folds, whose logits are calibrated by each fold with a temperature of its own.
+_NO_TEMPERATURE = {"temperature": None, "ece_unscaled": None}
 MAX_HEAT_MAPS = 24  # of the worst mistakes, the first rows of the gallery; each requires a forward and a backward pass
 
 
@@ -111,7 +113,7 @@ def _measure(
     metrics = about | measure(dataset.index, scored) | {"folds": folds}
     metrics |= {"head": job.fitted or {"setting": config.head}}
     if folds:
-        metrics["test"] = widened(metrics["test"], folds["number"])
+        metrics["test"] = widened(metrics["test"], folds["number"]) | _NO_TEMPERATURE
     metrics |= {"fine_tuning": _fine_tuning(job, scored), "precision": _precision(job)}
     metrics |= {"image_size": dataset.image_size, "sizes": job.sizes, "repeats": job.repeats}
     return metrics | {"choice": read_choice(job.run.path)}

@@ -98,6 +98,17 @@ def test_many_short_classes_are_counted() -> None:
     assert lines[-1] == "         and 2 more classes"
 
 
+def test_no_temperature_is_stated_of_folds_that_have_one_each(data: Path, output: Path) -> None:
+    """The predictions of a fold are calibrated inside it, so the saved model's temperature is not theirs."""
+    flags = [*LITE, "--head", "linear", "--epochs", "2", "--data", data, "--output", output, "--folds", "3"]
+    succeed([*flags, "--name", "own-temperatures"])
+    found = content(output, "own-temperatures")
+    assert found["temperature"] == found["val"]["temperature"] != 1 and found["val"]["ece_unscaled"] is not None
+    assert (found["test"]["temperature"], found["test"]["ece_unscaled"]) == (None, None)
+    page = next(output.glob("*-own-temperatures/report.html")).read_text(encoding="utf-8")
+    assert "Expected calibration error" in page and "Calibration error before temperature scaling" not in page
+
+
 def test_the_rule_for_withholding_is_measured_on_the_validation_images(data: Path, output: Path) -> None:
     flags = [*RIDGE, "--data", data, "--output", output, "--folds", "4", "--target-precision", "0.9"]
     out, run = succeed([*flags, "--name", "withholding"]).out, next(output.glob("*-withholding"))
