@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from MLPipeline.commands.Verbs import VERBS, Verb
-from MLPipeline.Config import Config, flag_name, plain_type, read_settings
+from MLPipeline.Config import DEFAULT_DATA, Config, flag_name, plain_type, read_settings
 from MLPipeline.Errors import UsageError, did_you_mean
 from MLPipeline.Recipes import recipe
 
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
 
 def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an interrupted run; flags that would change its result raise an error."""
-    from MLPipeline.files.RunFolder import SETTINGS_FILE, find_run  # imports what --help does not need
+    from MLPipeline.files.RunFolder import SETTINGS_FILE, find_run, recorded_data  # imports what --help does not need
 
     run = find_run(Path(stated.get("output", Config.output)), stated["resume"], needs_model=False)
     if not (run.path / SETTINGS_FILE).is_file():
@@ -64,10 +64,19 @@ def _resumed(stated: dict[str, Any]) -> dict[str, Any]:
             f"--resume {stated['resume']}: was stopped before it began", "Start it again, without --resume"
         )
     settings = read_settings(run.path / SETTINGS_FILE)
+    typed = Path(settings.get("data", DEFAULT_DATA))
+    places = (typed, recorded_data(run.path))  # the second where it was typed in another working directory
+    data = next((each for each in places if each and each.is_dir()), None)
+    if data is None and "data" not in stated and not run.metrics:
+        what = f"--resume {stated['resume']}: its images are gone from {typed}"
+        raise UsageError(what, "If the folder has moved, give its new place with --data")
     for name, value in stated.items():
-        if name not in _FREE_WHEN_RESUMED and settings.get(name) != value:
+        # The contents of a folder that has moved are compared later.
+        is_moved = name == "data" and (data is None or Path(value).resolve() == data.resolve())
+        if name not in _FREE_WHEN_RESUMED and not is_moved and settings.get(name) != value:
             what = f"{flag_name(name)} {value}: the run was started with {settings.get(name, 'none')}"
             raise UsageError(what, "Leave the flag out, or start a new run")
+    settings["data"] = data or typed
     return settings | stated | {"output": run.path.parent, "resume": str(run.path)}
 
 

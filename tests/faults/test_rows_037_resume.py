@@ -93,6 +93,26 @@ def test_037_flags_that_change_no_result(stopped: Path, command: Command) -> Non
     assert result(stopped.parent) == command.whole
 
 
+@pytest.mark.slow
+def test_037_a_run_whose_images_have_moved(stopped: Path, command: Command, make_images: MakeImages) -> None:
+    """`--resume` where the folder of the images has moved: exit code 2 asking for `--data`, with which it goes on."""
+    moved, other = command.data.with_name("Moved"), make_images(stopped.parent / "Other", {"cat": 8, "dog": 8}, size=20)
+    shutil.move(command.data, moved)
+    try:
+        refuse(resuming(stopped), 2, f"its images are gone from {command.data}", "new place with --data")
+        refuse([*resuming(stopped), "--data", other], 2, "not the same images")
+        succeed([*resuming(stopped), "--data", moved])
+        found, whole = result(stopped.parent), dict(command.whole)
+        steps = [each.pop("metrics") for each in (found, whole)]
+        assert found == whole and {name for name in steps[0] if steps[0][name] != steps[1][name]} == {"next_steps"}
+        assert str(moved) in str(steps[0]["next_steps"])  # the commands name the new place
+        assert "is already complete" in succeed([*resuming(stopped), "--data", moved]).out
+        succeed(["evaluate", "--run", stopped, "--output", stopped.parent])  # at their new place
+    finally:
+        shutil.move(moved, command.data)
+    assert "is already complete" in succeed(resuming(stopped)).out
+
+
 def test_037_a_run_that_is_not_there(stopped: Path) -> None:
     """`--resume` of a run that does not exist or had not begun: exit code 2."""
     output = stopped.parent
