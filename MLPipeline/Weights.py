@@ -32,6 +32,8 @@ Named = TypeVar("Named", Tensor, TensorOutline)
 WITHOUT_NETWORK = "efficientnet_lite2"  # the most accurate of the models whose weights a package contains
 KEYWORDS = ("auto", "imagenet", "none")
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts, ours included, save the weights
+# What DataParallel, torch.compile and Lightning modules put before the name of each tensor.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 # Networks of timm whose tensors match ours by name and shape but which compute something else: with TensorFlow's
 # padding and eps, or with anti-aliased strides. Only the name of the file or of its folder shows it.
 LOOK_ALIKES = re.compile(r"tf_efficientnet_|efficientnet_blur_|resnet(aa|blur)\d")
@@ -189,7 +191,10 @@ def _named(path: Path, content: Any, kind: type[Named]) -> dict[str, Named]:
         raise DataError(
             f"{path}: contains no state dict (tensors by name)", "Save one: torch.save(model.state_dict(), FILE)"
         )
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    named = {str(name): tensor for name, tensor in content.items()}
+    while named and (shared := next((each for each in _PREFIXES if all(name.startswith(each) for name in named)), "")):
+        named = {name.removeprefix(shared): tensor for name, tensor in named.items()}
+    return named
 
 
 def _check_types(path: Path, given: Mapping[str, TensorOutline], expected: Mapping[str, Tensor]) -> None:

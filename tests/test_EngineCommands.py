@@ -24,7 +24,7 @@ from MLPipeline.images import Inspect
 from MLPipeline.report import Thumbnails
 from MLPipeline.report.Drawing import drawing
 from MLPipeline.steps import FitPhases
-from tests.support.harness import SMALL, run, succeed
+from tests.support.harness import SMALL, refuse, run, succeed
 from tests.support.trained_run import Trained
 
 MakeImages = Callable[..., Path]
@@ -83,6 +83,12 @@ def test_version_and_help() -> None:
     assert f"torch {version('torch')}" in succeed(["--version"]).out
     assert "--model" in succeed(["--help"]).out
     assert "--topk" in succeed(["predict", "--help"]).out
+
+
+@pytest.mark.parametrize("words", [[""], ["a.png", ""], ["--topk", "2", ""]])
+def test_an_empty_path_is_not_the_working_folder(words: list[str]) -> None:
+    """As of a shell variable that is not set: `predict "$FILE"`."""
+    refuse(["predict", *words], 2, "predict: an empty path, such as that of a shell variable")
 
 
 def test_a_bug_of_ours_is_told_from_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,15 @@ from tests.support.made_up_net import SPEC, State, build, foreign, same, save, s
         lambda model: without_counters(foreign(model)),
         lambda model: {"state_dict": model.state_dict(), "classes": ["a", "b"], "epoch": 3},
         lambda model: {"model": foreign(model), "optimizer": {}},
-        lambda model: {"state_dict": {f"module.{name}": tensor for name, tensor in foreign(model).items()}},
+        *(
+            lambda model, prefix=prefix: {"state_dict": {prefix + name: each for name, each in foreign(model).items()}}
+            for prefix in ("module.", "model.", "_orig_mod.", "model._orig_mod.module.")
+        ),
     ],
-    ids=["ours", "foreign", "no counters", "checkpoint", "training script", "distributed"],
+    ids=[
+        *("ours", "foreign", "no counters", "checkpoint", "training script"),
+        *("distributed", "Lightning", "compiled", "all of these"),
+    ],
 )
 def test_a_file_in_any_usual_form_gives_the_same_model(tmp_path: Path, wrap: Callable[[Classifier], object]) -> None:
     source, model = trained(num_classes=3), build()

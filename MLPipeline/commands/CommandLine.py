@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import typing
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +39,9 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
     verb, rest = VERBS[word], list(argv[1:] if argv and argv[0] == word else argv)
     end = rest.index("--") if "--" in rest else len(rest)
     stated, unknown = _make_parser(verb).parse_known_intermixed_args(rest[:end])
+    if verb.paths and any(not word and not before.startswith("-") for before, word in pairwise(["", *rest])):
+        what = f"{verb.name}: an empty path, such as that of a shell variable that is not set"
+        raise UsageError(what, "Give images or folders; . is the working folder")
     if verb.paths:  # `predict -- *.jpg`: after the two dashes nothing is a flag
         stated.paths = (*stated.paths, *map(Path, rest[end + 1 :]))
     else:

@@ -15,6 +15,7 @@ from MLPipeline.decoding.StoredPixels import StoredPixels
 
 _RGB, _BITFIELDS, _ALPHABITFIELDS = 0, 3, 6  # compressions
 _DEFAULT_MASKS = {16: (0x7C00, 0x03E0, 0x001F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
+_V1_BYTES = 40  # masks lie behind headers of this size
 _V3_BYTES = 56  # headers of this size or more hold the mask of alpha too
 _EMBEDDED = b"DEBM"  # colour space "MBED": an ICC profile lies in the file
 
@@ -50,6 +51,8 @@ def decode_bmp(data: bytes, header: ImageHeader) -> StoredPixels:
 
 def _decode_masked(data: bytes, header: ImageHeader, depth: int, compression: int) -> StoredPixels:
     start, header_bytes = struct.unpack_from("<II", data, 10)
+    separate = {_RGB: 0, _BITFIELDS: 12, _ALPHABITFIELDS: 16}[compression] if header_bytes == _V1_BYTES else 0
+    start = max(start, 14 + header_bytes + separate)  # some programs leave the position of the pixels 0
     masks = _DEFAULT_MASKS[depth]
     if compression != _RGB:
         has_alpha = compression == _ALPHABITFIELDS or header_bytes >= _V3_BYTES

@@ -8,6 +8,7 @@ any, is alpha (TIFF 6.0, PhotometricInterpretation and ExtraSamples).
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from MLPipeline.decoding.StoredPixels import Alpha, StoredPixels
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9
 _NUM_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
 _OTHERS = {4: "a mask", 32803: "camera raw data", 32844: "LogL", 32845: "LogLuv", 34892: "camera raw data"}
-_CCITT, _JPEGS = (2, 3, 4), (6, 7)  # compressions
+_UNCOMPRESSED, _CCITT, _JPEGS = 1, (2, 3, 4), (6, 7)  # compressions
 _STRAIGHT = 2
 _ALPHAS: dict[int, Alpha] = {1: "premultiplied", _STRAIGHT: "straight"}  # ExtraSamples
 _GDAL_NO_DATA = 42113  # the tag of GDAL, in GeoTIFF files: text
@@ -64,7 +65,8 @@ def _check(page: Any, file_bytes: int) -> None:
     if page.size * page.dtype.itemsize > 4 * MAX_PIXELS:
         raise UnreadableImage(f"too large: {page.imagewidth}x{page.imagelength}")
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    if not segments or any(count == 0 or start + count > file_bytes for start, count in segments):
+    num_expected = math.prod(page.chunked) if page.compression != _UNCOMPRESSED else 1
+    if len(segments) < num_expected or any(count == 0 or start + count > file_bytes for start, count in segments):
         raise UnreadableImage("truncated TIFF")
 
 

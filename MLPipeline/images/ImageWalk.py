@@ -36,7 +36,8 @@ def natural_order(name: str) -> str:
 
 
 def _numbered(match: re.Match[str]) -> str:
-    digits = str(int(match[0]))  # without leading zeros, in whatever script
+    digits = match[0] if match[0].isascii() else "".join(str(int(each)) for each in match[0])  # in whatever script
+    digits = digits.lstrip("0") or "0"
     return f"\0{chr(len(digits))}{digits}"
 
 

@@ -148,6 +148,12 @@ def bmps() -> Iterator[Case]:
         for top_down in (False, True):
             write = partial(bmp_with_masks, PICTURE, masks, plain, top_down=top_down, plain=True)
             yield Case(f"bmp-{plain}-no-masks-{top_down}", write, PICTURE, 3, peak=5 if plain == 16 else 0)
+    bright = tuple(0xFF << shift for shift in (16, 8, 0))
+    for header_bytes, is_plain in ((40, True), (40, False), (108, False)):
+        options = {"plain": True} if is_plain else {"header_bytes": header_bytes} if header_bytes > 40 else {}
+        data = bmp_with_masks(PICTURE, bright, 32, **options)
+        unsaid = data[:10] + bytes(4) + data[14:]  # where the pixels begin
+        yield Case(f"bmp-32-no-position-{header_bytes}-{is_plain}", partial(bytes, unsaid), PICTURE, 0)
     ten_bits = (0x3FF << 20, 0x3FF << 10, 0x3FF)
     yield Case("bmp-32-ten-bits", partial(bmp_with_masks, PICTURE, ten_bits, 32), PICTURE, peak=1)
     for depth in (4, 8):

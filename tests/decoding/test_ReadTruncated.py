@@ -228,6 +228,21 @@ def test_a_lossless_webp_with_flat_areas_is_whole_though_its_data_has_zeros(name
         decode(data, 300, {})
 
 
+@pytest.mark.parametrize("compression", ["lzw", "deflate", "jpeg"])
+@pytest.mark.parametrize("tiles", [None, (16, 16)])
+def test_a_tiff_with_fewer_strips_or_tiles_than_its_size_needs_is_refused(compression, tiles):
+    """Those that are missing would be black."""
+    file = BytesIO()
+    options = {"tile": tiles} if tiles else {"rowsperstrip": 8}
+    tifffile.imwrite(file, scene(48, 32), compression=compression, photometric="rgb", **options)
+    data = bytearray(file.getvalue())
+    with tifffile.TiffFile(BytesIO(data)) as opened:
+        length = opened.pages[0].tags["ImageLength"]
+    assert decode_image(bytes(data)).pixels.shape == (32, 48, 3)
+    data[length.valueoffset : length.valueoffset + 2] = struct.pack("<H", 64)
+    assert "truncated" in refusal(bytes(data))
+
+
 STRIPS = [("rgb", each) for each in ("lzw", "deflate", "packbits", "zstd", "webp", "jpeg")]
 STRIPS += [("1", "group3"), ("1", "group4"), ("YCbCr", "tiff_lzw"), ("YCbCr", "packbits"), ("RGB", "jpeg")]
 

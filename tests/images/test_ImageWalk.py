@@ -141,6 +141,8 @@ def test_a_walk_of_its_own_follows_links_that_lead_elsewhere_only(root, tmp_path
 def test_natural_order_of_digits_letters_and_case():
     in_order = ["", "1", "02", "2", "10", "a", "A1", "a1²3", "B", "b1c2", "b1c10", "b٣"]
     assert sorted(reversed(in_order), key=natural_order) == in_order
+    assert natural_order("٠٣") < natural_order("4") and natural_order("000") < natural_order("01")
+    assert natural_order("9" * 5000) < natural_order("1" + "0" * 5000)  # more digits than Python converts
 
 
 def test_reasons_are_counted_the_most_frequent_first():
