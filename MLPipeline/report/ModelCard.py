@@ -133,7 +133,9 @@ def _model(folder: Path, content: ReportContent) -> list[str]:
         "Initial weights": start + (f", from {code(weights.source)}" if weights.source else ""),
         "Training": _training(content),
         "Calibration": f"logits are divided by {content.metrics['temperature']:.2f}, a temperature fitted on the "
-        "validation images",
+        "validation images"
+        if content.metrics["val"]["n"]
+        else "none, for lack of validation images: confidences may be too high",
         "To repeat it": f"{_command('--config', folder / 'config.json')}, with {', '.join(versions)}",
     }
     return [f"- **{title}**: {text}." for title, text in lines.items()]

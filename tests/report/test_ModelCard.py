@@ -110,6 +110,7 @@ def test_without_test_images_the_figures_are_those_of_validation_and_that_is_sai
     assert "There are no test images: the epoch was chosen" in sections(card)["Limits"]
     nothing = model_card(RUN, content(tmp_path / "2", per_class=(8, 0, 0)))
     assert "the accuracy is not known" in sections(nothing)["Figures"]
+    assert "**Calibration**: none, for lack of validation images" in nothing and "divided by" not in nothing
     assert "| `cat` | 8 | 0 | 0 | not defined | not defined | - | not defined |" in nothing
     assert not re.search(r"\bnan\b|\binf\b|\bNone\b %", nothing + card)
 
