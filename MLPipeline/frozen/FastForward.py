@@ -27,6 +27,7 @@ from MLPipeline.onednn.Int8Backbone import in_8_bits
 from MLPipeline.onednn.Int8Network import Int8Network
 
 _MIN_COSINE = 0.999
+_MAX_ERROR, _MAX_LENGTH_ERROR = 0.001, 0.05  # relative to the features: of fp32, and of their length in other formats
 _MOST_EXACT_STAGES = 3
 _NUM_DRAWN = 4  # images
 _CPU_BATCHES, _CPU_PIXELS = (2, 32), 1_100_000  # images of a batch, at least and at most; pixels of a batch
@@ -157,15 +158,31 @@ def _choose_network(model: Classifier, image_size: int, precision: str) -> nn.Mo
     if number > 1 and images.device.type == "cpu":  # weights are packed for its size: a batch
         sample = images[torch.arange(max(number, forward_batch(images.device, image_size))) % number]
     with mean_inputs(frozen) as means:
-        exact = frozen(images).flatten(1).cpu().double()  # Apple's GPU has no float64
+        exact, pass_tensors = images.clone(), True  # which the first stage may change in place
+        for stage in frozen:
+            exact = stage(exact)
+            pass_tensors = pass_tensors and isinstance(exact, Tensor)
+        exact = exact.flatten(1).cpu().double()  # Apple's GPU has no float64
+    stages = frozen if pass_tensors else nn.Sequential(frozen)  # which is then fused as one
     for dtype in dtypes:
         is_stated = precision != "auto" and dtype != torch.float32
-        for num_exact, (network, rows) in enumerate(_candidates(frozen, dtype, sample, means)):
-            similarity = cosine_similarity(rows[:number].flatten(1).cpu().double(), exact).mean().item()
-            if similarity > _MIN_COSINE or is_stated:
+        for num_exact, (network, rows) in enumerate(_candidates(stages, dtype, sample, means)):
+            found = rows[:number].flatten(1).cpu().double()
+            similarity = cosine_similarity(found, exact).mean().item()
+            if (similarity > _MIN_COSINE or is_stated) and _is_as_large(found, exact, dtype):
                 return network
             logger.info("%s after %d exact stages not used: cosine %.4f", dtype, num_exact, similarity)
     return frozen
+
+
+def _is_as_large(found: Tensor, exact: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether features in `dtype` are as large as they have to be; a cosine does not see their length.
+
+    What tracing makes of a network may leave something out. In fp32 there is no rounding either, so all has to agree.
+    """
+    if dtype == torch.float32:
+        return bool((found - exact).norm() <= _MAX_ERROR * exact.norm())
+    return bool((found.norm() - exact.norm()).abs() <= _MAX_LENGTH_ERROR * exact.norm())
 
 
 def _candidates(
@@ -176,7 +193,7 @@ def _candidates(
     Rounding costs most in the first stages, where each value is a sum of few terms: the features of a MobileNetV3 with
     random weights have a mean cosine to fp32 of 0.9977 in bf16, and of 0.9992 with the first stage in fp32.
     """
-    rounded, exact, rows, activations = [], [], images.to(dtype), images
+    rounded, exact, rows, activations = [], [], images.to(dtype, copy=True), images.clone()
     for stage in frozen:
         fused, rows = fuse(*_copied(stage, means), dtype, rows)
         rounded.append(fused)

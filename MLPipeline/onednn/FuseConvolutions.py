@@ -28,7 +28,15 @@ _ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
     nn.Sigmoid: ("sigmoid", []),
 }
 # What tracing a network raises, and running it as a graph.
-TRACE_ERRORS = (AttributeError, RuntimeError, TypeError, ValueError, fx.proxy.TraceError)
+TRACE_ERRORS = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    fx.proxy.TraceError,
+)
 _SUMS = (operator.add, operator.iadd, torch.add)
 
 logger = logging.getLogger(__name__)
@@ -39,7 +47,7 @@ Means = Mapping[nn.Module, Tensor]
 
 def _is_idle(module: nn.Module) -> bool:
     """Return whether a module does nothing in eval mode; torchvision's is known by name, as its import takes 0.25 s."""
-    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ == "StochasticDepth"
+    return type(module) in (nn.Dropout, nn.Identity) or type(module).__name__ == "StochasticDepth"
 
 
 @contextmanager
@@ -199,12 +207,11 @@ def rewritten(
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and _is_idle(modules[node.target]):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
             traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
-        if node.op == "call_module" and isinstance(modules[node.target], nn.Conv2d):
+        if node.op == "call_module" and _is_plain(modules[node.target], nn.Conv2d):
             _fuse_convolution(traced, node, modules, means, dtype)
-    traced.graph.eliminate_dead_code()
     for node in traced.graph.nodes:
         if (module := fused_at(traced, node)) and len(node.args) == 2:
             module.overwrites = may_overwrite(traced, node, node.args[1])
@@ -217,25 +224,56 @@ def _fuse_convolution(
     traced: fx.GraphModule, node: fx.Node, modules: dict[str, nn.Module], means: Means, dtype: torch.dtype
 ) -> None:
     """Replace a convolution and what follows it, as far as oneDNN can fuse it, by one `FusedConvolution`."""
-    convolution, last, arguments = modules[str(node.target)], node, list(node.args)
+    convolution, arguments, replaced = modules[str(node.target)], list(node.args), [node]
     assert isinstance(convolution, nn.Conv2d)
     norm = None
-    follower = _only_user(last)
-    if follower is not None and isinstance(_called(follower, modules), nn.BatchNorm2d):
-        norm, last = _called(follower, modules), follower
-        follower = _only_user(last)
-    norm = norm if isinstance(norm, nn.BatchNorm2d) else None
+    follower = _only_user(node)
+    if follower is not None and _is_plain(found := _called(follower, modules), nn.BatchNorm2d):
+        assert isinstance(found, nn.BatchNorm2d)
+        norm = found
+        replaced.append(follower)
+        follower = _only_user(follower)
     fused = FusedConvolution(convolution, norm, dtype, means.get(convolution))
-    if follower is not None and follower.target in _SUMS and all(isinstance(arg, fx.Node) for arg in follower.args):
-        arguments += [arg for arg in follower.args if arg is not last]
-        last, follower = follower, _only_user(follower)
+    if follower is not None and (added := _added_to(replaced[-1], follower)):
+        arguments.append(added)
+        replaced.append(follower)
+        follower = _only_user(follower)
     if follower is not None and (name := _activation(follower, modules)):
         if len(arguments) == 1 or name[0] == "relu":  # after a sum, oneDNN has only ReLU
-            fused.activation, last = name, follower
+            fused.activation = name
+            replaced.append(follower)
     target = f"{node.name}_fused"  # not that of the module, which may be called twice, with other activations
     traced.add_module(target, fused)
-    with traced.graph.inserting_before(last):
-        last.replace_all_uses_with(traced.graph.call_module(target, tuple(arguments)))
+    with traced.graph.inserting_before(replaced[-1]):
+        replaced[-1].replace_all_uses_with(traced.graph.call_module(target, tuple(arguments)))
+    # Nothing else is removed: a call whose result no one reads may change a tensor in place.
+    for each in reversed(replaced):
+        traced.graph.erase_node(each)
+
+
+def _is_plain(module: object, kind: type[nn.Conv2d] | type[nn.BatchNorm2d]) -> bool:
+    """Return whether `module` computes what a `FusedConvolution` made of it does.
+
+    A subclass may compute something else (convolutions that standardise their weights, say), and so may hooks.
+    """
+    if not isinstance(module, kind) or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    is_own = hasattr(module, "total_padding") or type(module).forward is kind.forward
+    if isinstance(module, nn.Conv2d):
+        return is_own and module.padding_mode == "zeros" and module.padding != "same"
+    return is_own and module.running_mean is not None
+
+
+def _added_to(node: fx.Node, total: fx.Node) -> fx.Node | None:
+    """Return what the node `total` adds to the result of `node`, if oneDNN can add it: another tensor, as it is."""
+    if total.target not in _SUMS or total.kwargs or len(total.args) != 2:
+        return None
+    first, second = total.args
+    if not isinstance(first, fx.Node) or not isinstance(second, fx.Node) or first is second:
+        return None
+    if total.target is operator.iadd and first is not node:
+        return None  # it changes a tensor that something else may read
+    return second if first is node else first
 
 
 def fused_at(graph: fx.GraphModule, node: object) -> FusedConvolution | None:
@@ -262,7 +300,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _called(node: fx.Node, modules: dict[str, nn.Module]) -> object:
-    return modules[str(node.target)] if node.op == "call_module" else node.target
+    return modules.get(str(node.target)) if node.op == "call_module" else node.target
 
 
 def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, list[float]] | None:

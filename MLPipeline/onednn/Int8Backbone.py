@@ -59,7 +59,7 @@ def calibrate(backbone: nn.Module, normalization: Normalization, images: Tensor)
     found = [measuring.found[node] for node in layers]
     network = Int8Network(torch.stack([each.ranges for each in found]), torch.cat([each.mean for each in found]))
     try:
-        in_8_bits(backbone, normalization, network)(images[:1])
+        in_8_bits(backbone, normalization, network)(images[:1].repeat(2, 1, 1, 1))  # a sum may be that of one row only
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -132,7 +132,8 @@ def _reads_images(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Return whether a layer is a convolution of the images, which nothing else reads."""
     layer, inputs = _module(graph, node), node.all_input_nodes
     is_plain = isinstance(layer, FusedConvolution) and layer.geometry[2] == 1 and not needs_fp32(layer)
-    return is_plain and len(inputs) == 1 and inputs[0].op == "placeholder" and len(inputs[0].users) == 1
+    is_alone = len(node.args) == len(inputs) == 1  # they may also be what is added
+    return is_plain and is_alone and inputs[0].op == "placeholder" and len(inputs[0].users) == 1
 
 
 def _module(graph: nn.Module, node: fx.Node) -> nn.Module:

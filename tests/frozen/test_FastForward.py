@@ -289,3 +289,86 @@ def test_a_batch_that_fails_ends_the_stream_with_its_error() -> None:
     model.freeze("backbone")
     with pytest.raises(RuntimeError):
         list(FastForward(model, 64).stream([(0, np.zeros((1, 64, 64, 7), np.uint8))]))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) / 10
+
+
+class Aliases(nn.Module):
+    """Small networks as people write them, of whose graph something may get lost."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.idle = kind, nn.Conv2d(3, 4, 3), nn.Dropout()
+        self.second = nn.Conv2d(4, 4, 3, padding="same" if kind == "same" else 1, padding_mode=self.mode)
+        if kind == "subclass":
+            self.second = Standardised(4, 4, 3)
+        if kind == "hook":
+            self.second.register_forward_hook(lambda module, inputs, output: output / 10)
+        self.norm = nn.BatchNorm2d(4, track_running_stats=kind != "no statistics")
+
+    @property
+    def mode(self) -> str:
+        return self.kind if self.kind in ("reflect", "circular") else "zeros"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        start = self.first(inputs)
+        start = self.idle(input=start) if self.kind == "by name" else self.idle(start)
+        if self.kind == "in place":
+            start.mul_(0.1)
+        if self.kind == "alias":
+            total = start
+            total += self.second(start)
+            return start + total
+        if self.kind == "type" and isinstance(inputs, Tensor):  # it is a proxy while the network is traced
+            start = start / 10
+        found = self.norm(self.second(start)) if self.kind == "no statistics" else self.second(start)
+        if self.kind == "weighted":
+            return torch.add(found, start, alpha=0.1)
+        if self.kind == "by name":
+            return torch.add(found, other=start / 30)
+        return found + found if self.kind == "doubled" else found
+
+
+KINDS = ["same", "reflect", "circular", "subclass", "hook", "no statistics", "in place", "alias", "type", "weighted"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "by name", "doubled", "plain"])
+def test_nothing_of_a_network_gets_lost(kind: str) -> None:
+    """Not its scale either, which the cosine of two features does not see."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(Aliases(kind), nn.Flatten())
+    model = Classifier(backbone, nn.LazyLinear(2)).eval()
+    model.freeze("backbone")
+    inputs = images(32, 32, seed=3)  # a full batch, in which a network without statistics reads all images
+    with torch.inference_mode():
+        exact = model.frozen_features(inputs)
+    rows = FastForward(model, 32, "fp32")(inputs).float()
+    assert (rows - exact).norm() < 1e-3 * exact.norm()
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(inputs), inputs
+
+
+class Joined(nn.Module):
+    def forward(self, both: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.cat([each.mean((2, 3)) for each in both], dim=1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stages_may_pass_several_tensors(precision: str) -> None:
+    model = Classifier(nn.Sequential(Two(), Joined()), nn.Linear(7, 2)).eval()
+    model.freeze("backbone")
+    inputs = images(5, 32, seed=3)
+    with torch.inference_mode():
+        exact = model.frozen_features(inputs)
+    rows = FastForward(model, 32, precision)(inputs).float()
+    assert (rows - exact).norm() < (1e-3 if precision == "fp32" else 0.02) * exact.norm()

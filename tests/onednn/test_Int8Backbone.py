@@ -202,3 +202,31 @@ def test_the_network_of_another_model_is_refused() -> None:
     shorter = Int8Network(found.ranges, found.means[1:])
     with pytest.raises(DataError, match="damaged"):
         in_8_bits(network, NORMAL, shorter)
+
+
+class Sum(nn.Module):
+    """A sum whose other side is no output of a layer."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.added = nn.Parameter(torch.randn(1, 3, 16, 16))
+        self.kind, self.pool = kind, nn.AdaptiveAvgPool2d(2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.kind == "of the images":
+            return self.pool(self.second(self.first(inputs) + inputs)).flatten(1)
+        return self.pool(self.second(self.first(inputs)) + self.added).flatten(1)
+
+
+def test_the_first_layer_may_be_added_to_the_images() -> None:
+    network, inputs = Sum("of the images").eval(), images(5, 16)
+    quantized = in_8_bits(network, NORMAL, calibrate(network, NORMAL, inputs))
+    with torch.inference_mode():
+        assert cosine_similarity(quantized(inputs), network(NORMAL(inputs))).min() > 0.97
+
+
+def test_a_sum_with_one_row_for_all_images_is_refused() -> None:
+    """OneDNN's kernels in 8 bits add only tensors of one size; with a single image, these are."""
+    with pytest.raises(NotQuantizableError, match="no kernel"):
+        calibrate(Sum("of a parameter").eval(), NORMAL, images(5, 16))
