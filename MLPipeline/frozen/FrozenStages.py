@@ -4,14 +4,15 @@
     for item, rows in stages.stream(batches): ...                      # batches of (item, pixels (B, H, W, 3) uint8)
     stages.store(cache)                                                # where such rows are stored
 
-A row depends on the image, the frozen weights, the image size, the number format and the decoder; the name of the store
-depends on all but the image.
+A row depends on the image, the frozen weights, the code of the network, the image size, the number format and the
+decoder; the name of the store depends on all but the image.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,7 +49,8 @@ class FrozenStages:
         self.keep_pixels()
         if model.num_frozen_stages:
             self.batch_size = forward_batch(model.mean.device, image_size)
-            self.kind, self._identity = "features", f"{self._pixels} {_format(model, precision)} {frozen_hash(model)}"
+            network = f"{frozen_hash(model)} {code_hash(model)}"
+            self.kind, self._identity = "features", f"{self._pixels} {_format(model, precision)} {network}"
             self._row_shape = model.frozen_shape(image_size)
 
     def keep_pixels(self) -> None:
@@ -99,6 +101,19 @@ def frozen_hash(model: Classifier) -> str:
     with ThreadPoolExecutor(decoding_threads(None)) as threads:
         parts = [str(frozen).encode(), *threads.map(_hash, tensors)]
     return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
+
+
+def code_hash(model: Classifier) -> str:
+    """Return a hash of the files that define the classes of the frozen stages, but for those of torch.
+
+    A file is edited more often than a module gets another name: `y.mean((2, 3))` becomes `y.amax((2, 3))`.
+    """
+    frozen = model.backbone[: model.num_frozen_stages]
+    names = {each.__module__ for module in frozen.modules() for each in type(module).__mro__}
+    own = sorted(name for name in names if name.partition(".")[0] not in ("builtins", "torch", "torchvision"))
+    files = [Path(getattr(sys.modules.get(name), "__file__", None) or "") for name in own]
+    contents = (file.read_bytes() for file in files if file.is_file())
+    return hashlib.blake2b(b"".join(contents), digest_size=16).hexdigest()
 
 
 def _hash(tensor: Tensor) -> bytes:

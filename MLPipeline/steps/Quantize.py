@@ -28,7 +28,7 @@ from MLPipeline.files.CacheFiles import read_signed, write_signed
 from MLPipeline.files.Json import dump_json, parse_json
 from MLPipeline.files.StoredResult import decode_arrays, encode_arrays, result_file, stored_result
 from MLPipeline.frozen.DecodeOnce import PixelKeeper
-from MLPipeline.frozen.FrozenStages import frozen_hash
+from MLPipeline.frozen.FrozenStages import code_hash, frozen_hash
 from MLPipeline.Head import ROOTS, reads_roots
 from MLPipeline.heads.CrossValidate import Answer, cross_validate
 from MLPipeline.heads.GatherFeatures import inputs_of_head
@@ -129,7 +129,8 @@ class _Sample:
         self.config, self.index, self._how = config, index, preprocessing_of(config, index, inspection)
         self._decoded, self._keys = decoded, inspection.row_keys(self._how.levels)
         machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        self._about = METHOD, config.image_size, config.fit, DECODER, torch.__version__, machine, frozen_hash(model)
+        network = frozen_hash(model), code_hash(model)
+        self._about = METHOD, config.image_size, config.fit, DECODER, torch.__version__, machine, *network
         self._training, self._val = index.positions(TRAIN), index.positions(VAL)
         memory = result_file(config.output / "cache", "quantized", ("images", config.seed, *self._about))
         self.calibration, self.compared = self._remembered(read_signed(memory)) or self._drawn(memory)
