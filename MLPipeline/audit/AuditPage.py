@@ -98,7 +98,8 @@ def _suspects(fixes: Sequence[Fix], decided: Sequence[Cells]) -> tuple[list[Susp
     suspects = []
     for fix in fixes:
         cells = row_cells(fix)
-        suspects.append(Suspect(fix, cells, earlier.pop(cell_key(fix.path), cells)["label"]))
+        row = earlier.pop(cell_key(fix.path), cells)
+        suspects.append(Suspect(fix, cells | {"given": row["given"]}, row["label"]))
     return suspects, list(earlier.values())
 
 

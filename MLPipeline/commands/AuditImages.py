@@ -6,7 +6,7 @@ from a network with ImageNet weights. Both are cached: if nothing has changed, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ from MLPipeline.files.RunFolder import check_output
 from MLPipeline.files.StoredResult import result_file, stored_result
 from MLPipeline.frozen.DecodeOnce import RowKeeper
 from MLPipeline.images.Duplicates import find_duplicates, group_images
-from MLPipeline.images.Fixes import Fix, write_fixes
+from MLPipeline.images.Fixes import Fix, apply_fixes, read_decisions, write_fixes
 from MLPipeline.images.Inspect import Inspection, inspect_images
 from MLPipeline.images.ListImages import data_folder, index_images
 from MLPipeline.images.ReadAhead import decoding_threads
@@ -64,7 +64,9 @@ def run(config: Config) -> None:
     """
     config = replace(config, data=data_folder(config.data, config.labels, config.output))
     check_output(config.output, "audit", config.data)
-    index = index_images(config.data, config.follow_links, config.split_folders, config.labels, config.fixes)
+    given = index_images(config.data, config.follow_links, config.split_folders, config.labels)
+    index = apply_fixes(given, config.fixes) if config.fixes else given
+    decisions = read_decisions(given, config.fixes) if config.fixes else []
     cache, workers = config.output / "cache", decoding_threads(config.workers)
     with resumable_reading():
         inspection = inspect_images(index, cache, workers, config.verify, progress, _keeper(config, index))
@@ -82,7 +84,11 @@ def run(config: Config) -> None:
         _say_all(["", *suspect_lines(fixes, len(usable), judgement.suspects.accuracy)])
     if judgement.curve:
         _say_all(["", f"more     {forecast_line(judgement.curve, index.classes)}"])
-    _write(config.output / "audit", Audit(index, facts, findings, shortcuts, judgement, fixes, inspection.levels))
+    _write(
+        config.output / "audit",
+        Audit(index, facts, findings, shortcuts, judgement, fixes, inspection.levels),
+        decisions,
+    )
     serious = [each for each in findings if each.is_serious]
     if config.strict and serious:
         what = ", ".join(f"{len(each.examples)} x {each.title.lower()}" for each in serious)
@@ -208,13 +214,13 @@ def _fix(index: ImageIndex, position: int, suggested: int, confidence: float) ->
     return Fix(index.name(position), given, given, index.classes[suggested], round(confidence, 3))
 
 
-def _write(folder: Path, audit: Audit) -> None:
-    """Write the page and the tables; print where they are and what to do next."""
+def _write(folder: Path, audit: Audit, decisions: Sequence[Fix]) -> None:
+    """Write the page and the tables, which keep earlier `decisions`; print where they are and what to do next."""
     write_csv(findings_table(audit), folder / "audit.csv")
     write_text(folder / AUDIT_SUMMARY, dump_json(summary(audit), indent=2) + "\n")
     written, decided = ["audit.html", "audit.csv"], []
     if audit.judgement.suspects is not None:
-        decided = write_fixes(folder / "fixes.csv", audit.fixes)
+        decided = write_fixes(folder / "fixes.csv", audit.fixes, decisions)
         written.append("fixes.csv" + (f" ({len(decided)} rows of yours kept)" if decided else ""))
     write_audit_page(folder / "audit.html", audit, folder / "fixes.csv", decided)
     say()

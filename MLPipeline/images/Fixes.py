@@ -53,8 +53,8 @@ class _Row:
 Cells = dict[str, str]  # a row of the table as text, by column
 
 
-def write_fixes(file: Path, fixes: Sequence[Fix]) -> list[Cells]:
-    """Write `fixes` for people to edit; return the rows of an older `file` that were decided, and are kept.
+def write_fixes(file: Path, fixes: Sequence[Fix], decisions: Sequence[Fix] = ()) -> list[Cells]:
+    """Write `fixes` for people to edit, and `decisions`; return these and the decided rows of an older `file`, kept.
 
     Raises:
         UsageError: there is an older file, and it cannot be read.
@@ -64,13 +64,27 @@ def write_fixes(file: Path, fixes: Sequence[Fix]) -> list[Cells]:
 
     columns = [each.name for each in fields(Fix)]
     table = pd.DataFrame([asdict(fix) for fix in fixes], columns=columns, dtype=object)
-    decided = table[:0]
+    decided = pd.DataFrame([row_cells(fix) for fix in decisions], columns=columns, dtype=object)
     if file.exists():
         older = _read_all(file).reindex(columns=columns, fill_value="")
-        decided = older[older["label"].map(cell_key) != older["given"].map(cell_key)]
-        table = table[~table["path"].map(cell_key).isin(decided["path"].map(cell_key))]
+        is_decided = older["label"].map(cell_key) != older["given"].map(cell_key)
+        is_other = ~older["path"].map(cell_key).isin(decided["path"].map(cell_key))
+        decided = pd.concat([decided, older[is_decided & is_other]])
+    table = table[~table["path"].map(cell_key).isin(decided["path"].map(cell_key))]
     write_csv(pd.concat([decided, table]), file)
     return [dict(zip(columns, row, strict=True)) for row in decided.itertuples(index=False, name=None)]
+
+
+def read_decisions(index: ImageIndex, file: Path) -> list[Fix]:
+    """Return the rows of the table `file` that change the label of an image of `index`, with that label as `given`."""
+    row_of = {cell_key(fix.path): fix for fix in read_fixes(file)}
+    decisions = []
+    for position in range(len(index)):
+        given = index.classes[index.labels[position]]
+        fix = row_of.get(cell_key(index.name(position)))
+        if fix and cell_key(fix.label) != cell_key(given):
+            decisions.append(replace(fix, path=index.name(position), given=given))
+    return decisions
 
 
 def row_cells(fix: Fix) -> Cells:

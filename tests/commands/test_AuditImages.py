@@ -83,6 +83,23 @@ def test_what_is_known_is_not_judged_again_until_a_label_changes(data: Path, fea
     assert pd.read_csv(fixes)["label"].tolist() == ["dog"]
 
 
+def test_labels_corrected_before_an_audit_are_in_its_table_which_training_takes(
+    data: Path, features: list[int]
+) -> None:
+    earlier, fixes = data.parent / "earlier.csv", data.parent / "output" / "audit" / "fixes.csv"
+    earlier.write_text("path,label\ncat/000.png,emu\nemu/007.png,cat\nemu/008.png,\n")
+    assert "cat/000.png: labelled emu, more likely dog" in succeed([*audit(data), "--fixes", earlier]).out
+    rows = pd.read_csv(fixes, keep_default_na=False)
+    assert rows[["path", "label", "given"]].values.tolist() == [
+        ["cat/000.png", "emu", "cat"], ["emu/007.png", "cat", "emu"], ["emu/008.png", "", "emu"]
+    ]  # fmt: skip
+    page = (fixes.parent / "audit.html").read_text(encoding="utf-8")
+    assert 'data-path="cat/000.png" data-label="emu" data-given="cat"' in page
+    said = succeed([*audit(data), "--fixes", fixes]).out
+    assert "119 in 3 classes" in said and "3 rows of yours kept" in said
+    assert pd.read_csv(fixes, keep_default_na=False).equals(rows)
+
+
 def test_strict_refuses_what_is_serious(data: Path) -> None:
     copy(data, "cat/001.png", "dog/001.png")
     (data / "emu" / "007.png").write_bytes(b"")
