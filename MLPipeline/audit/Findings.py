@@ -10,7 +10,7 @@ import numpy as np
 
 from MLPipeline.audit.InProportion import PROPERTY_HINT, is_property, proportion, tally
 from MLPipeline.audit.OddImages import Oddity, find_odd_images
-from MLPipeline.images.Duplicates import Pairs, find_conflicts, find_leaks
+from MLPipeline.images.Duplicates import Pairs, find_conflicts, find_leaks, group_images, split_groups
 from MLPipeline.images.Fingerprint import ANIMATED, DEEP, GREY, KINDS, TRANSPARENT
 from MLPipeline.images.ImageWalk import Skipped
 from MLPipeline.images.Inspect import Inspection
@@ -63,7 +63,9 @@ def find_faults(index: ImageIndex, inspection: Inspection, pairs: Pairs, groups:
     unreadable = _files("unreadable", "Files that cannot be read", "Replace or delete them.", inspection.skipped(index))
     unusual = _unusual(inspection.notes(index), len(usable))
     left_out = _files("left-out", "Files that are not used", "Only images in a class folder are used.", index.skipped)
-    found = [replace(unreadable, is_serious=True), *_duplicates(index, pairs, groups), _small_classes(index), *odd]
+    copies = group_images(replace(index, groups=None), inspection, pairs)  # linked by their pixels alone
+    found = [replace(unreadable, is_serious=True), *_duplicates(index, pairs, copies)]
+    found += [_split_groups(index, find_leaks(index, groups), copies), _small_classes(index), *odd]
     found += [_proportions(inspection.prints[usable]), unusual, left_out]
     return sorted((each for each in found if each.examples), key=lambda each: not each.is_serious)
 
@@ -123,8 +125,22 @@ def _files(name: str, title: str, advice: str, files: Iterable[Skipped]) -> Find
     return Finding(name, title, False, advice, tuple(Example((each.path,), each.reason) for each in files))
 
 
+def _split_groups(index: ImageIndex, leaks: np.ndarray, copies: np.ndarray) -> Finding:
+    """Return which of the `leaks` (K, 2) are no copies: another image of their patient, say, is in another split."""
+    leaks = leaks[copies[leaks[:, 0]] != copies[leaks[:, 1]]]
+    examples = tuple(
+        Example(
+            (index.name(k),), f"in {SPLITS[index.splits[k]]}; {index.name(first)} is in {SPLITS[index.splits[first]]}"
+        )
+        for first, k in leaks.tolist()
+    )
+    advice = "The scores are too high where images of a group are alike: move all images of a group to one split."
+    return Finding("group-leak", "Images whose group is in another split, too", True, advice, examples)
+
+
 def _duplicates(index: ImageIndex, pairs: Pairs, groups: np.ndarray) -> list[Finding]:
-    is_conflict, leaks = find_conflicts(index, pairs), find_leaks(index, groups)
+    """Return what is wrong with copies; `groups` (N,) are those of copies of one picture."""
+    is_conflict, leaks = find_conflicts(index, pairs), split_groups(index, groups)
     is_harmless = ~is_conflict & (index.splits[pairs.first] == index.splits[pairs.second])
 
     def alike(chosen: np.ndarray, say: Callable[[int, int], str]) -> tuple[Example, ...]:

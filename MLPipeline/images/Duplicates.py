@@ -126,7 +126,17 @@ def group_images(index: ImageIndex, inspection: Inspection, pairs: Pairs, patter
 
 
 def find_leaks(index: ImageIndex, groups: np.ndarray) -> np.ndarray:
-    """Return pairs (K, 2) of positions in the same group but in different splits; warns if there are any.
+    """Return the pairs of `split_groups`; warns if there are any."""
+    leaks = split_groups(index, groups)
+    if len(leaks):
+        one, other = (index.name(position) for position in leaks[0].tolist())
+        what = "%d images of val or test are copies of, or in the same group as, images of another split: %s and %s"
+        logger.warning(what + "; scores on them are too optimistic", len(leaks), one, other)
+    return leaks
+
+
+def split_groups(index: ImageIndex, groups: np.ndarray) -> np.ndarray:
+    """Return pairs (K, 2) of positions in the same group but in different splits.
 
     Each image outside the first split of its group (train before val before test) is paired with an image of that one.
     """
@@ -134,12 +144,7 @@ def find_leaks(index: ImageIndex, groups: np.ndarray) -> np.ndarray:
     used = used[np.lexsort((index.splits[used], groups[used]))]
     _, starts, group = np.unique(groups[used], return_index=True, return_inverse=True)
     pairs = np.stack([used[starts[group]], used], axis=1)
-    leaks = pairs[index.splits[pairs[:, 0]] != index.splits[pairs[:, 1]]]
-    if len(leaks):
-        one, other = (index.name(position) for position in leaks[0].tolist())
-        what = "%d images of val or test are copies of, or in the same group as, images of another split: %s and %s"
-        logger.warning(what + "; scores on them are too optimistic", len(leaks), one, other)
-    return leaks
+    return pairs[index.splits[pairs[:, 0]] != index.splits[pairs[:, 1]]]
 
 
 def find_conflicts(index: ImageIndex, pairs: Pairs) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +58,12 @@ def test_deviations_are_robust() -> None:
     assert deviations(values, 0.01)[:99].max() < 2 < 1000 < deviations(values, 0.01)[99]
 
 
-def faults(root: Path, cache: Path) -> dict[str, Finding]:
+def faults(root: Path, cache: Path, pattern: str | None = None) -> dict[str, Finding]:
     index = scan_folders(root)
     inspection = inspect_images(index, cache)
     pairs = find_duplicates(index, inspection)
-    return {each.name: each for each in find_faults(index, inspection, pairs, group_images(index, inspection, pairs))}
+    groups = group_images(index, inspection, pairs, pattern)
+    return {each.name: each for each in find_faults(index, inspection, pairs, groups)}
 
 
 def copy(root: Path, source: str, target: str) -> None:
@@ -85,6 +87,22 @@ def test_pairs_are_sorted_by_the_harm_they_do(tmp_path: Path, make_images: MakeI
     }
     assert found["conflict"].examples[0].text == "cat or dog?" and found["leak"].examples[0].text == "in train and test"
     assert [finding.is_serious for finding in found.values()] == [True, True, False]
+
+
+def test_images_of_one_group_in_two_splits_are_not_called_the_same_picture(
+    tmp_path: Path, make_images: MakeImages
+) -> None:
+    root = make_images(tmp_path / "Data", {"train/cat": 30, "train/dog": 30, "test/cat": 25, "test/dog": 25})
+    copy(root, "train/cat/001.png", "test/cat/001.png")
+    os.rename(root / "train/cat/002.png", root / "train/cat/patient_7_a.png")
+    os.rename(root / "test/dog/003.png", root / "test/dog/patient_7_b.png")
+    found = faults(root, tmp_path / "cache", r"patient_(\d)")
+    assert list(found) == ["leak", "group-leak"] and all(each.is_serious for each in found.values())
+    assert [each.paths for each in found["leak"].examples] == [("train/cat/001.png", "test/cat/001.png")]
+    assert found["group-leak"].headline == "Images whose group is in another split, too: 1"
+    (example,) = found["group-leak"].examples
+    assert example.paths == ("test/dog/patient_7_b.png",)
+    assert example.text == "in test; train/cat/patient_7_a.png is in train"
 
 
 def of_greys(tmp_path: Path, greys: list[int]) -> dict[str, Finding]:
