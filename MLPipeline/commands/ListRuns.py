@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,9 +13,13 @@ from MLPipeline.Config import Config, read_settings
 from MLPipeline.console.Console import say
 from MLPipeline.Errors import UsageError
 from MLPipeline.files.Destination import Reserved
+from MLPipeline.files.PlainFile import open_regular
 from MLPipeline.files.RunFolder import METRICS_FILE, Run, list_runs
 from MLPipeline.files.RunsTable import finished_row, read_runs
+from MLPipeline.files.TableFile import TableFile
 
+_RECORDED = ("path", "class", "digest", "split")  # of splits.csv
+_LARGE_BYTES = 2**24
 _SPLITTING = ("data", "labels", "split_folders", "fixes", "seed", "test_fraction", "group")
 
 
@@ -66,8 +72,32 @@ def _test_images(run: Run, row: Mapping[str, Any]) -> tuple:
     """Return a key that is equal for runs with the same test images."""
     with contextlib.suppress(UsageError):
         settings = read_settings(run.path / "config.json")
-        return row["test_images"], *(str(settings.get(name)) for name in _SPLITTING)
-    return (run.path.name,)  # without settings, it is not compared with other runs
+        recorded = _recorded(run, are_all_tested=bool(settings.get("folds")))
+        return row["test_images"], recorded, *(str(settings.get(name)) for name in _SPLITTING)
+    return (run.path.name,)  # without settings or images, it is not compared with other runs
+
+
+def _recorded(run: Run, are_all_tested: bool) -> str:
+    """Return a hash of the paths, classes and contents of the test images: a file may have been replaced since.
+
+    Of a large table, which takes seconds to parse, it is that of the whole content.
+
+    Raises:
+        UsageError: the run has no record of its images.
+    """
+    table, state = TableFile(run.path / "splits.csv", ""), hashlib.blake2b(digest_size=16)
+    with open_regular(table.file) as file:
+        if os.fstat(file.fileno()).st_size > _LARGE_BYTES:
+            for block in iter(lambda: file.read(2**20), b""):
+                state.update(block)
+            return state.hexdigest()
+    if "split" not in table.header:
+        raise table.unreadable("it lacks the column split")
+    columns = [table.header.index(name) for name in _RECORDED if name in table.header]
+    for _, cells in table.rows(columns):
+        if are_all_tested or cells[-1] == "test":
+            state.update("\0".join(cells).encode() + b"\n")
+    return state.hexdigest()
 
 
 def _ended(run: Run) -> str:

@@ -15,6 +15,7 @@ from MLPipeline.files.RunFolder import Run
 from MLPipeline.scoring.Intervals import mcnemar_p_value, over_folds, paired_interval, wilson_interval
 
 _COLUMNS = ["path", "split", "true", "predicted", "confidence"]  # of predictions.csv
+_CONTENTS = ["path", "digest"]  # of splits.csv
 _SPLITS = ("test", "val")  # the first one that both runs have is compared
 _MAX_FOLDS = 100  # as for `--folds`
 _SIGNIFICANCE = 0.05  # level: with this p-value or a larger one, a difference may be due to chance
@@ -117,7 +118,7 @@ def compare(first: Run, second: Run) -> Comparison:
     Raises:
         DataError: a run's predictions are missing, or the two were not evaluated on the same images.
     """
-    tables = [_read_predictions(run) for run in (first, second)]
+    tables = [_read_predictions(run).merge(_read_contents(run), on="path", how="left") for run in (first, second)]
     split = next((each for each in _SPLITS if all((table["split"] == each).any() for table in tables)), None)
     if split is None:
         raise DataError(f"{first.path} and {second.path}: no test or validation images in both", _hint(second))
@@ -163,14 +164,26 @@ def _num_folds(run: Run) -> int:
     return number if is_whole(number, 1, _MAX_FOLDS) else 1
 
 
+def _read_contents(run: Run) -> pd.DataFrame:
+    """Return path and digest of each file that the run has used; no rows if it did not record them."""
+    try:
+        with open_regular(run.path / "splits.csv") as file:
+            rows = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=_CONTENTS)
+    except (OSError, ValueError):
+        rows = pd.DataFrame(columns=_CONTENTS, dtype=str)
+    return rows.assign(path=rows["path"].str.normalize("NFC")).drop_duplicates("path")
+
+
 def _pair_up(first: Run, second: Run, split: str, one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """Return one row per image; the predictions of the second run are in columns that end in `_2`."""
     pairs = one.merge(other, on="path", how="outer", suffixes=("", "_2"), indicator=True)
-    in_both = pairs["_merge"] == "both"
+    in_both, is_recorded = pairs["_merge"] == "both", pairs["digest"].notna() & pairs["digest_2"].notna()
     num_alone, num_other_class = int((~in_both).sum()), int((in_both & (pairs["true"] != pairs["true_2"])).sum())
-    if num_alone or num_other_class:
+    num_other_file = int((is_recorded & (pairs["digest"] != pairs["digest_2"])).sum())  # of the same name
+    if num_alone or num_other_class or num_other_file:
         what = f"{second.path}: was not evaluated on the images of {first.path}"
         counts = f"{num_alone} of {len(pairs)} {split} images are in one of them only, {num_other_class} changed class"
+        counts += f", {num_other_file} are other files of the same name" if num_other_file else ""
         raise DataError(f"{what}: {counts}", _hint(second))
     return pairs
 

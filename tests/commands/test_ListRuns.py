@@ -9,7 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
+from MLPipeline.commands import ListRuns
 from tests.support.harness import SMALL, refuse, succeed, train
 
 
@@ -76,3 +78,21 @@ def test_the_best_of_those_judged_on_the_same_images_is_marked(
     assert lines[4].startswith("* best on the same test images") and "compare R1 R2" in lines[4]
     (output / "001-cnn" / "config.json").unlink()
     assert not any("*" in line for line in succeed(["runs", "--output", output]).out.splitlines())
+
+
+@pytest.mark.parametrize("large_bytes", [2**24, 0])
+def test_runs_on_other_files_of_the_same_names_are_not_compared(
+    tmp_path: Path, make_images: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, large_bytes: int
+) -> None:
+    monkeypatch.setattr(ListRuns, "_LARGE_BYTES", large_bytes)
+    data, output = tmp_path / "Data", tmp_path / "output"
+    train(data, output, make_images)
+    succeed([*SMALL, "--data", data, "--output", output, "--epochs", "1"])
+    assert "*" in succeed(["runs", "--output", output]).out
+    first = pd.read_csv(output / "001-cnn" / "splits.csv", dtype=str)
+    replaced = first["split"] == "test"
+    first.loc[replaced, "digest"] = "00" * 16
+    first.to_csv(output / "001-cnn" / "splits.csv", index=False)
+    assert "*" not in succeed(["runs", "--output", output]).out
+    (output / "001-cnn" / "splits.csv").write_text("not,a\ntable,of images\n")
+    assert "*" not in succeed(["runs", "--output", output]).out

@@ -130,6 +130,17 @@ def test_other_images_or_classes_are_refused_with_their_number(tmp_path: Path) -
         compare(first, Run(tmp_path / "empty", 2, "empty"))
 
 
+def test_other_files_of_the_same_names_are_refused(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path, name, paths("cat", "dog", "dog")) for name in ("first", "second", "third")]
+    for run, contents in zip(runs, (["a1", "b2", "c3"], ["a1", "b2", "c3"], ["a1", "b9", "c9"]), strict=True):
+        table = pd.DataFrame({"path": list(paths("", "", "")), "class": "cat", "split": "test", "digest": contents})
+        write_csv(table, run.path / "splits.csv")
+    assert compare(runs[0], runs[1]).both == 1
+    with pytest.raises(DataError, match="0 changed class, 2 are other files of the same name"):
+        compare(runs[0], runs[2])
+    assert compare(runs[0], a_run(tmp_path, "without a record", paths("cat", "cat", "cat"))).only_second == 2
+
+
 def test_the_command_line(tmp_path: Path, make_images: MakeImages) -> None:
     data, output = tmp_path / "Data", tmp_path / "output"
     train(data, output, make_images)
