@@ -331,13 +331,22 @@ def read_settings(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(stored, dict):
         raise UsageError(f"--config {path}: contains no settings", "Give a run's config.json")
+    return typed_settings(stored, f"--config {path}")
+
+
+def typed_settings(stored: Mapping[str, object], where: str) -> dict[str, Any]:
+    """Return settings by field name, without those that are None.
+
+    Raises:
+        UsageError: there is an unknown setting, or a value of a wrong type.
+    """
     hints = {name: hint for name, hint in typing.get_type_hints(Config).items() if name not in _NOT_STORED}
     settings = {}
     for name, value in stored.items():
         if name not in hints:
-            raise UsageError(f"--config {path}: unknown setting {name!r}", did_you_mean(name, hints))
+            raise UsageError(f"{where}: unknown setting {name!r}", did_you_mean(name, hints))
         if value is not None:
-            settings[name] = _from_json(plain_type(hints[name]), value, f"--config {path}: {name}")
+            settings[name] = _from_json(plain_type(hints[name]), value, f"{where}: {name}")
     return settings
 
 

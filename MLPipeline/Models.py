@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from MLPipeline.Classifier import Classifier, ModelSpec
-from MLPipeline.Errors import UsageError, did_you_mean
+from MLPipeline.Config import Config, typed_settings
+from MLPipeline.Errors import PipelineError, UsageError, did_you_mean, is_out_of_memory
 
 _FOLDER = Path(__file__).parent
+_REQUIRED = ("image_size", "batch_size", "epochs", "optimizer", "lr", "freeze")  # of the defaults of a model
 
 
 def read_model_files(folder: Path) -> dict[str, ModelSpec]:
@@ -39,10 +42,28 @@ def read_model_files(folder: Path) -> dict[str, ModelSpec]:
 def _model_files(folder: Path) -> Iterator[tuple[Path, dict[str, ModelSpec]]]:
     """Yield each model file with its `MODELS`; a file is imported when its turn comes."""
     for file in sorted(folder.glob("*_Model.py")):
-        models = getattr(importlib.import_module(f"{folder.name}.{file.stem}"), "MODELS", None)
+        try:
+            models = getattr(importlib.import_module(f"{folder.name}.{file.stem}"), "MODELS", None)
+        except Exception as error:
+            if isinstance(error, PipelineError) or is_out_of_memory(error):
+                raise
+            raise UsageError(f"{file}: {_said(error)}", "Correct the file, or move it to another folder") from error
+        hint = "End the file with MODELS = {name: ModelSpec(...)}"
         if models is None:
-            raise UsageError(f"{file}: no MODELS in it", "End the file with MODELS = {name: ModelSpec(...)}")
+            raise UsageError(f"{file}: no MODELS in it", hint)
+        if not isinstance(models, dict) or not all(isinstance(spec, ModelSpec) for spec in models.values()):
+            raise UsageError(f"{file}: MODELS is no dict of ModelSpec", hint)
         yield file, models
+
+
+def _said(error: Exception) -> str:
+    """Return what an error in the code of a model says, and the line of the model's file at which it arose."""
+    traced = traceback.extract_tb(error.__traceback__)
+    frames = [each for each in traced if each.filename.endswith("_Model.py")]  # the rest is torch's, or called by ours
+    place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
+    if isinstance(error, SyntaxError):  # which says where itself
+        place = ""
+    return f"{place}{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
 
 
 @functools.cache
@@ -68,7 +89,21 @@ def find_model(name: str) -> ModelSpec:
     models = next((models for _, models in _model_files(_FOLDER) if name in models), None) or all_models()
     if name not in models:
         raise UsageError(f"--model {name}: no such model", did_you_mean(name, models))
+    _check_defaults(name, models[name])
     return models[name]
+
+
+def _check_defaults(name: str, spec: ModelSpec) -> None:
+    """Make sure that a model has the default settings that a training requires, and that all of them can be used."""
+    where = f"--model {name}: the defaults of its ModelSpec"
+    defaults = typed_settings(spec.defaults, where)
+    if missing := [each for each in _REQUIRED if defaults.get(each) is None]:
+        raise UsageError(f"{where} have no {', '.join(missing)}", "Add them, as in docs/architecture.md")
+    fine_tune = typed_settings(spec.fine_tune, where)
+    try:
+        Config(**defaults), Config(**fine_tune)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.what}", error.hint) from error
 
 
 def build_model(name: str, num_classes: int, image_size: int) -> Classifier:
@@ -83,6 +118,43 @@ def build_model(name: str, num_classes: int, image_size: int) -> Classifier:
             f"--image-size {image_size}: too small for {name}", f"Use --image-size {spec.min_image_size} or more"
         )
     return spec.build(num_classes, image_size)
+
+
+def build_and_try(name: str, num_classes: int, image_size: int) -> Classifier:
+    """Return the model called `name` as `build_model` does, after it has computed an image.
+
+    Raises:
+        UsageError: it cannot be built, does not compute such an image, or breaks the contract of `Classifier`.
+    """
+    hint = "Correct its code, or give another --image-size"
+    try:
+        model = build_model(name, num_classes, image_size)
+        wrong = "build returns no Classifier"
+        if isinstance(model, Classifier):
+            with torch.random.fork_rng(devices=[]), torch.inference_mode():
+                model.eval()
+                features = model.features(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
+                wrong = _odd_shape("features", features, (1, None))
+                wrong = wrong or _odd_shape("the output of the head", model.head(features), (1, num_classes))
+            model.train()
+    except Exception as error:
+        if isinstance(error, PipelineError) or is_out_of_memory(error):
+            raise
+        wrong = _said(error)
+        raise UsageError(f"--model {name}: with {image_size}x{image_size} pixels: {wrong}", hint) from error
+    if wrong:
+        raise UsageError(f"--model {name}: {wrong}", hint)
+    return model
+
+
+def _odd_shape(what: str, found: object, shape: tuple[int | None, ...]) -> str:
+    """Return what is wrong with the shape of a tensor, if anything; None stands for any number."""
+    if not isinstance(found, Tensor):
+        return f"{what}: {type(found).__name__} instead of a tensor"
+    if found.ndim == len(shape) and all(side in (None, own) for side, own in zip(shape, found.shape, strict=True)):
+        return ""
+    due = ", ".join("D" if side is None else str(side) for side in shape)
+    return f"{what}: shape {tuple(found.shape)} instead of ({due}) for one image"
 
 
 def takes_size(name: str, num_classes: int, image_size: int, other: int) -> bool:

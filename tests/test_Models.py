@@ -1,17 +1,19 @@
 """Every registered model keeps the contract of `Classifier`; a model is one file."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from MLPipeline import Torchvision_Model
-from MLPipeline.Classifier import Classifier
+from MLPipeline import Models, Torchvision_Model
+from MLPipeline.Classifier import Classifier, ModelSpec
 from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
-from MLPipeline.Models import WithoutMemory, build_model, find_model, model_names, read_model_files
+from MLPipeline.Models import WithoutMemory, build_and_try, build_model, find_model, model_names, read_model_files
 
 # One of each kind of block; the others differ in depth and width.
 KINDS = ["cnn", "cnn_residual", "resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0", "efficientnet_lite0"]
@@ -246,3 +248,78 @@ def test_memory_is_there_again_afterwards() -> None:
     with WithoutMemory():
         assert torch.zeros(2).fill_(7).is_meta and torch.arange(3).tolist() == [0, 1, 2]
     assert torch.zeros(2).fill_(7).tolist() == [7, 7]
+
+
+WRONG_FILES = {
+    "def build(:": r"SyntaxError: invalid syntax \(W_Model\.py, line 3\)\. Correct the file",
+    "import no_such_package": r"W_Model\.py, line 3: ModuleNotFoundError: No module named 'no_such_package'\. Correct",
+    "MODELS = [build]": r"MODELS is no dict of ModelSpec\. End the file with",
+    'MODELS = {"linear": build}': r"MODELS is no dict of ModelSpec\. End the file with",
+}
+
+
+@pytest.mark.parametrize(("number", "code"), [*enumerate(WRONG_FILES)])
+def test_a_model_file_with_an_error_is_named(
+    number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = MODEL_FILE + code + "\n" if code.startswith("MODELS") else f"\n\n{code}\n"
+    folder = model_package(tmp_path / f"wrong_{number}", monkeypatch, {"W_Model.py": text})
+    with pytest.raises(UsageError, match=rf"W_Model\.py: {WRONG_FILES[code]}"):
+        read_model_files(folder)
+
+
+DEFAULTS = {"image_size": 8, "batch_size": 4, "epochs": 1, "optimizer": "adam", "lr": 0.001, "freeze": "none"}
+
+
+def one_model(monkeypatch: pytest.MonkeyPatch, build: Callable[[int, int], Any], **defaults: object) -> None:
+    """Make a model called `mine` the only one."""
+    files = [(Path("Mine_Model.py"), {"mine": ModelSpec(build, source="none", defaults=DEFAULTS | defaults)})]
+    monkeypatch.setattr(Models, "_model_files", lambda folder: iter(files))
+
+
+@pytest.mark.parametrize(
+    ("defaults", "said"),
+    [
+        ({"lr": None, "freeze": None}, "have no lr, freeze"),
+        ({"batchsize": 4}, r"unknown setting 'batchsize'\. Did you mean 'batch_size'"),
+        ({"lr": "fast"}, "lr is 'fast'. Give a value of type float"),
+        ({"lr": 1000}, "--lr 1000.0: out of range"),
+    ],
+)
+def test_defaults_that_no_training_can_use_are_named(
+    defaults: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_model(monkeypatch, lambda num_classes, image_size: None, **defaults)
+    with pytest.raises(UsageError, match=rf"--model mine: the defaults of its ModelSpec:? {said}"):
+        find_model("mine")
+
+
+@pytest.mark.parametrize(
+    ("stage", "head", "said"),
+    [
+        (nn.Flatten(), nn.Linear(191, 3), r"RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        (nn.Flatten(), nn.Linear(192, 7), r"the output of the head: shape \(1, 7\) instead of \(1, 3\) for one image"),
+        (nn.Identity(), nn.Linear(8, 3), r"features: shape \(1, 3, 8, 8\) instead of \(1, D\) for one image"),
+        (nn.AdaptiveMaxPool2d(1, return_indices=True), nn.Identity(), "features: tuple instead of a tensor"),
+        (nn.Conv2d(3, 4, 9), nn.Identity(), "with 8x8 pixels: .*Kernel size can't be greater than actual input size"),
+        (None, nn.Identity(), "build returns no Classifier"),
+    ],
+)
+def test_a_network_that_breaks_the_contract_says_where(
+    stage: nn.Module | None, head: nn.Module, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_model(monkeypatch, lambda num_classes, image_size: Classifier(nn.Sequential(stage), head) if stage else head)
+    with pytest.raises(UsageError, match=rf"--model mine: .*{said}.*Correct its code, or give another --image-size"):
+        build_and_try("mine", 3, 8)
+
+
+def test_trying_a_network_changes_nothing() -> None:
+    torch.manual_seed(0)
+    expected = build_model("cnn_residual", 3, 32)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    tried = build_and_try("cnn_residual", 3, 32)
+    assert tried.training and torch.equal(torch.rand(1), drawn)
+    assert all(
+        torch.equal(*pair) for pair in zip(expected.state_dict().values(), tried.state_dict().values(), strict=True)
+    )

@@ -29,7 +29,7 @@ from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, Gap, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps, gap_lines
 from MLPipeline.images.SplitImages import split_images, split_record
-from MLPipeline.Models import build_model, find_model, takes_size
+from MLPipeline.Models import build_and_try, find_model, takes_size
 from MLPipeline.scoring.Predictions import in_eval_mode
 from MLPipeline.steps.PlanInt8 import plans_int8
 from MLPipeline.training.Phases import is_solved, plan, resolve
@@ -81,7 +81,7 @@ def build(config: Config, num_classes: int, device: torch.device) -> tuple[Class
         config = replace(config, cache_limit=default_limit_gb())
     torch.manual_seed(config.seed % 2**63)
     with within_memory("while the model was built", "Use a smaller --model, or close other programs"):
-        model = build_model(config.model, num_classes, config.image_size)
+        model = build_and_try(config.model, num_classes, config.image_size)
         with ranks.in_turn():
             weights = load_weights(model, spec, config.weights)
         model.head = make_head(model.head, config.hidden, config.dropout, config.seed)

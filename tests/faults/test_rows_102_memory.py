@@ -67,7 +67,7 @@ def test_102_a_container_without_memory_for_the_libraries(monkeypatch: pytest.Mo
 
 def test_102_memory_short_while_a_model_is_built(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hint is a smaller model, and the error says how much memory was requested."""
-    monkeypatch.setattr(Prepare, "build_model", failing)
+    monkeypatch.setattr(Prepare, "build_and_try", failing)
     said = (
         "out of memory while the model was built: 3 GB were requested. Use a smaller --model, or close other programs"
     )
