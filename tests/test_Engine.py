@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.docs import METRICS_PAGE
 from tests.support.harness import SMALL, succeed
 from tests.support.trained_run import Trained
 
@@ -98,6 +99,8 @@ def test_metrics_agree_with_the_predictions(trained: Trained) -> None:
             "timing",
         )
     }
+    page = METRICS_PAGE.read_text(encoding="utf-8")
+    assert [key for key in (*metrics, *metrics["test"]) if f"`{key}`" not in page] == []
     assert metrics["fine_tuning"] is metrics["folds"] is metrics["choice"] is metrics["sizes"] is None
     assert metrics["repeats"] is None
     assert metrics["image_size"] == 16
