@@ -106,12 +106,20 @@ class Classifier(nn.Module):
         return self.backbone[: self.num_frozen_stages](self.normalize(images))
 
     def frozen_shape(self, image_size: int) -> tuple[int, ...]:
-        """Return the shape `(D,)` or `(...)` of what `frozen_features` returns for an image; one is computed to see."""
+        """Return the shape `(D,)` or `(...)` of what `frozen_features` returns for an image; one is computed to see.
+
+        Raises:
+            UsageError: it is no single tensor.
+        """
         key = self.num_frozen_stages, image_size
         if key not in self._frozen_shapes:
             blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=self.mean.device)
             with torch.inference_mode():
-                self._frozen_shapes[key] = tuple(self.frozen_features(blank).shape[1:])
+                found = self.frozen_features(blank)
+            if not isinstance(found, Tensor):
+                last = self.stages[self.num_frozen_stages - 1]
+                raise UsageError(f"--freeze {last}: this stage passes on several tensors", "Name another stage")
+            self._frozen_shapes[key] = tuple(found.shape[1:])
         return self._frozen_shapes[key]
 
     def trainable_features(self, activations: Tensor) -> Tensor:

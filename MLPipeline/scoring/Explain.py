@@ -117,7 +117,11 @@ def _last_map(model: Classifier, images: Tensor) -> tuple[Tensor, nn.Module]:
     activations, found = model.normalize(images), None
     for number, stage in enumerate(model.backbone, start=1):
         activations = stage(activations)
-        if activations.ndim == 4 and activations.shape[2] * activations.shape[3] > 1:
+        if (
+            isinstance(activations, Tensor)
+            and activations.ndim == 4
+            and activations.shape[2] * activations.shape[3] > 1
+        ):
             found = activations.clone(), model.backbone[number:]  # a copy: the next stage may work in place
     if found is None:
         raise UsageError("--heatmap: no stage of this model returns a feature map", "Use larger images, or a CNN")

@@ -12,10 +12,12 @@ from torch.nn.functional import conv2d, cosine_similarity
 
 from MLPipeline.Classifier import Classifier
 from MLPipeline.decoding.ReadImage import read_image
+from MLPipeline.Errors import UsageError
 from MLPipeline.frozen.FastForward import FastForward, forward_batch
 from MLPipeline.frozen.FrozenStages import frozen_hash
 from MLPipeline.Models import build_model, find_model
 from MLPipeline.onednn.FuseConvolutions import FusedConvolution, fuse, mean_inputs
+from MLPipeline.scoring.Explain import heat_maps
 from MLPipeline.Weights import load_weights
 from tests.support.paths import CLOTHING
 
@@ -372,3 +374,13 @@ def test_stages_may_pass_several_tensors(precision: str) -> None:
         exact = model.frozen_features(inputs)
     rows = FastForward(model, 32, precision)(inputs).float()
     assert (rows - exact).norm() < (1e-3 if precision == "fp32" else 0.02) * exact.norm()
+
+
+def test_stages_that_pass_several_tensors_have_no_heat_map_and_are_no_place_to_freeze_at() -> None:
+    model = Classifier(nn.Sequential(Two(), Joined()), nn.Linear(7, 2)).eval()
+    model.freeze("backbone")
+    with pytest.raises(UsageError, match="no stage of this model returns a feature map"):
+        heat_maps(model, images(2, 32, seed=3))
+    model.freeze("0")
+    with pytest.raises(UsageError, match=r"--freeze 0: this stage passes on several tensors\. Name another stage"):
+        model.frozen_shape(32)
