@@ -89,12 +89,16 @@ def find_model(name: str) -> ModelSpec:
     models = next((models for _, models in _model_files(_FOLDER) if name in models), None) or all_models()
     if name not in models:
         raise UsageError(f"--model {name}: no such model", did_you_mean(name, models))
-    _check_defaults(name, models[name])
     return models[name]
 
 
-def _check_defaults(name: str, spec: ModelSpec) -> None:
-    """Make sure that a model has the default settings that a training requires, and that all of them can be used."""
+def find_trainable(name: str) -> ModelSpec:
+    """Return the entry of the model called `name`, with all default settings that a training requires.
+
+    Raises:
+        UsageError: there is no such model, or a default is missing or cannot be used.
+    """
+    spec = find_model(name)
     where = f"--model {name}: the defaults of its ModelSpec"
     defaults = typed_settings(spec.defaults, where)
     if missing := [each for each in _REQUIRED if defaults.get(each) is None]:
@@ -104,6 +108,7 @@ def _check_defaults(name: str, spec: ModelSpec) -> None:
         Config(**defaults), Config(**fine_tune)
     except UsageError as error:
         raise UsageError(f"{where}: {error.what}", error.hint) from error
+    return spec
 
 
 def build_model(name: str, num_classes: int, image_size: int) -> Classifier:

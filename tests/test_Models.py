@@ -13,7 +13,15 @@ from MLPipeline import Models, Torchvision_Model
 from MLPipeline.Classifier import Classifier, ModelSpec
 from MLPipeline.Config import Config
 from MLPipeline.Errors import UsageError
-from MLPipeline.Models import WithoutMemory, build_and_try, build_model, find_model, model_names, read_model_files
+from MLPipeline.Models import (
+    WithoutMemory,
+    build_and_try,
+    build_model,
+    find_model,
+    find_trainable,
+    model_names,
+    read_model_files,
+)
 
 # One of each kind of block; the others differ in depth and width.
 KINDS = ["cnn", "cnn_residual", "resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0", "efficientnet_lite0"]
@@ -291,7 +299,7 @@ def test_defaults_that_no_training_can_use_are_named(
 ) -> None:
     one_model(monkeypatch, lambda num_classes, image_size: None, **defaults)
     with pytest.raises(UsageError, match=rf"--model mine: the defaults of its ModelSpec:? {said}"):
-        find_model("mine")
+        find_trainable("mine")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from MLPipeline.Classifier import Classifier
 from MLPipeline.Config import Config, flag_name
 from MLPipeline.Errors import UsageError, did_you_mean, within_memory
-from MLPipeline.Models import all_models, build_model, find_model, model_names
+from MLPipeline.Models import all_models, build_model, find_model, find_trainable, model_names
 from MLPipeline.Weights import WITHOUT_NETWORK, file_at_hand, load_weights
 
 IMAGENET = "imagenet"
@@ -56,7 +56,7 @@ class Backbone:
 
 def own_size(model: str) -> int:
     """Return the default image size of a model, in pixels."""
-    return int(str(find_model(model).defaults["image_size"]))
+    return int(str(find_trainable(model).defaults["image_size"]))
 
 
 def backbones_at_hand(sizes: str | None = None) -> list[Backbone]:

@@ -12,7 +12,7 @@ from MLPipeline.choosing.Choice import CHOICE_FILE, CHOICE_PAGE, CHOICE_TABLE, C
 from MLPipeline.commands.TrainingCommand import training_command
 from MLPipeline.Config import Config
 from MLPipeline.console.Console import say
-from MLPipeline.Models import find_model
+from MLPipeline.Models import find_trainable
 from MLPipeline.report.ChoicePage import write_choice_page
 from MLPipeline.steps.ChooseFirst import choose_backbone, chosen_line, show_choice
 from MLPipeline.steps.Prepare import with_data
@@ -41,7 +41,7 @@ def run(config: Config) -> None:
 def command_of(config: Config, choice: Choice) -> str:
     """Return the command that trains the head of the chosen backbone on the images that `config` states."""
     chosen = choice.chosen.backbone
-    usual = find_model(chosen.model).defaults
+    usual = find_trainable(chosen.model).defaults
     settings: dict[str, Any] = {"model": chosen.model, "image_size": chosen.image_size, "freeze": "backbone"}
     if chosen.weights != IMAGENET:
         settings["weights"] = chosen.weights

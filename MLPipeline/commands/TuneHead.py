@@ -27,7 +27,7 @@ from MLPipeline.files.AtomicFile import unwritable
 from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.RunFolder import Run, lock_run
 from MLPipeline.images.ScanFolders import TEST, TRAIN, UNSPLIT, VAL, ImageIndex
-from MLPipeline.Models import find_model
+from MLPipeline.Models import find_model, find_trainable
 from MLPipeline.report.TunePlot import plot_tune
 from MLPipeline.steps.Prepare import build, inspect, list_images, preprocessing_of, split, with_data
 from MLPipeline.training.TrainState import TrainState
@@ -226,7 +226,7 @@ def trials_table(trials: list[Trial]) -> pd.DataFrame:
 
 def training_command(config: Config, settings: Mapping[str, Any]) -> str:
     """Return the command that trains with the settings of a trial, on the images that `config` states."""
-    defaults = find_model(config.model).defaults
+    defaults = find_trainable(config.model).defaults
     usual = {name: defaults.get(name) for name in ON_FEATURES} | {
         "augment": defaults.get("augment", "none"),
         "hidden": 0,

@@ -22,7 +22,7 @@ from MLPipeline.files.Cache import default_limit_gb
 from MLPipeline.files.RunFolder import Run
 from MLPipeline.images.Inspect import inspect_images
 from MLPipeline.images.ReadAhead import decoding_threads
-from MLPipeline.Models import find_model
+from MLPipeline.Models import find_trainable
 from MLPipeline.report.ChoicePage import write_choice_page
 from MLPipeline.steps.Prepare import list_images, preprocessing_of, split
 
@@ -60,7 +60,7 @@ def choose_first(config: Config) -> tuple[Config, Choice | None]:
 def chosen_settings(config: Config, choice: Choice) -> Config:
     """Return the settings that train what was chosen: its head, unless they say what else is trained."""
     chosen = choice.chosen.backbone
-    usual = find_model(chosen.model).defaults["freeze"]
+    usual = find_trainable(chosen.model).defaults["freeze"]
     is_stated = config.freeze is not None or config.unfreeze_after is not None or config.time is not None
     freeze = config.freeze if is_stated or usual == "backbone" else "backbone"
     return replace(config, model=chosen.model, freeze=freeze)

@@ -29,7 +29,7 @@ from MLPipeline.images.ReadAhead import decoding_threads
 from MLPipeline.images.ScanFolders import TEST, TRAIN, VAL, Gap, ImageIndex
 from MLPipeline.images.SplitGaps import find_gaps, gap_lines
 from MLPipeline.images.SplitImages import split_images, split_record
-from MLPipeline.Models import build_and_try, find_model, takes_size
+from MLPipeline.Models import build_and_try, find_model, find_trainable, takes_size
 from MLPipeline.scoring.Predictions import in_eval_mode
 from MLPipeline.steps.PlanInt8 import plans_int8
 from MLPipeline.training.Phases import is_solved, plan, resolve
@@ -75,7 +75,7 @@ def preprocessing_of(config: Config, index: ImageIndex, inspection: Inspection) 
 
 def build(config: Config, num_classes: int, device: torch.device) -> tuple[Classifier, Config, WeightsReport]:
     """Return the model with its first weights, on `device`; the settings with the model's defaults filled in."""
-    spec, freeze_is_stated, stated_head = find_model(config.model), config.freeze is not None, config.head
+    spec, freeze_is_stated, stated_head = find_trainable(config.model), config.freeze is not None, config.head
     config = resolve(config, spec)
     if config.cache_limit is None:  # kept with the run: whether features are stored decides its last digits
         config = replace(config, cache_limit=default_limit_gb())

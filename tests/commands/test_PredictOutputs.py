@@ -181,7 +181,7 @@ def test_the_table_streams_and_memory_stays(trained: Path, images: list[Path], t
             (tmp_path / "many" / str(number) / f"{image.parent.name}-{image.name}").symlink_to(image)
     predict(trained, tmp_path / "many", "--follow-links", "--csv", tmp_path / "answers.csv")
     assert len(pd.read_csv(tmp_path / "answers.csv")) == 200
-    assert max(kept) <= 32
+    assert max(kept) <= 96  # three batches of such small images
 
 
 @pytest.mark.parametrize(("max_distance", "warns"), [(0.0, True), (2.0, False)])

@@ -112,7 +112,7 @@ def test_047_stopped_before_there_is_a_run(command: Command, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "number", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+    "number", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
 )
 def test_046_stopped_while_images_are_read(command: Command, tmp_path: Path, number: int) -> None:
     """Ctrl-C while images are read: code 130, and a note that the same command continues from there."""

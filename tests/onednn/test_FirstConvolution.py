@@ -35,12 +35,14 @@ def expected(fused: FusedConvolution, images: Tensor, borders: list[int]) -> Ten
     return conv2d(inputs, rounded, bias, *fused.geometry[:1])
 
 
-LAYERS = {
-    "resnet": (nn.Conv2d(3, 24, 7, stride=2, padding=3, bias=False), [3, 3, 3, 3]),
-    "patches": (nn.Conv2d(3, 24, 4, stride=4), [0, 0, 0, 0]),
-    "oblong": (nn.Conv2d(3, 24, (3, 5), padding=(0, 2)), [2, 2, 0, 0]),
-    "uneven": (SameConv2d(3, 24, 3, stride=2, bias=False), [1, 1, 0, 1]),
-}
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(0)  # a weight between two steps may be rounded either way
+    LAYERS = {
+        "resnet": (nn.Conv2d(3, 24, 7, stride=2, padding=3, bias=False), [3, 3, 3, 3]),
+        "patches": (nn.Conv2d(3, 24, 4, stride=4), [0, 0, 0, 0]),
+        "oblong": (nn.Conv2d(3, 24, (3, 5), padding=(0, 2)), [2, 2, 0, 0]),
+        "uneven": (SameConv2d(3, 24, 3, stride=2, bias=False), [1, 1, 0, 1]),
+    }
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
