@@ -355,6 +355,14 @@ def flag_name(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
+def flag_words(name: str, value: object) -> list[str]:
+    """Return the words that set a field on the command line; a value that looks like a flag is joined to its flag."""
+    flag, text = flag_name(name), str(value)
+    if value is True:
+        return [flag]
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+
+
 def _check(each: dataclasses.Field, value: Any) -> None:
     about = each.metadata
     if value is None:

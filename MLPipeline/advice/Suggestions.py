@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from MLPipeline.Config import DEFAULT_DATA, Config, flag_name
+from MLPipeline.Config import DEFAULT_DATA, Config, flag_words
 from MLPipeline.Models import find_model
 from MLPipeline.report.Names import drawable
 from MLPipeline.report.Page import points
@@ -24,8 +24,12 @@ LARGER_MODEL = "efficientnet_lite2"
 # The shares of the errors that were removed, the smallest and the largest on the sets in docs/benchmarks.md: clothing
 # (89.0 to 92.9 %) and 53 drawn playing cards (60.2 to 98.4 %), both with EfficientNet-Lite0.
 BY_FINE_TUNING = (0.35, 0.96)
-_OF_IMAGES = ("data", "labels", "split_folders", "group", "fixes", "follow_links", "val_fraction", "test_fraction")
-_KEPT = (*_OF_IMAGES, "fit", "weights", "seed", "output")  # settings of the run that another training repeats
+# Settings of the run that other verbs repeat, and those that another training repeats.
+_OF_IMAGES = (
+    *("data", "labels", "split_folders", "group", "fixes", "follow_links", "val_fraction", "test_fraction"),
+    "output",
+)
+_KEPT = (*_OF_IMAGES, "fit", "weights", "seed")
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def _views(known: Known) -> Suggestion | None:
 def _backbone(known: Known) -> Suggestion | None:
     if not known.is_frozen:
         return None
-    words = [word for name in (*_OF_IMAGES, "output") for word in _stated(known.config, name)]
+    words = [word for name in _OF_IMAGES for word in _stated(known.config, name)]
     return Suggestion("compare backbones on these images", shlex.join(["python", "Engine.py", "choose", *words]))
 
 
@@ -165,7 +169,7 @@ def _train(config: Config, **changed: Any) -> str:
     if words[3] == config.model and config.image_size != find_model(config.model).defaults.get("image_size"):
         words += ["--image-size", str(config.image_size)]
     for name, value in changed.items():
-        words += [flag_name(name), str(value)]
+        words += flag_words(name, value)
     return shlex.join(words)
 
 
@@ -174,4 +178,4 @@ def _stated(config: Config, name: str) -> list[str]:
     value = getattr(config, name)
     if value == getattr(Config, name) or (name == "data" and value == DEFAULT_DATA):
         return []
-    return [flag_name(name)] if value is True else [flag_name(name), str(value)]
+    return flag_words(name, value)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from MLPipeline.commands.Verbs import VERBS
-from MLPipeline.Config import Config, flag_name
+from MLPipeline.Config import Config, flag_words
 
 
 def training_command(verb: str, config: Config, settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
@@ -24,5 +24,5 @@ def training_command(verb: str, config: Config, settings: Mapping[str, Any], usu
     words = ["python", "Engine.py", "--model", values.pop("model")]
     for name, value in values.items():
         if value != usual.get(name, getattr(Config, name)):
-            words += [flag_name(name)] if value is True else [flag_name(name), str(value)]
+            words += flag_words(name, value)
     return shlex.join(words)

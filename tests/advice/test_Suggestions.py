@@ -55,6 +55,15 @@ def test_no_gain_is_promised_where_the_head_is_no_better_than_chance() -> None:
     assert "points" not in tuning.to_text() and "not significantly better" in tuning.to_text()
 
 
+def test_values_that_look_like_flags_can_be_typed_again() -> None:
+    config = replace(LITE, group=r"-(\d+)-", output=Path("-runs"))
+    for each in suggestions(replace(ALL, config=config, tta=None)):
+        words = shlex.split(each.command)[2:]
+        if "PHOTOS" not in words:
+            _, again = parse(words)
+            assert (again.group, again.output) == (config.group, config.output)
+
+
 def test_a_run_from_scratch_is_sent_to_imagenet_weights_only() -> None:
     config = resolve(Config(model="cnn", data=Path("a b")), find_model("cnn"))
     (only,) = suggestions(Known(config, "output/001-cnn", True, 0.5))
