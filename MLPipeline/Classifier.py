@@ -76,9 +76,7 @@ class Classifier(nn.Module):
         self.head = head
         self.num_frozen_stages = 0
         self.quantized: Int8Network | None = None  # the same backbone in 8 bits, if the head was trained on that
-        self._frozen_shapes: dict[
-            tuple[int, int], tuple[int, ...]
-        ] = {}  # by the number of frozen stages and image size
+        self._frozen_shapes: dict[tuple[int, int], tuple[int, ...]] = {}  # by number of frozen stages, image size
 
     @property
     def stages(self) -> list[str]:

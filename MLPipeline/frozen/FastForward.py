@@ -169,16 +169,16 @@ def _choose_network(model: Classifier, image_size: int, precision: str) -> nn.Mo
         for num_exact, (network, rows) in enumerate(_candidates(stages, dtype, sample, means)):
             found = rows[:number].flatten(1).cpu().double()
             similarity = cosine_similarity(found, exact).mean().item()
-            if (similarity > _MIN_COSINE or is_stated) and _is_as_large(found, exact, dtype):
+            if (similarity > _MIN_COSINE or is_stated) and _agrees(found, exact, dtype):
                 return network
             logger.info("%s after %d exact stages not used: cosine %.4f", dtype, num_exact, similarity)
     return frozen
 
 
-def _is_as_large(found: Tensor, exact: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether features in `dtype` are as large as they have to be; a cosine does not see their length.
+def _agrees(found: Tensor, exact: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether features in `dtype` are as long as the exact ones, which a cosine does not see.
 
-    What tracing makes of a network may leave something out. In fp32 there is no rounding either, so all has to agree.
+    What tracing makes of a network may lack something. In fp32, where nothing is rounded, all of it has to agree.
     """
     if dtype == torch.float32:
         return bool((found - exact).norm() <= _MAX_ERROR * exact.norm())

@@ -106,7 +106,7 @@ class LabelFile:
         are_new = all(each.label and each.path not in self.labels for each in changes)
         for each in changes:
             self._apply(each)
-        if not are_new or self._state is None or self._state != _state(self.file):
+        if not are_new or self._state is None or self._state != file_state(self.file):
             return self._write(self._rewrite)
         rows = [(each.path, each.label.name, each.label.split) for each in changes if each.label]
         return self._write(lambda: append_rows(self.file, rows))
@@ -132,7 +132,7 @@ class LabelFile:
         try:
             found = {self._names.get(cell_key(path), path): label for path, label in self._rows()}
         except UsageError as error:
-            self.notes.append(f"{error.what}: it is kept as {self.file.name}.prev, and written anew")
+            self.notes.append(f"{error.what}: it is kept as {self.file.name}.prev, and written again")
             return
         edits = [Change(path, label, EDITED) for path, label in found.items() if self.labels.get(path) != label]
         for each in [*edits, *(Change(path, None, EDITED) for path in self.labels.keys() - found.keys())]:
@@ -153,7 +153,7 @@ class LabelFile:
     def _write(self, write_labels: Callable[[], None]) -> bool:
         try:
             write_labels()
-            self._state = _state(self.file)
+            self._state = file_state(self.file)
             header = [] if self.history.exists() else [_HISTORY]
             append_rows(self.history, [*header, *self._unwritten])
         except (OSError, ResourceError) as error:
@@ -170,7 +170,7 @@ class LabelFile:
 
     def _is_foreign(self) -> bool:
         """Return whether another program has changed the file since it was written here."""
-        return self._state is not None and self._state != _state(self.file)
+        return self._state is not None and self._state != file_state(self.file)
 
     def _read(self) -> None:
         """Take over the labels of the pictures; set aside those of pictures that are gone."""
@@ -239,7 +239,7 @@ class LabelFile:
                 raise UsageError(f"{table.where}: row {number}: {split[0]!r} is no split", "Write train, val or test")
             if label.strip():
                 rows.append((plain_cell(path), Label(class_name(plain_cell(label)), "".join(split) or "train")))
-        self._state = _state(self.file) if names == COLUMNS else None
+        self._state = file_state(self.file) if names == COLUMNS else None
         return rows
 
     def _set_aside(self) -> dict[str, Label]:
@@ -256,7 +256,8 @@ class LabelFile:
         return {self._names[key]: label for key, label in found.items() if key in self._names}
 
 
-def _state(file: Path) -> tuple[int, int] | None:
+def file_state(file: Path) -> tuple[int, int] | None:
+    """Return the size and the time of a file, by which a change shows; None if there is none."""
     try:
         status = os.stat(file)
     except OSError:

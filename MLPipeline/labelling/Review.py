@@ -6,7 +6,6 @@ labelled. A row with the same in both says that the label is right.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from MLPipeline.files.CsvFile import write_csv
 from MLPipeline.files.Lock import held
 from MLPipeline.files.TableFile import cell_key
 from MLPipeline.images.Fixes import Fix, read_fixes
+from MLPipeline.labelling.LabelFile import file_state
 from MLPipeline.labelling.Photographs import Photographs
 from MLPipeline.labelling.Shown import Group, Picture, Progress
 from MLPipeline.labelling.Turns import Turns
@@ -59,7 +59,7 @@ class Review:
                 table = self.file if self.file.exists() else earlier
                 for fix in read_fixes(table) if table else ():
                     self._decided[cell_key(fix.path)] = fix
-                self._written = _state(self.file)
+                self._written = file_state(self.file)
                 try:
                     yield
                 finally:  # a signal ends the session
@@ -174,7 +174,7 @@ class Review:
 
     def _take_over(self) -> None:
         """Read what a person has written into the table since it was written here: that counts, and is kept."""
-        state = _state(self.file)
+        state = file_state(self.file)
         if self._problem or state is None or state == self._written:  # after a problem, the table lacks decisions
             return
         found = {cell_key(fix.path): fix for fix in read_fixes(self.file)}
@@ -187,7 +187,7 @@ class Review:
         columns = [each.name for each in fields(Fix)]
         try:
             write_csv(pd.DataFrame(rows, columns=columns, dtype=object), self.file)
-            self._problem, self._written = "", _state(self.file)
+            self._problem, self._written = "", file_state(self.file)
         except ResourceError as error:
             self._problem = str(error)
 
@@ -200,11 +200,3 @@ class Review:
     def _require(self, number: int) -> None:
         if not 0 <= number < len(self._suspects):
             raise UsageError(f"no picture {number}", "Load the page again")
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns

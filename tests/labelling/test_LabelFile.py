@@ -132,7 +132,7 @@ def test_a_table_that_another_program_has_broken_is_kept_beside_and_said(tmp_pat
         file.file.write_text("name;what\nb.png;dog\n")
         file.put([Change("=c.png", Label("cat"), "one")])
         (note,) = file.notes
-        assert "labels.csv" in note and note.endswith("it is kept as labels.csv.prev, and written anew")
+        assert "labels.csv" in note and note.endswith("it is kept as labels.csv.prev, and written again")
     assert rows(file.file) == ["path,label,split", "a.png,cat,train", "'=c.png,cat,train"]
     assert rows(file.file.with_name("labels.csv.prev")) == ["name;what", "b.png;dog"]
 
